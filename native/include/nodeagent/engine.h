@@ -1,0 +1,425 @@
+/* SPDX-License-Identifier: Apache-2.0
+ *
+ * The engine's public interface: the only header that the cffi binding reads.
+ *
+ * Conventions
+ *  - Functions return 0 (or a count) or -errno. A builder also keeps a message: na_builder_error().
+ *  - Strings are NUL-terminated UTF-8 and are copied; byte blobs come with a length and are copied.
+ *  - File descriptors passed in become the engine's unless the comment says otherwise.
+ *  - Addresses are 16 bytes in network order; IPv4 is IPv4-mapped (::ffff:a.b.c.d). Ports are in host order.
+ *  - Times are milliseconds unless the name says otherwise. 0 in a limit or timeout means its default;
+ *    NA_NEVER means none.
+ *  - Thread safety: one control thread at a time calls in here (the caller holds a lock); workers never do.
+ *  - This file is parsed by cffi after preprocessor lines are dropped: keep it to plain declarations.
+ */
+#ifndef NODEAGENT_ENGINE_H
+#define NODEAGENT_ENGINE_H
+
+#include <stddef.h>
+#include <stdint.h>
+
+#define NA_API __attribute__((visibility("default")))
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+#define NA_NEVER 4294967295
+
+typedef struct na_engine na_engine;
+typedef struct na_builder na_builder;
+typedef struct na_vhost na_vhost;
+typedef struct na_route na_route;
+
+/* ---- engine ------------------------------------------------------------------------------------------------ */
+
+/* Limits and defaults of one engine. Zero takes the default named beside the field. */
+typedef struct na_config {
+  uint32_t workers;              /* threads; 1 */
+  uint32_t max_connections;      /* per worker, downstream; 8000 (nofile / 2 at most) */
+  uint32_t max_head_bytes;       /* request or response head; 61440 (431, 502) */
+  uint32_t max_headers;          /* 100 */
+  uint32_t max_request_line;     /* 8192 (414) */
+  uint32_t buffer_bytes;         /* bytes queued per direction before reading stops; 65536 */
+  uint32_t detect_timeout_ms;    /* silence after which an undeclared port is taken for server-first TCP; 100 */
+  uint32_t head_timeout_ms;      /* from first byte to end of head; 10000 (408) */
+  uint32_t idle_timeout_ms;      /* connection without traffic; 3600000 */
+  uint32_t request_idle_timeout_ms; /* request without bytes either way; 300000 (504 or reset) */
+  uint32_t pool_idle_timeout_ms; /* unused upstream connection; 60000 */
+  uint32_t pool_max_idle;        /* unused upstream connections per worker, cluster, source and endpoint; 64 */
+  uint32_t on_demand_timeout_ms; /* how long a connection waits for its configuration; 2000 */
+  uint32_t max_parked;           /* connections and requests waiting, per worker; 1024 */
+  uint32_t stat_rows;            /* distinct stat keys per worker between two drains; 4096 */
+  uint32_t access_records;       /* access records per worker between two drains; 2048 (dropped and counted above) */
+  uint32_t access_log;           /* 1: produce access records */
+  uint32_t events;               /* pending events; 1024 */
+} na_config;
+
+/* Create a stopped engine. Fills in defaults; -EINVAL for limits out of range. */
+NA_API int na_engine_new(const na_config *config, na_engine **out);
+/* Start the workers. */
+NA_API int na_engine_start(na_engine *engine);
+/* Close listeners, let requests in progress end for at most drain_ms (idle connections are closed at once,
+ * keep-alive responses carry Connection: close), then cut what is left and join the workers. */
+NA_API int na_engine_stop(na_engine *engine, uint32_t drain_ms);
+/* Free a stopped engine. */
+NA_API void na_engine_free(na_engine *engine);
+/* The package version compiled in; compared at import with the Python package's. */
+NA_API const char *na_version(void);
+
+/* ---- workloads and listeners -------------------------------------------------------------------------------- */
+
+enum na_listener_kind {
+  NA_LISTENER_OUTBOUND = 0, /* captured connects; the destination is the original one (SO_ORIGINAL_DST) */
+  NA_LISTENER_INBOUND = 1,  /* captured connections to the workload; original destination as above */
+  NA_LISTENER_PLAIN = 2,    /* an explicit proxy: destination = the address that was connected to */
+};
+
+/* Register a workload: a network namespace whose sockets the engine opens. `id` is the caller's, unique and not 0.
+ * netns_fd is duplicated; -1 means the engine's own namespace. `view` names the outbound configuration that it
+ * uses; `addresses` are n of its own addresses (16 bytes each). -EEXIST if the id is in use. */
+NA_API int na_workload_add(na_engine *engine, uint32_t id, int netns_fd, const char *view, const uint8_t *addresses,
+                           size_t n);
+/* Hand over a bound and listening non-blocking socket for one worker (index below config.workers). Listeners of one
+ * address on several workers share it by SO_REUSEPORT. The socket is closed by the engine, also on error. */
+NA_API int na_workload_listen(na_engine *engine, uint32_t id, enum na_listener_kind kind, uint32_t worker, int fd);
+/* Close its listeners, drain its connections as na_engine_stop does, then drop the namespace. Returns at once.
+ * The id may be used again once na_workload_gone() says so. */
+NA_API int na_workload_remove(na_engine *engine, uint32_t id, uint32_t drain_ms);
+/* 1 when nothing of the id is left, 0 while connections drain. */
+NA_API int na_workload_gone(na_engine *engine, uint32_t id);
+
+/* ---- snapshots ---------------------------------------------------------------------------------------------- */
+
+/* Changes to the current snapshot. Objects that are not named stay, shared, not copied. `tag` fields are the
+ * caller's numbers: they come back in statistics, access records, events and usage. An object named twice is
+ * replaced; the mutable state behind its name (balancer cursor, active requests, pools) survives replacement. */
+NA_API int na_builder_new(na_engine *engine, na_builder **out);
+/* Publish: all changes take effect at once on each worker, at its next loop turn; waiting connections and requests
+ * are tried again. Frees the builder, also on error. -EINVAL (with nothing published) if a route or destination
+ * names a cluster or route table that is not there; the message is in na_engine_error(). */
+NA_API int na_builder_commit(na_builder *builder);
+NA_API void na_builder_abort(na_builder *builder);
+/* Why the last call on the builder failed, for people; never NULL. */
+NA_API const char *na_builder_error(const na_builder *builder);
+NA_API const char *na_engine_error(const na_engine *engine);
+/* The number of commits in force on every worker: a commit has taken effect when this reaches its count. */
+NA_API uint64_t na_engine_settled(na_engine *engine);
+NA_API uint64_t na_engine_committed(na_engine *engine);
+
+enum na_lb { NA_LB_ROUND_ROBIN = 0, NA_LB_RANDOM = 1, NA_LB_LEAST_REQUEST = 2 };
+
+enum na_cluster_kind {
+  NA_CLUSTER_ENDPOINTS = 0,    /* balanced over its endpoints */
+  NA_CLUSTER_ORIGINAL_DST = 1, /* to where the connection was going */
+  NA_CLUSTER_BLACKHOLE = 2,    /* refuse */
+};
+
+typedef struct na_cluster_config {
+  uint32_t tag;
+  uint32_t kind;               /* enum na_cluster_kind */
+  uint32_t lb;                 /* enum na_lb */
+  uint32_t connect_timeout_ms; /* 10000 */
+  uint32_t idle_timeout_ms;    /* pooled connection; engine default */
+  uint32_t max_connections;    /* per cluster, all workers; NA_NEVER */
+  uint32_t max_requests;       /* active; NA_NEVER */
+  uint32_t max_pending;        /* waiting for a connection; NA_NEVER */
+  uint32_t max_requests_per_connection; /* NA_NEVER */
+} na_cluster_config;
+
+typedef struct na_endpoint {
+  uint8_t address[16];
+  uint16_t port;
+  uint8_t healthy;  /* 0: used only when no endpoint of the cluster is healthy (panic) */
+  uint8_t priority; /* 0 first */
+  uint32_t weight;  /* 1.. */
+  uint32_t tag;
+} na_endpoint;
+
+/* Add or replace a cluster; its endpoints stay. */
+NA_API int na_builder_cluster(na_builder *b, const char *name, const na_cluster_config *config);
+/* Replace the endpoints of a cluster of this snapshot. */
+NA_API int na_builder_endpoints(na_builder *b, const char *cluster, const na_endpoint *endpoints, size_t n);
+NA_API int na_builder_cluster_remove(na_builder *b, const char *name);
+
+/* -- route tables: named sets of virtual hosts -- */
+
+enum na_match_kind {
+  NA_MATCH_EXACT = 0,
+  NA_MATCH_PREFIX = 1,
+  NA_MATCH_REGEX = 2,       /* RE2, full match */
+  NA_MATCH_PRESENT = 3,     /* headers and query parameters */
+  NA_MATCH_SUFFIX = 4,      /* headers and query parameters */
+  NA_MATCH_CONTAINS = 5,    /* headers and query parameters */
+  NA_MATCH_PATH_PREFIX = 6, /* paths: by whole segments (Gateway API) */
+};
+
+/* Flags of a matcher. */
+#define NA_MATCH_IGNORE_CASE 1
+#define NA_MATCH_INVERT 2
+#define NA_MATCH_MISSING_AS_EMPTY 4
+
+enum na_header_side { NA_REQUEST = 0, NA_RESPONSE = 1 };
+enum na_header_op { NA_HEADER_SET = 0, NA_HEADER_ADD = 1, NA_HEADER_REMOVE = 2, NA_HEADER_ADD_IF_ABSENT = 3 };
+
+/* A virtual host under construction; na_builder_vhost() takes it, na_vhost_free() drops it. */
+NA_API int na_vhost_new(const char *name, uint32_t tag, na_vhost **out);
+NA_API void na_vhost_free(na_vhost *vhost);
+/* A domain as Envoy has it: exact, `*.suffix`, `prefix.*` or `*`; a port may be part of it. Compared without case.
+ * One domain belongs to one virtual host of a table (-EEXIST at na_builder_vhost). */
+NA_API int na_vhost_domain(na_vhost *vhost, const char *domain);
+NA_API int na_vhost_header(na_vhost *vhost, enum na_header_side side, enum na_header_op op, const char *name,
+                           const char *value);
+/* Append a route; the first one that matches wins. Owned by the virtual host. */
+NA_API na_route *na_vhost_route(na_vhost *vhost, const char *name, uint32_t tag);
+/* Match on the path (without query). Without this call every path matches. -EINVAL: bad regex; the message is in
+ * na_vhost_error(). */
+NA_API int na_route_path(na_route *route, enum na_match_kind kind, const char *value, uint32_t flags);
+/* Match on a header or pseudo-header (:method :scheme :authority :path). Several values of one header are joined
+ * with a comma before matching. All must match. */
+NA_API int na_route_match_header(na_route *route, enum na_match_kind kind, const char *name, const char *value,
+                                 uint32_t flags);
+NA_API int na_route_match_query(na_route *route, enum na_match_kind kind, const char *name, const char *value,
+                                uint32_t flags);
+/* Action: forward. Returns the index of the destination (for na_route_destination_header) or -errno. Several calls
+ * split by weight; weights need not sum to 100; 0 gets nothing. */
+NA_API int na_route_forward(na_route *route, const char *cluster, uint32_t weight);
+NA_API int na_route_destination_header(na_route *route, int destination, enum na_header_side side,
+                                       enum na_header_op op, const char *name, const char *value);
+/* Action: redirect. NULL fields stay as requested; port 0 likewise. Exactly one of path (whole path, query kept) and
+ * prefix (replaces the matched prefix) may be given. */
+NA_API int na_route_redirect(na_route *route, uint32_t code, const char *scheme, const char *authority, uint32_t port,
+                             const char *path, const char *prefix, int strip_query);
+/* Action: answer at once. */
+NA_API int na_route_respond(na_route *route, uint32_t status, const uint8_t *body, size_t n);
+/* Before forwarding: replace the matched prefix (or the whole path of an exact match); or substitute by regex
+ * (RE2, \1 groups); replace the authority. */
+NA_API int na_route_rewrite_prefix(na_route *route, const char *replacement);
+NA_API int na_route_rewrite_regex(na_route *route, const char *regex, const char *substitution);
+NA_API int na_route_rewrite_authority(na_route *route, const char *authority);
+/* From the end of the request to the end of the response; NA_NEVER (default): none. Over it: 504, flag UT. */
+NA_API int na_route_timeout(na_route *route, uint32_t ms);
+NA_API int na_route_header(na_route *route, enum na_header_side side, enum na_header_op op, const char *name,
+                           const char *value);
+NA_API const char *na_vhost_error(const na_vhost *vhost);
+
+/* Create the table if it is not there. on_demand: a Host that matches no virtual host but `*` raises NA_EVENT_HOST
+ * and waits, unless na_builder_host_unknown has said that there is none. */
+NA_API int na_builder_table(na_builder *b, const char *table, uint32_t tag, int on_demand);
+NA_API int na_builder_table_remove(na_builder *b, const char *table);
+/* Add the virtual host to the table, or replace the one of its name. Takes the virtual host, also on error. */
+NA_API int na_builder_vhost(na_builder *b, const char *table, na_vhost *vhost);
+NA_API int na_builder_vhost_remove(na_builder *b, const char *table, const char *name);
+/* This host has no virtual host of its own: requests for it take `*` with no waiting. unknown 0 takes it back. */
+NA_API int na_builder_host_unknown(na_builder *b, const char *table, const char *host, int unknown);
+
+/* -- destinations: what a captured connection's original destination means, per view -- */
+
+enum na_protocol {
+  NA_PROTOCOL_TCP = 0,
+  NA_PROTOCOL_HTTP = 1,   /* not HTTP/1: 400; HTTP/2 is forwarded by connection to the TCP clusters, with a counter */
+  NA_PROTOCOL_DETECT = 2, /* HTTP/1 by its first bytes, else TCP */
+};
+
+typedef struct na_destination_config {
+  uint32_t tag;
+  uint32_t protocol; /* enum na_protocol */
+  const char *table; /* route table for HTTP; NULL for TCP */
+} na_destination_config;
+
+/* The view is created with its first mention. Default: what matches no destination passes through (0) or is
+ * refused (1). */
+NA_API int na_builder_view(na_builder *b, const char *view, int refuse_unknown);
+NA_API int na_builder_view_remove(na_builder *b, const char *view);
+/* Add or replace the meaning of address:port; address NULL: any address with that port (an exact one wins).
+ * clusters/weights: n weighted clusters for TCP, none means original destination. */
+NA_API int na_builder_destination(na_builder *b, const char *view, const uint8_t *address, uint16_t port,
+                                  const na_destination_config *config, const char *const *clusters,
+                                  const uint32_t *weights, size_t n);
+NA_API int na_builder_destination_remove(na_builder *b, const char *view, const uint8_t *address, uint16_t port);
+/* What may need configuration on demand: n virtual addresses (16 bytes each) and m ports on which HTTP services of
+ * the mesh exist. A destination that is in neither passes through with no event. Replaces the previous set. */
+NA_API int na_builder_hints(na_builder *b, const uint8_t *addresses, size_t n, const uint16_t *ports, size_t m);
+
+/* -- inbound: what the ports of a workload speak -- */
+
+typedef struct na_inbound_port {
+  uint16_t port;
+  uint16_t protocol; /* enum na_protocol */
+  uint32_t tag;
+  uint32_t table_index; /* reserved, 0 */
+} na_inbound_port;
+
+/* Put the inbound configuration of a workload in force. Before the first call: HTTP is answered 503 (flag NC), other
+ * connections are reset, on every port. `fallback` is the protocol of ports that are not listed. */
+NA_API int na_builder_inbound(na_builder *b, uint32_t workload, const na_inbound_port *ports, size_t n,
+                              uint32_t fallback);
+
+/* ---- events: what workers ask of the control thread --------------------------------------------------------- */
+
+enum na_event_kind {
+  NA_EVENT_DESTINATION = 1, /* a connection to address:port waits; the view has no meaning for it */
+  NA_EVENT_HOST = 2,        /* a request for `host` waits; table `tag` has no virtual host for it */
+};
+
+typedef struct na_event {
+  uint32_t kind;
+  uint32_t workload;
+  uint32_t tag;        /* of the table */
+  uint16_t port;
+  uint8_t address[16];
+  char view[256];
+  char host[256];
+} na_event;
+
+/* Readable when events wait. */
+NA_API int na_engine_event_fd(na_engine *engine);
+/* Take up to max events; returns how many. Each need is raised once per second at most while it lasts. */
+NA_API int na_engine_events(na_engine *engine, na_event *out, size_t max);
+/* Tags of destinations, virtual hosts and clusters used since the last call (each once). Returns how many; more
+ * calls get the rest. */
+NA_API int na_engine_usage(na_engine *engine, uint32_t *tags, size_t max);
+
+/* ---- telemetry ---------------------------------------------------------------------------------------------- */
+
+/* Response flags as Envoy names them; a set of bits. */
+enum na_flag {
+  NA_FLAG_UH = 1,        /* no healthy upstream */
+  NA_FLAG_UF = 2,        /* upstream connection failure */
+  NA_FLAG_UO = 4,        /* upstream overflow (limits) */
+  NA_FLAG_NR = 8,        /* no route */
+  NA_FLAG_URX = 16,      /* retries exhausted */
+  NA_FLAG_DC = 32,       /* downstream closed */
+  NA_FLAG_UC = 64,       /* upstream closed */
+  NA_FLAG_UT = 128,      /* upstream timeout */
+  NA_FLAG_LR = 256,      /* local reset */
+  NA_FLAG_IH = 512,      /* invalid headers */
+  NA_FLAG_DPE = 1024,    /* downstream protocol error */
+  NA_FLAG_UPE = 2048,    /* upstream protocol error */
+  NA_FLAG_NC = 4096,     /* no cluster, or configuration not in force */
+  NA_FLAG_SI = 8192,     /* stream idle timeout */
+  NA_FLAG_DT = 16384,    /* duration timeout */
+  NA_FLAG_OM = 32768,    /* overload */
+  NA_FLAG_NFCF = 65536,  /* no filter chain, connection refused */
+};
+
+enum na_stat_kind {
+  NA_STAT_HTTP = 1,       /* a finished request */
+  NA_STAT_TCP_OPENED = 2, /* an opened TCP connection */
+  NA_STAT_TCP_CLOSED = 3, /* a closed one, with flags */
+  NA_STAT_TCP_BYTES = 4,  /* bytes since the last report of a connection: received in bytes_in, sent in bytes_out */
+};
+
+#define NA_DURATION_BUCKETS 20
+#define NA_SIZE_BUCKETS 16
+
+/* One aggregate. Key: kind .. peer; values: the rest. */
+typedef struct na_stat_row {
+  uint32_t kind;
+  uint32_t workload;        /* the local workload; the reporter's side is `inbound` */
+  uint32_t cluster_tag;     /* outbound: chosen cluster; inbound: tag of the inbound port */
+  uint32_t endpoint_tag;    /* outbound: chosen endpoint; 0 if none */
+  uint32_t flags;
+  uint16_t status;          /* HTTP status; 0 none */
+  uint8_t inbound;          /* 0: reporter source, 1: destination */
+  uint8_t protocol;         /* 0 tcp, 1 http/1, 2 grpc, 3 http/2 forwarded by connection */
+  uint8_t peer[16];         /* inbound: client address; outbound: address connected to */
+  uint64_t count;
+  uint64_t bytes_in;        /* from the downstream */
+  uint64_t bytes_out;       /* to the downstream */
+  uint64_t duration_us;     /* sum */
+  uint64_t duration[20];    /* per bucket, not cumulative: <= 0.5 1 5 10 25 50 100 250 500 1000 2500 5000 10000 30000
+                               60000 300000 600000 1800000 3600000 ms, above */
+  uint64_t request_size[16];  /* bodies per bucket: <= 0, then 4^1 .. 4^14 bytes, above */
+  uint64_t response_size[16];
+} na_stat_row;
+
+/* Take and reset the rows gathered since the last call; returns how many were written (call again while it returns
+ * max). Rows of several workers are not merged. */
+NA_API int na_engine_drain_stats(na_engine *engine, na_stat_row *rows, size_t max);
+
+/* One finished request or TCP connection. Strings are cut to their field. */
+typedef struct na_access_record {
+  uint64_t start_us;        /* wall clock, since the epoch */
+  uint64_t duration_us;
+  uint64_t upstream_us;     /* until the first byte of the response; 0 none */
+  uint64_t bytes_in;        /* request body or bytes from the client */
+  uint64_t bytes_out;
+  uint32_t workload;
+  uint32_t cluster_tag;
+  uint32_t endpoint_tag;
+  uint32_t route_tag;
+  uint32_t flags;
+  uint16_t status;
+  uint8_t inbound;
+  uint8_t protocol;         /* as in na_stat_row */
+  uint8_t http_minor;
+  uint8_t reserved[3];
+  uint8_t downstream_remote[16];
+  uint8_t downstream_local[16]; /* the original destination */
+  uint8_t upstream_remote[16];
+  uint8_t upstream_local[16];
+  uint16_t downstream_remote_port;
+  uint16_t downstream_local_port;
+  uint16_t upstream_remote_port;
+  uint16_t upstream_local_port;
+  char method[24];
+  char authority[128];
+  char path[256];           /* as received, before rewriting */
+  char user_agent[128];
+  char forwarded_for[64];
+  char request_id[48];
+  char route[96];
+  char cluster[160];
+  char detail[64];          /* %RESPONSE_CODE_DETAILS%, as Envoy words them */
+  char upstream_failure[96];
+} na_access_record;
+
+NA_API int na_engine_drain_access(na_engine *engine, na_access_record *records, size_t max);
+
+/* Engine-wide counters and gauges, by index: name (Prometheus-style, without prefix), help, value. */
+NA_API size_t na_engine_counters(void);
+NA_API const char *na_engine_counter_name(size_t index);
+NA_API const char *na_engine_counter_help(size_t index);
+NA_API int na_engine_counter_is_gauge(size_t index);
+NA_API uint64_t na_engine_counter(na_engine *engine, size_t index);
+
+/* A live downstream connection, for people. */
+typedef struct na_connection_info {
+  uint64_t id;
+  uint64_t age_ms;
+  uint64_t bytes_in;
+  uint64_t bytes_out;
+  uint32_t workload;
+  uint32_t worker;
+  uint8_t inbound;
+  uint8_t protocol;
+  uint8_t state;            /* 0 detecting, 1 waiting for configuration, 2 idle, 3 active, 4 tcp, 5 closing */
+  uint8_t reserved;
+  uint16_t remote_port;
+  uint16_t local_port;
+  uint8_t remote[16];
+  uint8_t local[16];        /* the original destination */
+  char cluster[160];
+} na_connection_info;
+
+/* List up to max connections, all workers; returns how many (a bounded, consistent look at each worker). */
+NA_API int na_engine_connections(na_engine *engine, na_connection_info *out, size_t max);
+
+/* ---- pure evaluators: the data path's own code, callable with no packet ------------------------------------- */
+
+/* Which route a request takes, as the data path decides it; writes names into route and cluster (weighted
+ * destinations: the first). `headers` is name\0value\0 pairs, n bytes in all. Returns 0, -ENOENT no virtual host or
+ * route, -EINVAL. */
+NA_API int na_engine_explain_route(na_engine *engine, const char *table, const char *method, const char *authority,
+                                   const char *path, const char *headers, size_t n, char *route, size_t route_size,
+                                   char *cluster, size_t cluster_size);
+/* Parse one HTTP/1 head with the data path's parser: bytes consumed, 0 incomplete, -status (400, 414, 431 ...) when
+ * refused, with the reason in why. For tests and for explaining refusals. */
+NA_API int na_http1_check_request(const char *bytes, size_t n, char *why, size_t why_size);
+
+#ifdef __cplusplus
+}
+#endif
+
+#endif

@@ -1,0 +1,1 @@
+"""The two composition roots: the agent and the control plane."""

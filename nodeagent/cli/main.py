@@ -1,0 +1,60 @@
+"""The `nodeagent` command: finds the command's module and imports only that one."""
+
+from __future__ import annotations
+
+import importlib
+import sys
+from typing import Final
+
+from nodeagent import __version__
+from nodeagent.errors import NodeagentError
+
+# command -> (module, one line of help). A module has `app`, a typer.Typer.
+COMMANDS: Final[dict[str, tuple[str, str]]] = {
+    "run": ("nodeagent.cli.run", "Run the node agent."),
+    "controlplane": ("nodeagent.cli.controlplane", "Run the control plane."),
+    "status": ("nodeagent.cli.status", "Show whether an agent is connected, in sync and serving."),
+    "get": ("nodeagent.cli.get", "List what an agent knows: workloads, services, routes, clusters, ..."),
+    "lab": ("nodeagent.cli.lab", "Nodes and pods as network namespaces on this machine."),
+    "echo": ("nodeagent.cli.echo", "A test workload that answers with what it received."),
+}
+
+EXIT_ERROR: Final = 1
+EXIT_USAGE: Final = 2
+
+
+def _print_help() -> None:
+    width = max(map(len, COMMANDS))
+    print("Usage: nodeagent COMMAND [ARGS]...\n\nA sidecarless service mesh for Linux nodes.\n\nCommands:")
+    for name, (_, text) in COMMANDS.items():
+        print(f"  {name:<{width}}  {text}")
+    print("\n`nodeagent COMMAND --help` tells more. `nodeagent --version` prints the version.")
+
+
+def main() -> None:
+    """Entry point; exits 0 on success, 1 on an error (one line on stderr), 2 on wrong usage."""
+    arguments = sys.argv[1:]
+    if not arguments or arguments[0] in ("-h", "--help", "help"):
+        _print_help()
+        sys.exit(0 if arguments else EXIT_USAGE)
+    if arguments[0] == "--version":
+        print(f"nodeagent {__version__}")
+        sys.exit(0)
+    entry = COMMANDS.get(arguments[0])
+    if entry is None:
+        print(
+            f"nodeagent: no command {arguments[0]!r}; there are: {', '.join(COMMANDS)}", file=sys.stderr
+        )
+        sys.exit(EXIT_USAGE)
+    module = importlib.import_module(entry[0])
+    try:
+        module.app(args=arguments[1:], prog_name=f"nodeagent {arguments[0]}")
+    except NodeagentError as error:
+        print(f"nodeagent: {error}", file=sys.stderr)
+        sys.exit(EXIT_ERROR)
+    except KeyboardInterrupt:
+        sys.exit(130)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,1 @@
+"""Received xDS and model values to a Snapshot: pure and deterministic."""

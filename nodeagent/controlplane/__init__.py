@@ -1,0 +1,1 @@
+"""Discovers services, decodes the Istio API, serves xDS."""

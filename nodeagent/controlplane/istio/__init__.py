@@ -1,0 +1,1 @@
+"""The Istio API: decoding with strict checks, validation."""

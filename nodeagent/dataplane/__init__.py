@@ -1,0 +1,1 @@
+"""One owner for each kernel resource: engine, nftables, network namespaces."""

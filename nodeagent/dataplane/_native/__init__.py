@@ -1,0 +1,1 @@
+"""The compiled engine binding; imported by dataplane.engine only."""

@@ -1,0 +1,1 @@
+"""How workloads of this node are found and their network namespaces obtained."""

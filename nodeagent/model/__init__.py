@@ -1,0 +1,1 @@
+"""Frozen values of the mesh: workloads, services, endpoints, identities."""

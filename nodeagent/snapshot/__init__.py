@@ -1,0 +1,1 @@
+"""What the data path is to do, as immutable values; differences between two of them."""

@@ -1,0 +1,1 @@
+"""Metrics and access logs from what the engine counted."""

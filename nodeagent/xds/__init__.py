@@ -1,0 +1,1 @@
+"""The xDS client: streams, subscriptions, ACK and NACK, cache."""
