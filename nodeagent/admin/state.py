@@ -1,0 +1,328 @@
+"""What the admin API shows of an agent: the rows, and the Protocol through which it asks for them.
+
+The composition root implements `AgentState`; the admin server and the CLI know only these values. Each row
+is turned into JSON field by field, so a field's name here is its name in `nodeagent get -o json`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+# -- status ------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class TypeStatus:
+    """How far one xDS type of one stream is in sync."""
+
+    type_url: str
+    # SYNCED: the last response is in force. STALE: the last response was rejected, at least in part.
+    # NOT SENT: subscribed, and nothing has come yet. Named as `istioctl proxy-status` names them.
+    state: str
+    resources: int = 0
+    version: str = ""
+    last_update: float = 0.0  # seconds since the epoch; 0: never
+    nack: str = ""  # what the last rejected response was rejected for; kept until a later one is accepted
+    nacks: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class StreamStatus:
+    """One ADS stream: the workload types, or the L7 types of one view."""
+
+    name: str
+    connected: bool
+    node_id: str = ""
+    connected_since: float = 0.0  # seconds since the epoch; 0: not connected
+    attempts: int = 0  # connection attempts since the last success
+    last_error: str = ""
+    types: tuple[TypeStatus, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class ControlPlaneStatus:
+    """The agent's side of its control plane connection."""
+
+    address: str
+    connected: bool
+    connected_since: float = 0.0
+    last_error: str = ""
+    streams: tuple[StreamStatus, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class CaptureStatus:
+    """How traffic of workloads is captured, and why so."""
+
+    mode: str  # nft, ebpf or none
+    reason: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class EngineStatus:
+    """The engine at a glance; `counters` holds those that are not zero."""
+
+    workers: int
+    connections: int
+    counters: Mapping[str, int] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class EnrolledWorkload:
+    """A workload of this node, as the CNI side told of it."""
+
+    uid: str
+    name: str
+    namespace: str
+    service_account: str
+    state: str  # pending, enrolled, draining or failed
+    view: str = ""
+    error: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class EnrolmentStatus:
+    """The ZDS connection and what came over it."""
+
+    socket: str
+    connected: bool
+    last_error: str = ""
+    workloads: tuple[EnrolledWorkload, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class SnapshotStatus:
+    """The configuration in force."""
+
+    version: str
+    settled: bool  # in force on every worker
+    commits: int = 0
+    applied_at: float = 0.0  # seconds since the epoch
+    from_disk: bool = False  # the last good configuration, not yet confirmed by a control plane
+    last_error: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class CertificateRow:
+    """A workload certificate that the agent holds."""
+
+    identity: str
+    state: str
+    not_before: float
+    not_after: float
+    serial: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class AgentStatus:
+    """Everything that `nodeagent status` shows."""
+
+    version: str
+    node: str
+    pid: int
+    started: float  # seconds since the epoch
+    uptime_seconds: float
+    ready: bool
+    not_ready: tuple[str, ...]  # why not, one reason each; empty when ready
+    control_plane: ControlPlaneStatus
+    capture: CaptureStatus
+    engine: EngineStatus
+    enrolment: EnrolmentStatus
+    snapshot: SnapshotStatus
+    certificates: tuple[CertificateRow, ...] = ()
+    warnings: tuple[str, ...] = ()
+
+
+# -- lists -------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class WorkloadRow:
+    """A workload of the mesh that the agent knows (`istio.workload.Workload`)."""
+
+    name: str
+    namespace: str
+    uid: str
+    addresses: tuple[str, ...]
+    node: str
+    service_account: str
+    protocol: str  # TCP or HBONE: how the agent reaches it
+    status: str  # HEALTHY or UNHEALTHY
+    services: tuple[str, ...] = ()  # namespace/hostname
+    waypoint: str = ""
+    workload_type: str = ""
+    workload_name: str = ""
+    canonical_name: str = ""
+    canonical_revision: str = ""
+    cluster_id: str = ""
+    network: str = ""
+    locality: str = ""
+    trust_domain: str = ""
+    local: bool = False  # on this node and enrolled
+
+
+@dataclass(frozen=True, slots=True)
+class ServicePortRow:
+    """One port of a service."""
+
+    port: int
+    target_port: int
+    name: str = ""
+    protocol: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class ServiceRow:
+    """A service of the mesh that the agent knows (`istio.workload.Service`)."""
+
+    name: str
+    namespace: str
+    hostname: str
+    addresses: tuple[str, ...]
+    ports: tuple[ServicePortRow, ...]
+    endpoints: int
+    healthy: int
+    waypoint: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class RouteRow:
+    """One route of one virtual host, in the order in which they are tried."""
+
+    view: str
+    name: str  # of the route configuration
+    virtual_host: str
+    domains: tuple[str, ...]
+    match: str  # for people, such as `/api* header(end-user)=jason`
+    action: str  # for people, such as `outbound|9080|v1|reviews... 80%, outbound|9080|v2|reviews... 20%`
+    route: str = ""  # the route's own name
+    namespace: str = ""  # of the service that the virtual host stands for
+    clusters: tuple[str, ...] = ()
+    timeout_ms: int | None = None  # None: none
+
+
+@dataclass(frozen=True, slots=True)
+class ClusterRow:
+    """A cluster in force, by the parts of its name as `istioctl proxy-config clusters` shows them."""
+
+    view: str
+    name: str
+    fqdn: str
+    port: int  # 0: none
+    subset: str
+    direction: str  # outbound, inbound or empty
+    type: str  # EDS, STATIC, ORIGINAL_DST
+    namespace: str = ""
+    lb: str = ""
+    endpoints: int = 0
+    healthy: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class EndpointRow:
+    """An endpoint of a cluster in force."""
+
+    view: str
+    cluster: str
+    address: str
+    port: int
+    status: str  # HEALTHY, UNHEALTHY, DRAINING, ...
+    weight: int = 1
+    priority: int = 0
+    workload: str = ""
+    namespace: str = ""
+    locality: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class ListenerRow:
+    """What the agent does with connections to address:port, of a view (outbound) or a workload (inbound)."""
+
+    view: str
+    address: str  # `*`: any
+    port: int  # 0: any
+    direction: str  # OUTBOUND or INBOUND
+    protocol: str  # HTTP, TCP or DETECT
+    destination: str  # `Route: 9080`, `Cluster: outbound|...`, `PassthroughCluster`
+    name: str = ""  # of the xDS listener or of the workload
+    namespace: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class ConnectionRow:
+    """A live downstream connection."""
+
+    id: int
+    name: str  # of the local workload
+    namespace: str
+    direction: str  # OUTBOUND or INBOUND
+    protocol: str
+    state: str  # detecting, waiting, idle, active, tcp or closing
+    remote: str  # address:port of the client
+    local: str  # address:port that the client connected to
+    age_ms: int
+    bytes_in: int
+    bytes_out: int
+    cluster: str = ""
+    worker: int = 0
+
+
+Row = (
+    WorkloadRow
+    | ServiceRow
+    | RouteRow
+    | ClusterRow
+    | EndpointRow
+    | ListenerRow
+    | ConnectionRow
+    | CertificateRow
+)
+
+
+class AgentState(Protocol):
+    """What an agent must be able to tell. Called on the event loop; each call returns at once.
+
+    Lists may be lazy: the server takes rows in batches and yields to the loop between them, so an iterable
+    must bear a change of the state meanwhile (iterate over a tuple taken at the call).
+    """
+
+    def status(self) -> AgentStatus:
+        """Return the status as of now."""
+
+    def not_ready(self) -> tuple[str, ...]:
+        """Return why the agent does not serve yet, one reason each; empty when it does."""
+
+    def workloads(self) -> Iterable[WorkloadRow]:
+        """Return the workloads known."""
+
+    def services(self) -> Iterable[ServiceRow]:
+        """Return the services known."""
+
+    def routes(self) -> Iterable[RouteRow]:
+        """Return the routes in force."""
+
+    def clusters(self) -> Iterable[ClusterRow]:
+        """Return the clusters in force."""
+
+    def endpoints(self) -> Iterable[EndpointRow]:
+        """Return the endpoints of the clusters in force."""
+
+    def listeners(self) -> Iterable[ListenerRow]:
+        """Return the destinations and inbound ports in force."""
+
+    def connections(self) -> Iterable[ConnectionRow]:
+        """Return the live downstream connections."""
+
+    def config_dump(self) -> Iterable[tuple[str, Iterable[Mapping[str, Any]]]]:
+        """Return the sections of `/config_dump` beside the lists above: xDS resources received, as JSON.
+
+        A section is a name (such as `xdsListeners`) and its resources in proto3 JSON mapping.
+        """
+
+    def metrics(self) -> bytes:
+        """Return all metrics in Prometheus' text format (0.0.4)."""
+
+    def quit(self) -> None:
+        """Begin to drain and exit, as SIGTERM does."""
