@@ -219,6 +219,7 @@ enum na_protocol {
   NA_PROTOCOL_TCP = 0,
   NA_PROTOCOL_HTTP = 1,   /* not HTTP/1: 400; HTTP/2 is forwarded by connection to the TCP clusters, with a counter */
   NA_PROTOCOL_DETECT = 2, /* HTTP/1 by its first bytes, else TCP */
+  NA_PROTOCOL_REFUSE = 3, /* inbound only: as before the first na_builder_inbound (HTTP 503 with flag NC, else reset) */
 };
 
 typedef struct na_destination_config {
