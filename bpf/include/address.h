@@ -1,0 +1,38 @@
+/* SPDX-License-Identifier: (GPL-2.0-only OR BSD-2-Clause)
+ *
+ * 16-byte addresses in BPF programs.
+ */
+#ifndef NODEAGENT_BPF_ADDRESS_H
+#define NODEAGENT_BPF_ADDRESS_H
+
+#include <bpf/bpf_endian.h>
+#include <bpf/bpf_helpers.h>
+
+#include "nodeagent_abi.h"
+
+/* Keeps the compiler from merging the context reads of two branches into one through a computed pointer, which the
+ * verifier refuses ("dereference of modified ctx ptr"). */
+#define KEEP_BRANCH() asm volatile("" ::: "memory")
+
+static __always_inline void set_mapped(struct na_address *a, __u32 ip4) {
+  a->word[0] = 0;
+  a->word[1] = 0;
+  a->word[2] = bpf_htonl(0xffff);
+  a->word[3] = ip4;
+}
+
+static __always_inline int is_mapped(const struct na_address *a) {
+  return !a->word[0] && !a->word[1] && a->word[2] == bpf_htonl(0xffff);
+}
+
+static __always_inline int is_loopback(const struct na_address *a) {
+  if (is_mapped(a))
+    return (a->word[3] & bpf_htonl(0xff000000)) == bpf_htonl(0x7f000000);
+  return !a->word[0] && !a->word[1] && !a->word[2] && a->word[3] == bpf_htonl(1);
+}
+
+static __always_inline int same_address(const struct na_address *a, const struct na_address *b) {
+  return a->word[0] == b->word[0] && a->word[1] == b->word[1] && a->word[2] == b->word[2] && a->word[3] == b->word[3];
+}
+
+#endif
