@@ -53,10 +53,10 @@ enum na_body { NA_BODY_NONE, NA_BODY_LENGTH, NA_BODY_CHUNKED, NA_BODY_UNTIL_CLOS
 /* What routing sees of a request, whichever codec it came by. */
 typedef struct na_request {
   na_str method;
-  na_str scheme;    /* "http" unless the target was absolute */
-  na_str authority; /* Host, or the absolute target's */
-  na_str path;      /* without query; "*" for OPTIONS *; empty for CONNECT */
-  na_str query;     /* without '?' */
+  na_str scheme;     /* "http" unless the target was absolute */
+  na_str authority;  /* Host, or the absolute target's */
+  na_str path;       /* without query; "*" for OPTIONS *; empty for CONNECT */
+  na_str query;      /* without '?' */
   na_str path_query; /* both, as sent */
   const na_header *headers;
   uint32_t nheaders;
@@ -66,12 +66,12 @@ typedef struct na_h1_head {
   na_request request; /* requests */
   uint16_t status;    /* responses */
   na_str reason;
-  uint8_t minor;      /* HTTP/1.minor */
-  uint8_t body;       /* enum na_body */
-  bool keep_alive;    /* the sender allows another message on this connection */
+  uint8_t minor;   /* HTTP/1.minor */
+  uint8_t body;    /* enum na_body */
+  bool keep_alive; /* the sender allows another message on this connection */
   bool expect_continue;
-  bool upgrade;       /* Connection: upgrade with an Upgrade header */
-  bool is_head;       /* method HEAD */
+  bool upgrade; /* Connection: upgrade with an Upgrade header */
+  bool is_head; /* method HEAD */
   bool is_connect;
   uint64_t content_length;
   uint32_t head_bytes; /* through the empty line */
@@ -112,8 +112,8 @@ typedef struct na_h1_chunked {
   uint64_t data_bytes; /* payload so far */
   uint32_t line_bytes; /* bytes of the current size or trailer line */
   uint32_t trailer_bytes;
+  uint32_t candidates; /* forbidden names that the trailer name may still turn out to be */
   uint8_t state;
-  uint8_t flags;
 } na_h1_chunked;
 
 void na_h1_chunked_init(na_h1_chunked *c);
