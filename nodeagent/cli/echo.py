@@ -8,7 +8,7 @@ import typer
 
 from nodeagent.errors import ConfigError
 
-app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
+app = typer.Typer(add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None)
 
 
 def _port(text: str) -> Any:
@@ -44,10 +44,12 @@ def echo(
     """A test workload that answers with what it received.
 
     The answer over HTTP is JSON: pod, namespace, labels, protocol, method, host, path, headers as received,
-    remote {ip, port}, body {bytes, sha256}. A request may set how it is answered, by query parameter or by
-    header x-echo-NAME: status=503, delay=200ms, size=1024 (that many bytes in place of the JSON, their hash in
-    x-echo-sha256), header=name:value, trailer=name:value, fail=3 (503 for the first three requests of key=KEY,
-    default the path), chunked=1, close=1.
+    remote {ip, port}, body {bytes, sha256}.
+
+    A request may set how it is answered, by query parameter or by header x-echo-NAME: status=503,
+    delay=200ms, size=1024 (that many bytes in place of the JSON, their hash in x-echo-sha256),
+    header=name:value, trailer=name:value, fail=3 (503 for the first three requests of key=KEY, default the
+    path), chunked=1, close=1.
     """
     from nodeagent.lab.echo import EchoOptions, run
     from nodeagent.lab.echo_message import Identity

@@ -13,24 +13,14 @@ import socket
 import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import Any, Final, Protocol
+from typing import Any, Final
 
 from nodeagent.errors import ConfigError
+from nodeagent.lab.echo_connections import Connections
 from nodeagent.lab.echo_message import Identity, Responder
 
 BACKLOG: Final = 4096
 GRACE_SECONDS: Final = 3.0
-_ROUND_SECONDS: Final = 0.01
-
-
-class Connection(Protocol):
-    """A live connection, as far as the shutdown cares."""
-
-    def end(self) -> None:
-        """Close as soon as nothing is due."""
-
-    def abort(self) -> None:
-        """Cut it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,7 +76,7 @@ class EchoServer:
         self._options = options
         self._identity = identity
         self._responder = Responder(identity)
-        self._connections: set[Connection] = set()
+        self._connections = Connections()
         self._servers: list[asyncio.Server] = []
         self._grpc: Any = None
         self.bound: list[tuple[str, int]] = []  # (option, port), with the port chosen for 0
@@ -152,15 +142,7 @@ class EchoServer:
         """Take no more connections, let requests in progress end within the grace, cut the rest."""
         for server in self._servers:
             server.close()
-        for connection in list(self._connections):
-            connection.end()
-        if self._grpc:
-            await self._grpc.stop(grace)
-        rounds = int(grace / _ROUND_SECONDS)
-        while self._connections and (rounds := rounds - 1) >= 0:
-            await asyncio.sleep(_ROUND_SECONDS)  # noqa: ASYNC110 - connections leave the set on their own
-        for connection in list(self._connections):
-            connection.abort()
+        await asyncio.gather(self._connections.end(grace), *([self._grpc.stop(grace)] if self._grpc else []))
 
 
 async def serve(options: EchoOptions, identity: Identity) -> None:

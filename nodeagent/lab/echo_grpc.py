@@ -1,8 +1,8 @@
 """gRPC of the echo workload: an echo service of all four kinds of call, and grpc.health.v1.
 
 The service is `nodeagent.echo.Echo`. A request may be any message: its bytes are counted and hashed, not
-decoded. A reply is a `google.protobuf.Struct` with the fields of the HTTP answer. No reflection and no generated
-code: any client can call by path.
+decoded. A reply is a `google.protobuf.Struct` with the fields of the HTTP answer. There is neither reflection
+nor generated code: any client can call by path.
 
 | method | call |
 |---|---|
@@ -17,7 +17,6 @@ Controls are metadata: `x-echo-status` (a gRPC code by number or name), `x-echo-
 
 from __future__ import annotations
 
-import asyncio
 import re
 from collections.abc import AsyncIterator, Iterable
 from typing import Any, Final
@@ -118,8 +117,7 @@ class EchoServicer(grpc.GenericRpcHandler):
         )
         if controls.trailers:
             context.set_trailing_metadata(tuple((name.lower(), value) for name, value in controls.trailers))
-        if controls.delay:
-            await asyncio.sleep(controls.delay)
+        await self._responder.prepare(controls)
         if controls.fail and self._responder.fails(call.request, controls):
             await context.abort(grpc.StatusCode.UNAVAILABLE, f"one of the first {controls.fail} calls")
         return call

@@ -12,10 +12,11 @@ import time
 from collections import deque
 from dataclasses import dataclass, replace
 from email.utils import formatdate
-from typing import Any, Final, Protocol, cast
+from typing import Final, Protocol, cast
 
 import httptools
 
+from nodeagent.lab.echo_connections import Connections
 from nodeagent.lab.echo_message import (
     Answer,
     ControlError,
@@ -90,7 +91,9 @@ class _Due:
 class Http1Connection(asyncio.Protocol):
     """One downstream connection. Requests are answered in order; at most MAX_PIPELINED wait unread."""
 
-    def __init__(self, responder: Responder, connections: set[Any], upgrade: Upgrade | None = None) -> None:
+    def __init__(
+        self, responder: Responder, connections: Connections, upgrade: Upgrade | None = None
+    ) -> None:
         self._responder = responder
         self._connections = connections
         self._upgrade = upgrade
@@ -276,8 +279,7 @@ class Http1Connection(asyncio.Protocol):
 
     async def _stream(self, due: _Due, controls: Controls) -> None:
         """Answer after the delay, part by part as the peer reads."""
-        if controls.delay:
-            await asyncio.sleep(controls.delay)
+        await self._responder.prepare(controls)
         answer = self._responder.answer(due.request, controls)
         chunked = not due.old and (answer.chunked or bool(answer.trailers)) and answer.status not in _BODILESS
         keep_alive = self._keeps_alive(due, answer)

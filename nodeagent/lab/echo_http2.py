@@ -1,4 +1,7 @@
-"""HTTP/2 of the echo workload, in clear text: by prior knowledge (RFC 9113) or upgrade (RFC 7540 section 3.2)."""
+"""HTTP/2 of the echo workload, in clear text.
+
+By prior knowledge (RFC 9113 section 3.3) or by upgrade (RFC 7540 section 3.2).
+"""
 
 from __future__ import annotations
 
@@ -13,6 +16,7 @@ import h2.events
 import h2.exceptions
 import h2.settings
 
+from nodeagent.lab.echo_connections import Connections
 from nodeagent.lab.echo_message import (
     Answer,
     ControlError,
@@ -34,7 +38,7 @@ _CONNECTION_FIELDS: Final = frozenset(
 class H2cUpgrade:
     """Takes over HTTP/1.1 requests that ask for h2c; the request becomes stream 1."""
 
-    def __init__(self, responder: Responder, connections: set[Any]) -> None:
+    def __init__(self, responder: Responder, connections: Connections) -> None:
         self._responder = responder
         self._connections = connections
 
@@ -80,7 +84,7 @@ class PrefaceSwitch(asyncio.Protocol):
 class Http2Connection(asyncio.Protocol):
     """One connection with its streams; each answer that takes time has a task."""
 
-    def __init__(self, responder: Responder, connections: set[Any]) -> None:
+    def __init__(self, responder: Responder, connections: Connections) -> None:
         self._responder = responder
         self._connections = connections
         self._h2 = h2.connection.H2Connection(
@@ -220,7 +224,7 @@ class Http2Connection(asyncio.Protocol):
     def _done(self, stream: int, task: asyncio.Task[None]) -> None:
         self._tasks.pop(stream, None)
         error = None if task.cancelled() else task.exception()
-        # A ProtocolError: the peer reset the stream, or closed the connection, between two frames of the answer.
+        # A ProtocolError: the peer reset the stream, or closed the connection, amid the answer.
         if error and not isinstance(error, h2.exceptions.ProtocolError):
             self.abort()
             raise error
@@ -228,8 +232,7 @@ class Http2Connection(asyncio.Protocol):
             self.end()
 
     async def _answer(self, stream: int, request: Request, controls: Controls) -> None:
-        if controls.delay:
-            await asyncio.sleep(controls.delay)
+        await self._responder.prepare(controls)
         await self._send(stream, self._responder.answer(request, controls), request.method == "HEAD")
 
     async def _send(self, stream: int, answer: Answer, head_only: bool) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import functools
 import hashlib
 import json
@@ -20,6 +21,7 @@ MAX_SIZE: Final = 256 << 20
 MAX_DELAY_SECONDS: Final = 3600.0
 MAX_FAIL_KEYS: Final = 4096
 
+_HASH_AT_ONCE: Final = 1 << 20  # bytes
 _PATTERN: Final = bytes(range(256)) * 256
 _DURATION: Final = re.compile(r"([0-9]+(?:\.[0-9]+)?)(us|ms|s|m|h)")
 _SECONDS: Final = {"us": 1e-6, "ms": 1e-3, "s": 1.0, "m": 60.0, "h": 3600.0}
@@ -282,7 +284,7 @@ class Responder:
         self._failures = Failures()
 
     def answer(self, request: Request, controls: Controls) -> Answer:
-        """Answer the request as its controls want it (the delay is the caller's part)."""
+        """Answer the request as its controls want it; `prepare` comes before."""
         status = controls.status
         headers = [("x-echo-pod", self.identity.pod)]
         if controls.fail and self.fails(request, controls):
@@ -301,6 +303,13 @@ class Responder:
         return Answer(
             status, headers, body, controls.size, controls.trailers, controls.chunked, controls.close
         )
+
+    async def prepare(self, controls: Controls) -> None:
+        """Wait out the delay; take a long hash off the event loop."""
+        if controls.delay:
+            await asyncio.sleep(controls.delay)
+        if controls.size is not None and controls.size > _HASH_AT_ONCE:
+            await asyncio.to_thread(pattern_sha256, controls.size)
 
     def fails(self, request: Request, controls: Controls) -> bool:
         """Count the request for `fail`; whether it is one of those to fail."""

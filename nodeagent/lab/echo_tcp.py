@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import asyncio
-from typing import Any, cast
+from typing import cast
+
+from nodeagent.lab.echo_connections import Connections
 
 
 class TcpConnection(asyncio.Protocol):
     """One connection; it reads no faster than the peer reads."""
 
-    def __init__(self, banner: bytes, connections: set[Any]) -> None:
+    def __init__(self, banner: bytes, connections: Connections) -> None:
         self._banner = banner
         self._connections = connections
         self._transport: asyncio.Transport | None = None

@@ -12,6 +12,7 @@ from wsproto.connection import Connection, ConnectionState, ConnectionType
 from wsproto.events import BytesMessage, CloseConnection, Message, Ping, TextMessage
 from wsproto.utilities import LocalProtocolError, RemoteProtocolError
 
+from nodeagent.lab.echo_connections import Connections
 from nodeagent.lab.echo_message import Answer, Controls, Request, Responder
 
 _GUID: Final = b"258EAFA5-E914-47DA-95CA-C5AB0DC85B11"
@@ -27,7 +28,7 @@ def accept_token(key: str) -> str:
 class WebSocketUpgrade:
     """Takes over requests that ask for WebSocket properly."""
 
-    def __init__(self, responder: Responder, connections: set[Any]) -> None:
+    def __init__(self, responder: Responder, connections: Connections) -> None:
         self._pod = responder.identity.pod
         self._connections = connections
 
@@ -62,7 +63,7 @@ def _is_key(key: str) -> bool:
 class WebSocketConnection(asyncio.Protocol):
     """A WebSocket after its handshake."""
 
-    def __init__(self, connections: set[Any]) -> None:
+    def __init__(self, connections: Connections) -> None:
         self._connections = connections
         self._frames = Connection(ConnectionType.SERVER)
         self._transport: asyncio.Transport | None = None
