@@ -1,0 +1,129 @@
+"""Policy routing of a captured namespace: how packets find the way back to the agent's sockets.
+
+Two needs, each a rule and a table per address family:
+
+- *Return path of inbound connections.* The agent connects to the application from the client's address. The
+  answers go to that foreign address; the ruleset marks them (ruleset.py), and the mark leads to a table in
+  which everything is local.
+- *Sockets bound to a device* (SO_BINDTODEVICE). Redirection sends their packets to 127.0.0.1 or ::1, but the
+  kernel routes them again within the bound device, where no such address is. The second table has it there as
+  well. Its rule comes after the `local` table, which serves all others.
+
+Nothing in here depends on an rp_filter, accept_local or route_localnet setting: both kinds of packet carry
+their route across the loopback device, so that no source validation is made. All rules and routes carry a
+protocol number of our own, by which they are found again.
+"""
+
+from __future__ import annotations
+
+import socket
+from typing import Final
+
+from nodeagent.dataplane.netns import NetworkNamespace
+from nodeagent.dataplane.rtnetlink import Address, Link, LocalRoute, RouteSocket, Rule
+from nodeagent.errors import NetnsError
+
+PROTOCOL: Final = 110
+"""rt_protos number of everything added here (the range above 4 is free for use; see
+/etc/iproute2/rt_protos)."""
+RETURN_MARK: Final = 0x6E61
+RETURN_TABLE: Final = 0x6E61
+BOUND_TABLE: Final = 0x6E62
+RETURN_PRIORITY: Final = 90
+BOUND_PRIORITY: Final = 91
+LOOPBACK_INDEX: Final = 1  # in every network namespace
+
+_LOOPBACK: Final = {
+    socket.AF_INET: bytes([127, 0, 0, 1]),
+    socket.AF_INET6: bytes(15) + b"\1",
+}
+
+
+def usable_families(addresses: list[Address]) -> list[int]:
+    """Families whose loopback address is there; without it redirection has nowhere to go."""
+    present = {address.raw for address in addresses if address.link == LOOPBACK_INDEX}
+    return [int(family) for family, loopback in _LOOPBACK.items() if loopback in present]
+
+
+def wanted_rules(families: list[int]) -> set[Rule]:
+    """The rules of a captured namespace."""
+    rules = set()
+    for family in families:
+        rules.add(Rule(family, RETURN_PRIORITY, RETURN_TABLE, mark=RETURN_MARK))
+        rules.add(
+            Rule(family, BOUND_PRIORITY, BOUND_TABLE, destination=_LOOPBACK[socket.AddressFamily(family)])
+        )
+    return rules
+
+
+def wanted_routes(families: list[int], links: list[Link], addresses: list[Address]) -> set[LocalRoute]:
+    """The routes of a captured namespace: by interface that is up and has addresses of the family."""
+    routes = set()
+    for family in families:
+        length = 4 if family == socket.AF_INET else 16
+        speaking = {address.link for address in addresses if len(address.raw) == length}
+        routes.add(LocalRoute(family, RETURN_TABLE, LOOPBACK_INDEX))
+        routes.update(
+            LocalRoute(family, BOUND_TABLE, link.index, _LOOPBACK[socket.AddressFamily(family)])
+            for link in links
+            if link.up and link.index != LOOPBACK_INDEX and link.index in speaking
+        )
+    return routes
+
+
+def _apply() -> None:
+    with RouteSocket(PROTOCOL) as routes:
+        links, addresses = routes.links(), routes.addresses()
+        if not any(link.index == LOOPBACK_INDEX and link.up for link in links):
+            raise NetnsError("the loopback device of the namespace is down; bring it up: ip link set lo up")
+        families = usable_families(addresses)
+        rules_wanted, routes_wanted = wanted_rules(families), wanted_routes(families, links, addresses)
+        for family in (socket.AF_INET, socket.AF_INET6):
+            _converge(routes, family, rules_wanted, routes_wanted)
+
+
+def _converge(
+    routes: RouteSocket, family: int, rules_wanted: set[Rule], routes_wanted: set[LocalRoute]
+) -> None:
+    """Make what is ours in this family equal to what is wanted: routes first in, last out."""
+    there = routes.own_routes(family)
+    rules_there = routes.own_rules(family)
+    for route in sorted(route for route in routes_wanted if route.family == family and route not in there):
+        routes.add_route(route)
+    for rule in sorted(rule for rule in rules_wanted if rule.family == family and rule not in rules_there):
+        routes.add_rule(rule)
+    for rule in sorted(rules_there - rules_wanted):
+        routes.delete_rule(rule)
+    for route in sorted(there - routes_wanted):
+        routes.delete_route(route)
+
+
+def _remove() -> None:
+    with RouteSocket(PROTOCOL) as routes:
+        for family in (socket.AF_INET, socket.AF_INET6):
+            _converge(routes, family, set(), set())
+
+
+def apply_routing(namespace: NetworkNamespace) -> None:
+    """Put rules and routes in force; changes only what differs. Blocks."""
+    namespace.run(_apply)
+
+
+def remove_routing(namespace: NetworkNamespace) -> None:
+    """Take away what apply_routing() put there. Blocks."""
+    namespace.run(_remove)
+
+
+def read_addresses(namespace: NetworkNamespace) -> list[bytes]:
+    """The namespace's own addresses, 4 or 16 bytes each, without those of the loopback device and those still
+    under duplicate address detection. Blocks."""
+
+    def read() -> list[bytes]:
+        with RouteSocket(PROTOCOL) as routes:
+            return [
+                address.raw
+                for address in routes.addresses()
+                if address.link != LOOPBACK_INDEX and address.usable
+            ]
+
+    return namespace.run(read)

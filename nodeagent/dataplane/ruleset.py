@@ -1,0 +1,195 @@
+"""The capture ruleset of a workload's namespace as nftables text: a pure function of CaptureRules.
+
+It captures what istio-cni captures in a pod: TCP of IPv4 and IPv6, outbound to one port, inbound to another,
+neither loopback nor the pod talking to itself, nor HBONE, nor kubelet probes. It differs where that one could
+be slipped past or gets in the way:
+
+- The agent's own connections are known by its cgroup, not by a mark or a user id, which any program in the
+  pod with CAP_NET_RAW or CAP_SETUID can have.
+- What arrives for an address that is not the pod's own (from a namespace or virtual machine behind the pod)
+  is the pod's outbound traffic, not its inbound.
+- Only the agent's sockets may answer on its ports, so that no program can sit on them while the agent is
+  away.
+- Connections that are already there when capture begins are left alone: only a SYN is redirected.
+- The agent connects to the application with the client's address, and even port. In conntrack that tuple is
+  the client's own connection; a zone for the original direction keeps the two apart.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import Final
+
+from nodeagent.dataplane.cgroup import Cgroup
+from nodeagent.dataplane.routing import RETURN_MARK
+
+TABLE: Final = "nodeagent"
+OUTBOUND_PORT: Final = 15001
+INBOUND_PORT: Final = 15006
+HBONE_PORT: Final = 15008
+PROBE_V4: Final = "169.254.7.127"
+PROBE_V6: Final = "fd16:9254:7127:1337:ffff:ffff:ffff:ffff"
+ZONE: Final = RETURN_MARK
+
+
+@dataclass(frozen=True, slots=True)
+class CaptureRules:
+    """What the ruleset depends on.
+
+    `agent_path` and `agent_level` name the agent's cgroup as nftables does (cgroup.py). `redirect` False is
+    for letting a workload go: connections that were captured keep their translation, new ones are not
+    captured.
+    """
+
+    agent_path: str
+    agent_level: int
+    outbound_port: int = OUTBOUND_PORT
+    inbound_port: int = INBOUND_PORT
+    untouched_inbound_ports: tuple[int, ...] = (HBONE_PORT,)
+    probe_v4: str = PROBE_V4
+    probe_v6: str = PROBE_V6
+    redirect: bool = True
+
+    @classmethod
+    def for_agent(cls, group: Cgroup) -> CaptureRules:
+        """The rules by which the agent in `group` captures; ValueError if that is the root, which holds
+        everyone."""
+        if group.level < 1:
+            raise ValueError(
+                "the agent needs a cgroup of its own: the root group would let every program through"
+            )
+        return cls(group.nft_path, group.level)
+
+    def released(self) -> CaptureRules:
+        """The same, for letting the workload go."""
+        return replace(self, redirect=False)
+
+
+@dataclass(frozen=True, slots=True)
+class Rule:
+    """One rule: its text without the comment, and the comment by which it is found again."""
+
+    text: str
+    comment: str
+
+
+_TCP_ONLY: Final = Rule("meta l4proto != tcp accept", "TCP only")
+_NOT_NEW: Final = Rule("tcp flags & (fin|syn|rst|ack) != syn accept", "not a new connection")
+
+
+@dataclass(frozen=True, slots=True)
+class Chain:
+    """A base chain."""
+
+    name: str
+    type: str
+    hook: str
+    priority: int
+    rules: tuple[Rule, ...]
+
+
+def chains_of(rules: CaptureRules) -> tuple[Chain, ...]:
+    """The chains of the table, in the order in which packets meet them."""
+    agent = f'socket cgroupv2 level {rules.agent_level} "{rules.agent_path}"'
+    return (
+        _zone_chain(),
+        _return_chain(agent),
+        _outbound_chain(rules, agent),
+        _inbound_chain(rules),
+        _guard_chain(rules, agent),
+    )
+
+
+def _zone_chain() -> Chain:
+    """By addresses, not by cgroup: the last ACK of a connection is sent by a socket of the kernel's own."""
+    return Chain(
+        "output_zone",
+        "filter",
+        "output",
+        -300,
+        (
+            Rule(
+                f'oifname "lo" meta l4proto tcp fib saddr type != local fib daddr type local '
+                f"ct original zone set {ZONE}",
+                "inbound connection with the address of its client",
+            ),
+        ),
+    )
+
+
+def _return_chain(agent: str) -> Chain:
+    mark = f"{RETURN_MARK:#x}"
+    return Chain(
+        "output_return",
+        "route",
+        "output",
+        -150,
+        (
+            Rule(
+                f'oifname "lo" {agent} fib saddr type != local ct mark set {mark}',
+                "remember whose answers must come back here",
+            ),
+            Rule(f"ct mark {mark} ct direction reply meta mark set {mark}", "answers to the agent"),
+        ),
+    )
+
+
+def _outbound_chain(rules: CaptureRules, agent: str) -> Chain:
+    chain: tuple[Rule, ...] = ()
+    if rules.redirect:
+        chain = (
+            _TCP_ONLY,
+            _NOT_NEW,
+            Rule("fib daddr type local accept", "loopback, or the pod to itself"),
+            Rule(f"{agent} accept", "the agent"),
+            Rule(f"meta l4proto tcp redirect to :{rules.outbound_port}", "outbound"),
+        )
+    return Chain("output_capture", "nat", "output", -100, chain)
+
+
+def _inbound_chain(rules: CaptureRules) -> Chain:
+    chain: tuple[Rule, ...] = ()
+    if rules.redirect:
+        ports = ", ".join(str(port) for port in rules.untouched_inbound_ports)
+        chain = (
+            Rule('iifname "lo" accept', "loopback"),
+            _TCP_ONLY,
+            _NOT_NEW,
+            *((Rule(f"tcp dport {{ {ports} }} accept", "ports left alone"),) if ports else ()),
+            Rule(f"ip saddr {rules.probe_v4} accept", "kubelet probes, IPv4"),
+            Rule(f"ip6 saddr {rules.probe_v6} accept", "kubelet probes, IPv6"),
+            Rule(f"meta l4proto tcp fib daddr type local redirect to :{rules.inbound_port}", "inbound"),
+            Rule(f"meta l4proto tcp redirect to :{rules.outbound_port}", "outbound from behind the pod"),
+        )
+    return Chain("prerouting_capture", "nat", "prerouting", -100, chain)
+
+
+def _guard_chain(rules: CaptureRules, agent: str) -> Chain:
+    chain: tuple[Rule, ...] = ()
+    if rules.redirect:
+        ports = f"{rules.outbound_port}, {rules.inbound_port}"
+        chain = (
+            _TCP_ONLY,
+            Rule(f"tcp dport != {{ {ports} }} accept", "other ports"),
+            _NOT_NEW,
+            Rule(f"{agent} accept", "the agent listens"),
+            Rule("meta l4proto tcp reject with tcp reset", "anyone else, or no one"),
+        )
+    return Chain("input_guard", "filter", "input", 0, chain)
+
+
+def render(rules: CaptureRules) -> str:
+    """The whole batch: replaces the table in one transaction, whatever was in it."""
+    lines = [f"add table inet {TABLE}", f"delete table inet {TABLE}", f"table inet {TABLE} {{"]
+    for chain in chains_of(rules):
+        lines.append(f"  chain {chain.name} {{")
+        lines.append(f"    type {chain.type} hook {chain.hook} priority {chain.priority}; policy accept;")
+        lines.extend(f'    {rule.text} comment "{rule.comment}"' for rule in chain.rules)
+        lines.append("  }")
+    lines.append("}")
+    return "\n".join(lines) + "\n"
+
+
+def render_removal() -> str:
+    """The batch that removes the table, also when it is not there."""
+    return f"add table inet {TABLE}\ndelete table inet {TABLE}\n"
