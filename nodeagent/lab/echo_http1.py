@@ -28,6 +28,7 @@ from nodeagent.lab.echo_message import (
 
 MAX_HEAD_BYTES: Final = 256 << 10
 MAX_PIPELINED: Final = 64
+LINGER_SECONDS: Final = 1.0
 _REASONS: Final = {status.value: status.phrase for status in http.HTTPStatus}
 _BODILESS: Final = frozenset({204, 304})
 _CONTINUE: Final = b"HTTP/1.1 100 Continue\r\n\r\n"
@@ -311,10 +312,14 @@ class Http1Connection(asyncio.Protocol):
         """Answer an error of the peer's, unless earlier answers are still due, and close."""
         self._deaf = True
         self._request = None
-        if self._transport and not self._is_due():
-            answer = self._responder.refuse(status, reason)
-            self._transport.write(head_of(answer, old=False, keep_alive=False, chunked=False) + answer.body)
-        self.end()
+        self._ending = True
+        if self._transport is None or self._is_due():
+            return
+        answer = self._responder.refuse(status, reason)
+        self._transport.write(head_of(answer, old=False, keep_alive=False, chunked=False) + answer.body)
+        # Closing now would reset the connection if bytes are unread, and the peer would never see the answer.
+        self._transport.write_eof()
+        asyncio.get_running_loop().call_later(LINGER_SECONDS, self._transport.close)
 
     # -- upgrades ----------------------------------------------------------------------------------------
 
