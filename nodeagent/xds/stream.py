@@ -1,0 +1,214 @@
+"""One delta ADS stream over gRPC: connects, exchanges, and connects again for as long as it runs."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import time
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Final
+
+import grpc
+import grpc.aio
+
+from nodeagent.errors import ConfigError, XdsError
+from nodeagent.xds.backoff import Backoff
+from nodeagent.xds.protocol import Consumer, DeltaProtocol
+from nodeagent.xds.types import Message
+
+logger = logging.getLogger(__name__)
+
+CONNECT_TIMEOUT: Final = 5.0
+MESSAGE_LIMIT: Final = 200 * 1024 * 1024
+INITIAL_FETCH_TIMEOUT: Final = 15.0
+_METHOD: Final = "/envoy.service.discovery.v3.AggregatedDiscoveryService/DeltaAggregatedResources"
+_OPTIONS: Final = (
+    ("grpc.keepalive_time_ms", 30_000),
+    ("grpc.keepalive_timeout_ms", 10_000),
+    ("grpc.keepalive_permit_without_calls", 1),
+    ("grpc.http2.max_pings_without_data", 0),
+    ("grpc.max_receive_message_length", MESSAGE_LIMIT),
+    ("grpc.max_send_message_length", MESSAGE_LIMIT),
+    # A connection attempt of gRPC's ends after this; retrying is ours.
+    ("grpc.min_reconnect_backoff_ms", int(CONNECT_TIMEOUT * 1000)),
+    # Each stream speaks for a workload of its own, so no two share a connection.
+    ("grpc.use_local_subchannel_pool", 1),
+    ("grpc.enable_http_proxy", 0),
+    ("grpc.enable_retries", 0),
+)
+
+
+def grpc_target(address: str) -> str:
+    """The gRPC target of `host:port`, `[v6]:port` or `unix:PATH`; ConfigError if it is none of them."""
+    if address.startswith("unix:"):
+        if len(address) > len("unix:"):
+            return address
+    else:
+        host, _, port = address.rpartition(":")
+        if host and port.isdecimal() and 0 < int(port) < 65536 and "/" not in host:
+            return f"dns:///{address}"
+    raise ConfigError(f"xDS address {address!r} is neither host:port nor unix:PATH")
+
+
+@dataclass(slots=True)
+class StreamState:
+    """How a stream stands, for people."""
+
+    connected: bool = False
+    since: float = 0.0
+    """Seconds since the epoch; of the connection, or 0."""
+    attempts: int = 0
+    """Failed attempts since the last success."""
+    connects: int = 0
+    last_error: str = ""
+
+
+@dataclass(slots=True)
+class DeltaStream:
+    """Keeps one stream to `address` open and in step with its subscriptions.
+
+    `subscribe` and `unsubscribe` may be called at any time, connected or not; `run` does the rest until it is
+    cancelled. The consumer is called on the event loop.
+    """
+
+    name: str
+    address: str
+    node: Message
+    types: Sequence[str]
+    consumer: Consumer
+    metadata: Callable[[], Sequence[tuple[str, str]]] = tuple
+    """Call metadata (credentials), asked for anew at each attempt."""
+    backoff: Backoff = field(default_factory=Backoff)
+    fetch_timeout: float = INITIAL_FETCH_TIMEOUT
+    state: StreamState = field(default_factory=StreamState, init=False)
+    protocol: DeltaProtocol = field(init=False)
+    _wake: asyncio.Event = field(default_factory=asyncio.Event, init=False)
+    _writing: asyncio.Lock = field(default_factory=asyncio.Lock, init=False)
+    _target: str = field(init=False)
+
+    def __post_init__(self) -> None:
+        self._target = grpc_target(self.address)
+        self.protocol = DeltaProtocol(self.node, self.types, self.consumer)
+
+    def subscribe(self, type_url: str, names: Iterable[str]) -> None:
+        """Want names of a type ("*": everything)."""
+        if self.protocol.subscribe(type_url, names):
+            self._wake.set()
+
+    def unsubscribe(self, type_url: str, names: Iterable[str]) -> None:
+        """Want names no more."""
+        if self.protocol.unsubscribe(type_url, names):
+            self._wake.set()
+
+    async def run(self) -> None:
+        """Connect again and again, until cancelled."""
+        while True:
+            try:
+                await self._connect_once()
+                raise XdsError("the server ended the stream")
+            except (XdsError, grpc.RpcError, OSError) as error:
+                self._note_failure(error)
+            finally:
+                self.state.connected = False
+                self.state.since = 0.0
+            await asyncio.sleep(self.backoff.next())
+
+    def _note_failure(self, error: Exception) -> None:
+        message = _error_text(error)
+        if message != self.state.last_error:
+            logger.warning("xDS stream %s to %s: %s", self.name, self.address, message)
+        self.state.last_error = message
+        self.state.attempts = self.backoff.attempts + 1
+
+    async def _connect_once(self) -> None:
+        async with grpc.aio.insecure_channel(self._target, options=_OPTIONS) as channel:
+            await self._await_connection(channel)
+            from envoy.service.discovery.v3 import discovery_pb2
+
+            method = channel.stream_stream(
+                _METHOD,
+                request_serializer=discovery_pb2.DeltaDiscoveryRequest.SerializeToString,
+                response_deserializer=discovery_pb2.DeltaDiscoveryResponse.FromString,
+            )
+            call = method(metadata=tuple(self.metadata()))
+            try:
+                await self._exchange(call)
+            finally:
+                call.cancel()
+
+    async def _await_connection(self, channel: Any) -> None:
+        """Until connected, refused or timed out. What a refusal says is told by the call that follows it."""
+        try:
+            async with asyncio.timeout(CONNECT_TIMEOUT):
+                state = channel.get_state(try_to_connect=True)
+                while state not in (
+                    grpc.ChannelConnectivity.READY,
+                    grpc.ChannelConnectivity.TRANSIENT_FAILURE,
+                ):
+                    await channel.wait_for_state_change(state)
+                    state = channel.get_state()
+        except TimeoutError:
+            raise XdsError(
+                f"no connection within {CONNECT_TIMEOUT:g} s; is the control plane running and reachable?"
+            ) from None
+
+    async def _exchange(self, call: Any) -> None:
+        self.protocol.reopen()
+        self._wake.set()
+        helpers = [
+            asyncio.create_task(self._send_subscriptions(call)),
+            asyncio.create_task(self._watch_clock()),
+        ]
+        try:
+            await self._receive(call)
+        finally:
+            for helper in helpers:
+                helper.cancel()
+            await asyncio.gather(*helpers, return_exceptions=True)
+
+    async def _receive(self, call: Any) -> None:
+        """Take responses until the stream ends; each is answered before the next is read, so that a server
+        that does not read cannot make answers pile up here."""
+        while (response := await call.read()) is not grpc.aio.EOF:
+            self.backoff.reset()
+            self._note_connected()
+            await self._write(call, self.protocol.receive(response))
+        code = await call.code()
+        if code != grpc.StatusCode.OK:
+            raise XdsError(f"{code.name}: {await call.details()}")
+
+    async def _send_subscriptions(self, call: Any) -> None:
+        """Say what changed, whenever it does. A broken call ends this quietly: the reader has the reason."""
+        with contextlib.suppress(grpc.RpcError):
+            while True:
+                await self._wake.wait()
+                self._wake.clear()
+                for request in self.protocol.requests():
+                    await self._write(call, request)
+                    self._note_connected()
+
+    async def _write(self, call: Any, request: Message) -> None:
+        async with self._writing:
+            # The call is over; reading from it tells why.
+            with contextlib.suppress(asyncio.InvalidStateError):
+                await call.write(request)
+
+    def _note_connected(self) -> None:
+        if not self.state.connected:
+            self.state = StreamState(True, time.time(), connects=self.state.connects + 1)
+            logger.info("xDS stream %s to %s is connected", self.name, self.address)
+
+    async def _watch_clock(self) -> None:
+        """Ends resources whose TTL is over and waits that have lasted too long."""
+        while True:
+            await asyncio.sleep(min(1.0, self.fetch_timeout / 4))
+            self.protocol.expire()
+            self.protocol.give_up(self.fetch_timeout)
+
+
+def _error_text(error: Exception) -> str:
+    if isinstance(error, grpc.aio.AioRpcError):
+        return f"{error.code().name}: {error.details()}"
+    return str(error) or type(error).__name__
