@@ -1,0 +1,43 @@
+"""Cgroups (version 2) of a test."""
+
+from __future__ import annotations
+
+import itertools
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from harness.processes import wait_until
+from nodeagent.dataplane.cgroup import Cgroup, describe, find_mount
+
+_numbers = itertools.count()
+
+
+@dataclass(frozen=True, slots=True)
+class ScratchCgroup:
+    """A group made for a test."""
+
+    group: Cgroup
+
+    def join(self) -> None:
+        """Move the calling process in; for use as `prepare` of a process to start."""
+        (self.group.directory / "cgroup.procs").write_text("0")
+
+    def pids(self) -> list[int]:
+        return [int(line) for line in (self.group.directory / "cgroup.procs").read_text().split()]
+
+
+@contextmanager
+def scratch_cgroup(name: str) -> Iterator[ScratchCgroup]:
+    """An empty group below the root; removed at the end, when its processes must have ended."""
+    mount = find_mount(Path("/proc/mounts").read_text())
+    group = describe(mount, f"/nodeagent-test-{os.getpid()}-{next(_numbers)}-{name}")
+    group.directory.mkdir()
+    scratch = ScratchCgroup(group)
+    try:
+        yield scratch
+    finally:
+        wait_until(lambda: not scratch.pids(), f"processes of {group.directory} ended")
+        group.directory.rmdir()
