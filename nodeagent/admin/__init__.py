@@ -1,1 +1,1 @@
-"""The admin API of a running agent: unix socket, metrics and readiness ports."""
+"""The admin API: what a running agent tells over its unix socket, and its metrics and readiness ports."""

@@ -1,0 +1,214 @@
+"""The paths of the admin API."""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import logging
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator
+from typing import Any, Final
+
+from aiohttp import web
+
+from nodeagent.admin import config_dump, log_levels
+from nodeagent.admin.listen import MAX_BODY_BYTES
+from nodeagent.admin.rows import RESOURCES, Filter, QueryError, Resource, encode
+from nodeagent.admin.state import AgentState
+
+BATCH: Final = 200
+MAX_STREAMS: Final = 8
+PROMETHEUS: Final = "text/plain; version=0.0.4; charset=utf-8"
+
+_log = logging.getLogger(__name__)
+Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
+
+
+def text(status: int, message: str) -> web.Response:
+    """Return a plain text answer."""
+    return web.Response(status=status, text=message.rstrip("\n") + "\n")
+
+
+@web.middleware
+async def errors(request: web.Request, handler: Handler) -> web.StreamResponse:
+    """Turn what is wrong with a request into a line that says so; keep a failing handler from the rest."""
+    try:
+        return await handler(request)
+    except QueryError as error:
+        return text(400, f"error: {error}")
+    except web.HTTPNotFound:
+        return text(404, f"error: no path {request.path}; there are:\n{_index(request.app)}")
+    except web.HTTPMethodNotAllowed as error:
+        allowed = ", ".join(sorted(error.allowed_methods))
+        answer = text(405, f"error: {request.path} wants {allowed}, not {request.method}")
+        answer.headers["Allow"] = allowed
+        return answer
+    except (web.HTTPException, ConnectionError):
+        raise
+    except Exception as error:
+        _log.exception("%s %s failed", request.method, request.path)
+        return text(500, f"error: {type(error).__name__}: {error}")
+
+
+def _index(application: web.Application) -> str:
+    found = {
+        (resource.canonical, route.method)
+        for resource in application.router.resources()
+        for route in resource
+        if route.method != "HEAD"
+    }
+    return "\n".join(
+        f"  {path}" + ("" if method == "GET" else f" ({method})") for path, method in sorted(found)
+    )
+
+
+async def _batches(parts: Iterator[bytes]) -> AsyncIterator[bytes]:
+    """Join parts by the batch, and let the event loop have its turn between batches."""
+    while batch := b"".join(itertools.islice(parts, BATCH)):
+        yield batch
+        await asyncio.sleep(0)
+
+
+def _array(items: Iterable[Any]) -> Iterator[bytes]:
+    first = True
+    yield b"["
+    for item in items:
+        yield (b"\n" if first else b",\n") + encode(item)
+        first = False
+    yield b"]"
+
+
+def _document(sections: Iterable[tuple[str, Iterable[Any]]]) -> Iterator[bytes]:
+    first = True
+    yield b"{"
+    for name, items in sections:
+        yield (b"\n" if first else b",\n") + encode(name) + b": "
+        yield from _array(items)
+        first = False
+    yield b"\n}\n"
+
+
+class Handlers:
+    """The handlers of one agent's admin API."""
+
+    def __init__(self, state: AgentState) -> None:
+        self._state = state
+        self._streams = 0
+
+    def admin(self) -> web.Application:
+        """Return the application of the unix socket: everything."""
+        application = _application()
+        application.router.add_get("/", self._paths)
+        application.router.add_get("/status", self._status)
+        for resource in RESOURCES.values():
+            application.router.add_get(f"/{resource.path}", self._list(resource))
+        application.router.add_get("/config_dump", self._config_dump)
+        application.router.add_get("/logging", self._levels)
+        application.router.add_post("/logging", self._set_levels)
+        application.router.add_post("/quitquitquit", self._quit)
+        self._add_ready(application)
+        self._add_metrics(application)
+        return application
+
+    def metrics(self) -> web.Application:
+        """Return the application of the metrics port."""
+        application = _application()
+        self._add_metrics(application)
+        return application
+
+    def ready(self) -> web.Application:
+        """Return the application of the readiness port."""
+        application = _application()
+        self._add_ready(application)
+        return application
+
+    def _add_metrics(self, application: web.Application) -> None:
+        application.router.add_get("/stats/prometheus", self._metrics)
+        application.router.add_get("/metrics", self._metrics)
+
+    def _add_ready(self, application: web.Application) -> None:
+        application.router.add_get("/healthz/ready", self._ready)
+        application.router.add_get("/healthz/live", self._live)
+
+    async def _paths(self, request: web.Request) -> web.StreamResponse:
+        return text(200, _index(request.app))
+
+    async def _status(self, request: web.Request) -> web.StreamResponse:
+        return _json(self._state.status())
+
+    def _rows(self, resource: Resource) -> Iterable[Any]:
+        if resource.path == "certificates":
+            return self._state.status().certificates
+        rows: Iterable[Any] = getattr(self._state, resource.path)()
+        return rows
+
+    def _list(self, resource: Resource) -> Handler:
+        async def handle(request: web.Request) -> web.StreamResponse:
+            wanted = Filter.parse(resource, request.query.items())
+            rows = wanted.apply(self._rows(resource))
+            return await self._stream(request, itertools.chain(_array(rows), (b"\n",)))
+
+        return handle
+
+    async def _config_dump(self, request: web.Request) -> web.StreamResponse:
+        return await self._stream(request, _document(config_dump.sections(self._state)))
+
+    async def _stream(self, request: web.Request, parts: Iterator[bytes]) -> web.StreamResponse:
+        """Write JSON as it is made; at most MAX_STREAMS at a time."""
+        if self._streams >= MAX_STREAMS:
+            return text(503, f"error: {MAX_STREAMS} listings are being read already; try again")
+        self._streams += 1
+        try:
+            response = web.StreamResponse(headers={"Content-Type": "application/json"})
+            await response.prepare(request)
+            async for batch in _batches(parts):
+                await response.write(batch)
+            await response.write_eof()
+        except ConnectionError:
+            raise
+        except Exception:
+            # The head is out: cutting the connection is the only way left to say that this is not all.
+            _log.exception("%s failed amid the answer", request.path)
+            if request.transport:
+                request.transport.abort()
+            raise ConnectionResetError("answer cut") from None
+        finally:
+            self._streams -= 1
+        return response
+
+    async def _metrics(self, request: web.Request) -> web.StreamResponse:
+        return web.Response(body=self._state.metrics(), headers={"Content-Type": PROMETHEUS})
+
+    async def _ready(self, request: web.Request) -> web.StreamResponse:
+        reasons = self._state.not_ready()
+        return text(503, "not ready: " + "; ".join(reasons)) if reasons else text(200, "ready")
+
+    async def _live(self, request: web.Request) -> web.StreamResponse:
+        return text(200, "live")
+
+    async def _levels(self, request: web.Request) -> web.StreamResponse:
+        return text(200, "\n".join(f"{name}: {level}" for name, level in log_levels.levels().items()))
+
+    async def _set_levels(self, request: web.Request) -> web.StreamResponse:
+        unknown = set(request.query) - {"level"}
+        if unknown or "level" not in request.query:
+            raise QueryError("wanted: ?level=LEVEL or ?level=SCOPE:LEVEL,...")
+        try:
+            log_levels.set_levels(request.query["level"])
+        except ValueError as error:
+            raise QueryError(str(error)) from error
+        return await self._levels(request)
+
+    async def _quit(self, request: web.Request) -> web.StreamResponse:
+        response = text(200, "shutting down")
+        await response.prepare(request)
+        await response.write_eof()
+        self._state.quit()
+        return response
+
+
+def _json(value: Any) -> web.Response:
+    return web.Response(body=encode(value) + b"\n", headers={"Content-Type": "application/json"})
+
+
+def _application() -> web.Application:
+    return web.Application(middlewares=[errors], client_max_size=MAX_BODY_BYTES)
