@@ -6,11 +6,14 @@
 #ifndef NODEAGENT_ROUTER_H
 #define NODEAGENT_ROUTER_H
 
+#include <stdatomic.h>
+
 #include <nodeagent/engine.h>
 
 #include "http1.h"
 
 typedef struct na_regex na_regex; /* regex.h: RE2 behind a C seam */
+typedef struct na_slots na_slots; /* slots.h: interned names */
 
 /* A string or regex condition on a named value. */
 typedef struct na_matcher {
@@ -39,7 +42,7 @@ typedef struct na_mutations {
 typedef struct na_route_destination {
   char *cluster;
   uint32_t weight;
-  uint32_t slot; /* for the snapshot: where it keeps the cluster; set by its owner */
+  uint32_t slot;             /* for the snapshot: where it keeps the cluster; set by its owner */
   na_mutations mutations[2]; /* by enum na_header_side */
 } na_route_destination;
 
@@ -85,13 +88,15 @@ struct na_route {
 struct na_vhost {
   char *name;
   uint32_t tag;
-  int refs; /* atomic; the snapshot and requests in progress share it */
+  int refs;       /* atomic; the snapshot and requests in progress share it */
   char **domains; /* lower case */
   uint32_t ndomains;
   na_mutations mutations[2];
   na_route *routes; /* in order */
   na_route *last;
   uint32_t nroutes;
+  atomic_uint used; /* na_mark_used (cluster.h) */
+  na_slots *slots;  /* where the slots of its destinations are held; NULL before a builder has taken it */
   char error[256];
 };
 
@@ -103,6 +108,8 @@ void na_vhost_unref(na_vhost *vhost);
 typedef struct na_domains na_domains;
 /* Build over n virtual hosts (references are taken). -EEXIST with the domain in error when two claim one. */
 int na_domains_new(na_vhost *const *vhosts, uint32_t n, na_domains **out, char *error, size_t error_size);
+/* Another reference; na_domains_free gives one back. */
+na_domains *na_domains_ref(na_domains *domains);
 void na_domains_free(na_domains *domains);
 /* The virtual host for an authority, or NULL; *wildcard tells that only `*` matched. */
 na_vhost *na_domains_find(const na_domains *domains, na_str authority, bool *wildcard);

@@ -24,9 +24,8 @@
 
 #include "cluster.h"
 #include "router.h"
+#include "slots.h"
 #include "table.h"
-
-typedef struct na_slots na_slots; /* slots.h: interned names */
 
 /* A weighted choice of a TCP destination. */
 typedef struct na_destination_cluster {
@@ -34,7 +33,6 @@ typedef struct na_destination_cluster {
   uint32_t weight;
 } na_destination_cluster;
 
-#define NA_NO_SLOT     UINT32_MAX
 #define NA_ADDRESS_KEY 18 /* address (16) and port (2, network order) */
 
 /* What a captured connection's original destination means. Immutable but for `used`. */
@@ -130,16 +128,12 @@ na_destination *na_view_destination(const na_view *view, const uint8_t address[1
 bool na_snapshot_hinted(const na_snapshot *snapshot, const uint8_t address[16], uint16_t port);
 /* The cluster of a slot (route destinations and TCP destinations), or NULL when it is gone (flag NC). */
 na_cluster *na_snapshot_cluster(const na_snapshot *snapshot, uint32_t slot);
-/* The cluster of that name, or NULL; slower. */
-na_cluster *na_snapshot_cluster_named(const na_snapshot *snapshot, const char *name);
 /* Choose a cluster of a TCP destination by weight; *passthrough tells "to the original destination". NULL otherwise
  * means that the cluster is gone. */
 na_cluster *na_snapshot_pick_cluster(const na_snapshot *snapshot, const na_destination *destination, uint64_t random,
                                      bool *passthrough);
 /* The route table of a destination's table_slot, or NULL. */
 const na_table *na_snapshot_table(const na_snapshot *snapshot, uint32_t slot);
-/* The table of that name, or NULL; slower. */
-const na_table *na_snapshot_table_named(const na_snapshot *snapshot, const char *name);
 /* The inbound configuration of a workload; NULL: not in force. */
 const na_inbound *na_snapshot_inbound(const na_snapshot *snapshot, uint32_t workload);
 /* What a port speaks, and its tag (0 when it takes the fallback). */
@@ -202,8 +196,10 @@ static inline const na_snapshot *na_snapshots_enter(na_snapshots *registry, uint
   return snapshot;
 }
 
-/* Control thread: the snapshot in force. */
+/* Control thread: the snapshot in force; its cluster and its table of a name, or NULL. */
 const na_snapshot *na_snapshots_current(const na_snapshots *registry);
+na_cluster *na_snapshots_cluster(const na_snapshots *registry, const char *name);
+const na_table *na_snapshots_table(const na_snapshots *registry, const char *name);
 /* Control thread: make a snapshot current, retire the one before, wake the workers, free what nobody can see. */
 void na_snapshots_publish(na_snapshots *registry, na_snapshot *snapshot);
 /* Commits so far, and those in force on every online worker. The latter also frees old snapshots. */
