@@ -38,13 +38,14 @@ def _open(port: int) -> socket.socket:
     return listener
 
 
-def open_listeners(namespace: NetworkNamespace, port: int, workers: int) -> list[int]:
-    """Listen on `port` of every address in the namespace; one descriptor per worker, all of one socket.
+def open_listeners(namespace: NetworkNamespace | None, port: int, workers: int) -> list[int]:
+    """Listen on `port` of every address in the namespace (None: the agent's own); one descriptor per worker,
+    all of one socket.
 
     The descriptors are the caller's to close. NetnsError if the port is taken or out of reach.
     """
     try:
-        listener = namespace.run(lambda: _open(port))
+        listener = _open(port) if namespace is None else namespace.run(lambda: _open(port))
     except OSError as error:
         hint = "; a program in the pod listens there" if error.errno == errno.EADDRINUSE else ""
         raise NetnsError(

@@ -1,0 +1,414 @@
+"""Owner of the C engine: workloads, configuration in, needs and reports out.
+
+Threads. The engine wants one caller at a time; a lock here sees to it. All calls are short and may be made
+from the event loop, except stop(), which waits for the drain in a thread of its own. While it does, the
+engine reports nothing; afterwards what is left can be drained, until close().
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import threading
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Final
+
+from nodeagent.dataplane._native import ffi, lib
+from nodeagent.dataplane.builder import (
+    ChangeWriter,
+    ClusterTag,
+    Rejection,
+    Tagged,
+    view_of,
+)
+from nodeagent.dataplane.listeners import open_listeners
+from nodeagent.dataplane.netns import NetworkNamespace
+from nodeagent.dataplane.report import AccessRecord, Connection, Counter, StatRow
+from nodeagent.dataplane.report_reader import ReportReader
+from nodeagent.dataplane.ruleset import INBOUND_PORT, OUTBOUND_PORT
+from nodeagent.dataplane.tags import TagTable
+from nodeagent.dataplane.virtual_host import c_string
+from nodeagent.errors import EngineError, NetnsError
+from nodeagent.snapshot.diff import Changes, diff
+from nodeagent.snapshot.values import (
+    EMPTY,
+    DestinationNeeded,
+    DestinationUse,
+    HostNeeded,
+    Need,
+    RouteTable,
+    Snapshot,
+    Use,
+    VirtualHostUse,
+)
+
+log = logging.getLogger(__name__)
+
+_EVENT_BATCH: Final = 64
+_USAGE_BATCH: Final = 1024
+_GONE_POLL_SECONDS: Final = 0.02
+_GONE_GRACE_SECONDS: Final = 5.0
+
+
+@dataclass(frozen=True, slots=True)
+class EngineSettings:
+    """na_config: limits of the engine. 0 takes the default that engine.h names."""
+
+    workers: int = 1
+    max_connections: int = 0
+    max_head_bytes: int = 0
+    max_headers: int = 0
+    max_request_line: int = 0
+    buffer_bytes: int = 0
+    detect_timeout_ms: int = 0
+    head_timeout_ms: int = 0
+    idle_timeout_ms: int = 0
+    request_idle_timeout_ms: int = 0
+    pool_idle_timeout_ms: int = 0
+    pool_max_idle: int = 0
+    on_demand_timeout_ms: int = 0
+    max_parked: int = 0
+    stat_rows: int = 0
+    access_records: int = 0
+    access_log: bool = False
+    events: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Listener:
+    """A port on which a workload's captured connections arrive; `kind` is NA_LISTENER_*."""
+
+    kind: int
+    port: int
+
+
+CAPTURE_LISTENERS: Final = (
+    Listener(lib.NA_LISTENER_OUTBOUND, OUTBOUND_PORT),
+    Listener(lib.NA_LISTENER_INBOUND, INBOUND_PORT),
+)
+
+
+class EngineOwner:
+    """The engine of this process. Create, start(), use, stop(), close()."""
+
+    def __init__(self, settings: EngineSettings) -> None:
+        """EngineError if a limit is out of range."""
+        self._lock = threading.Lock()
+        self._workers = settings.workers
+        self._engine = self._create(settings)
+        self._stopping = False
+        self._applied = EMPTY
+        self._tags: TagTable[Tagged] = TagTable()
+        self._table_views: dict[str, str] = {}
+        self._rejected: dict[tuple[str, str], Rejection] = {}
+        self._ids: dict[str, int] = {}
+        self._uids: TagTable[str] = TagTable()
+        self._reader = ReportReader(self._tags, self._uids)
+        self._watched: asyncio.AbstractEventLoop | None = None
+
+    @staticmethod
+    def _create(settings: EngineSettings) -> Any:
+        config = ffi.new("na_config *")
+        for name in settings.__slots__:
+            setattr(config, name, int(getattr(settings, name)))
+        slot = ffi.new("na_engine **")
+        if (code := lib.na_engine_new(config, slot)) < 0:
+            raise EngineError(f"the engine does not take its settings ({os.strerror(-code)}): {settings}")
+        return slot[0]
+
+    # -- lifecycle --
+
+    def start(self) -> None:
+        """Start the workers."""
+        with self._lock:
+            self._check(lib.na_engine_start(self._engine), "start")
+
+    async def stop(self, drain_ms: int) -> None:
+        """Close listeners, let requests end for at most `drain_ms`, cut the rest and join the workers."""
+        self.unwatch()
+        self._stopping = True
+        await asyncio.to_thread(self._stop, drain_ms)
+
+    def _stop(self, drain_ms: int) -> None:
+        with self._lock:
+            try:
+                self._check(lib.na_engine_stop(self._engine, drain_ms), "stop")
+            finally:
+                self._stopping = False
+
+    def close(self) -> None:
+        """Free the stopped engine; may be called again."""
+        with self._lock:
+            if self._engine is not None:
+                lib.na_engine_free(self._engine)
+                self._engine = None
+
+    def _check(self, code: int, what: str) -> int:
+        if code < 0:
+            message = ffi.string(lib.na_engine_error(self._engine)).decode(errors="replace")
+            raise EngineError(f"the engine cannot {what}: {message or os.strerror(-code)}")
+        return code
+
+    @property
+    def _reports(self) -> bool:
+        """Whether the engine can be asked: not while it stops, nor when it is closed."""
+        return self._engine is not None and not self._stopping
+
+    # -- workloads --
+
+    def add_workload(
+        self,
+        uid: str,
+        namespace: NetworkNamespace | None,
+        view: str,
+        addresses: Iterable[bytes],
+        listeners: Sequence[Listener] = CAPTURE_LISTENERS,
+    ) -> None:
+        """Serve a workload: its listeners open in `namespace` (None: the agent's own), which stays the
+        caller's.
+
+        `addresses` are its own, 16 bytes each. All or nothing: NetnsError if a port cannot be had,
+        EngineError if the engine refuses. Its inbound configuration is put in force if a snapshot has been
+        applied that has it.
+        """
+        if uid in self._ids:
+            raise EngineError(f"workload {uid} is served already")
+        opened = self._open_listeners(namespace, listeners)
+        workload, _ = self._uids.assign(uid, uid)
+        packed = b"".join(addresses)
+        try:
+            with self._lock:
+                fd = -1 if namespace is None else namespace.fd
+                code = lib.na_workload_add(
+                    self._engine,
+                    workload,
+                    fd,
+                    c_string(view),
+                    ffi.from_buffer("uint8_t[]", packed),
+                    len(packed) // 16,
+                )
+                self._check(code, f"take on workload {uid}")
+                self._ids[uid] = workload
+                self._hand_over(uid, workload, opened)
+        finally:
+            for _, _, descriptor in opened:
+                os.close(descriptor)
+            if uid not in self._ids:
+                self._uids.release(uid)
+        self._put_inbound(uid)
+
+    def _open_listeners(
+        self, namespace: NetworkNamespace | None, listeners: Sequence[Listener]
+    ) -> list[tuple[int, int, int]]:
+        """(kind, worker, descriptor) of each socket; none stays open on error."""
+        opened: list[tuple[int, int, int]] = []
+        try:
+            for listener in listeners:
+                descriptors = open_listeners(namespace, listener.port, self._workers)
+                opened.extend((listener.kind, worker, fd) for worker, fd in enumerate(descriptors))
+        except NetnsError:
+            for _, _, descriptor in opened:
+                os.close(descriptor)
+            raise
+        return opened
+
+    def _hand_over(self, uid: str, workload: int, opened: list[tuple[int, int, int]]) -> None:
+        """Give the sockets to the engine, which closes them also on error; takes them out of `opened`."""
+        try:
+            while opened:
+                kind, worker, descriptor = opened.pop()
+                code = lib.na_workload_listen(self._engine, workload, kind, worker, descriptor)
+                self._check(code, f"listen for workload {uid}")
+        except EngineError:
+            lib.na_workload_remove(self._engine, workload, 0)
+            del self._ids[uid]
+            raise
+
+    def _put_inbound(self, uid: str) -> None:
+        """The snapshot may have come before the workload."""
+        inbound = self._applied.inbound.get(uid)
+        if inbound is not None:
+            self._publish(Changes(inbound=[(uid, inbound)]), {})
+
+    async def remove_workload(self, uid: str, drain_ms: int) -> None:
+        """Close its listeners at once and return when its connections are gone, after `drain_ms` at most by
+        force. Nothing happens if it is not served."""
+        with self._lock:
+            workload = self._ids.pop(uid, None)
+            if workload is None or self._engine is None:
+                return
+            self._check(lib.na_workload_remove(self._engine, workload, drain_ms), f"let go of workload {uid}")
+            # Reports of what drains still find the values. If the uid comes back meanwhile, it is another
+            # workload.
+            self._uids.release(uid)
+            self._tags.release(("inbound", uid))
+        deadline = asyncio.get_running_loop().time() + drain_ms / 1000 + _GONE_GRACE_SECONDS
+        while self._reports and not self._gone(workload):
+            if asyncio.get_running_loop().time() > deadline:
+                log.warning("connections of workload %s outlast their drain of %d ms", uid, drain_ms)
+                break
+            await asyncio.sleep(_GONE_POLL_SECONDS)
+
+    def _gone(self, workload: int) -> bool:
+        with self._lock:
+            return self._engine is None or lib.na_workload_gone(self._engine, workload) != 0
+
+    # -- configuration --
+
+    def apply(self, snapshot: Snapshot) -> tuple[Rejection, ...]:
+        """Put a snapshot in force, by what differs from the last one, as one change.
+
+        Returns the virtual hosts of the snapshot that the engine cannot use (a bad regex). For each, what was
+        in force under its name stays, as long as all that it needs does. EngineError if the change as a whole
+        is refused; then nothing has changed.
+        """
+        changes = diff(self._applied, snapshot)
+        if changes:
+            views = self._table_views | {
+                table.name: view_of(table.name, table.xds_name) for table in changes.tables
+            }
+            self._note_rejections(changes, self._publish(changes, views))
+            for name in changes.tables_removed:
+                del views[name]
+            self._table_views = views
+        self._applied = snapshot
+        return tuple(self._rejected.values())
+
+    def _publish(self, changes: Changes, views: Mapping[str, str]) -> list[Rejection]:
+        with self._lock:
+            writer = ChangeWriter(self._engine, self._tags)
+            try:
+                writer.write(changes, self._ids, views)
+                writer.commit()
+            except EngineError:
+                if not writer.rejections:
+                    raise
+                # Perhaps what was to stay in their place leads to what is gone now.
+                writer.abort()
+                writer = ChangeWriter(self._engine, self._tags)
+                writer.write(changes, self._ids, views, keep=False)
+                writer.commit()
+            finally:
+                writer.abort()
+        return writer.rejections
+
+    def _note_rejections(self, changes: Changes, rejections: Iterable[Rejection]) -> None:
+        settled = {(table, host.name) for table, host in changes.virtual_hosts}
+        settled.update(changes.virtual_hosts_removed)
+        removed = set(changes.tables_removed)
+        self._rejected = {
+            key: value
+            for key, value in self._rejected.items()
+            if key not in settled and key[0] not in removed
+        }
+        self._rejected.update({(each.table, each.virtual_host): each for each in rejections})
+
+    @property
+    def applied(self) -> Snapshot:
+        """The snapshot in force."""
+        return self._applied
+
+    def settled(self) -> bool:
+        """Whether every worker goes by the last change."""
+        if not self._reports:
+            return True
+        with self._lock:
+            return bool(lib.na_engine_settled(self._engine) >= lib.na_engine_committed(self._engine))
+
+    def committed(self) -> int:
+        """How many changes have been published."""
+        if not self._reports:
+            return 0
+        with self._lock:
+            return int(lib.na_engine_committed(self._engine))
+
+    # -- needs and use --
+
+    def watch(self, loop: asyncio.AbstractEventLoop, on_need: Callable[[Need], None]) -> None:
+        """Call `on_need` from the loop for each thing that traffic waits for."""
+        self.unwatch()
+        self._watched = loop
+        loop.add_reader(lib.na_engine_event_fd(self._engine), self._dispatch, on_need)
+
+    def unwatch(self) -> None:
+        """End watch(); nothing happens without it."""
+        if self._watched is not None:
+            self._watched.remove_reader(lib.na_engine_event_fd(self._engine))
+            self._watched = None
+
+    def _dispatch(self, on_need: Callable[[Need], None]) -> None:
+        for need in self.needs():
+            try:
+                on_need(need)
+            except Exception:
+                log.exception("cannot see to %s", need)
+
+    def needs(self) -> list[Need]:
+        """What traffic waits for and has not been told before; each is told again after a second while it
+        lasts."""
+        found: list[Need] = []
+        events = ffi.new("na_event[]", _EVENT_BATCH)
+        count = _EVENT_BATCH
+        while self._reports and count == _EVENT_BATCH:
+            with self._lock:
+                count = lib.na_engine_events(self._engine, events, _EVENT_BATCH)
+            found.extend(need for need in map(self._need, events[0:count]) if need is not None)
+        return found
+
+    def _need(self, event: Any) -> Need | None:
+        uid = self._uids.resolve(event.workload) or ""
+        view = ffi.string(event.view).decode(errors="replace")
+        if event.kind == lib.NA_EVENT_DESTINATION:
+            return DestinationNeeded(uid, view, bytes(ffi.buffer(event.address)), event.port)
+        table = self._tags.resolve(event.tag)
+        if event.kind != lib.NA_EVENT_HOST or not isinstance(table, RouteTable):
+            return None
+        return HostNeeded(uid, view, table.name, ffi.string(event.host).decode(errors="replace"))
+
+    def usage(self) -> list[Use]:
+        """Destinations, virtual hosts and clusters that were used since the last call, each once."""
+        found: list[Use] = []
+        numbers = ffi.new("uint32_t[]", _USAGE_BATCH)
+        count = _USAGE_BATCH
+        while self._reports and count == _USAGE_BATCH:
+            with self._lock:
+                count = lib.na_engine_usage(self._engine, numbers, _USAGE_BATCH)
+            for value in map(self._tags.resolve, numbers[0:count]):
+                match value:
+                    case ClusterTag(use=use):
+                        found.append(use)
+                    case DestinationUse() | VirtualHostUse():
+                        found.append(value)
+        return found
+
+    # -- reports --
+
+    def drain_stats(self) -> list[StatRow]:
+        """The statistics gathered since the last call. Rows of several workers are not merged."""
+        if not self._reports:
+            return []
+        with self._lock:
+            return self._reader.stats(self._engine)
+
+    def drain_access(self) -> list[AccessRecord]:
+        """The access records since the last call; none unless the settings ask for them."""
+        if not self._reports:
+            return []
+        with self._lock:
+            return self._reader.access(self._engine)
+
+    def counters(self) -> list[Counter]:
+        """Engine-wide counters and gauges."""
+        if not self._reports:
+            return []
+        with self._lock:
+            return self._reader.counters(self._engine)
+
+    def connections(self, limit: int) -> list[Connection]:
+        """Up to `limit` live downstream connections."""
+        if not self._reports:
+            return []
+        with self._lock:
+            return self._reader.connections(self._engine, limit)

@@ -1,0 +1,160 @@
+"""What the engine reports of traffic, with its numbers turned back into the snapshot values that they stand
+for.
+
+A value is None where the engine had none (a request that found no route has no cluster), and where what the
+number stood for has been gone for too long (tags.py).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import IntEnum, IntFlag
+
+from nodeagent.snapshot.values import Cluster, Endpoint, InboundPort
+
+
+class StatKind(IntEnum):
+    """enum na_stat_kind."""
+
+    HTTP = 1
+    TCP_OPENED = 2
+    TCP_CLOSED = 3
+    TCP_BYTES = 4
+
+
+class WireProtocol(IntEnum):
+    """What a connection turned out to speak, in rows and records."""
+
+    TCP = 0
+    HTTP1 = 1
+    GRPC = 2
+    HTTP2 = 3
+
+
+class ResponseFlag(IntFlag):
+    """enum na_flag: Envoy's response flags."""
+
+    UH = 1 << 0
+    UF = 1 << 1
+    UO = 1 << 2
+    NR = 1 << 3
+    URX = 1 << 4
+    DC = 1 << 5
+    UC = 1 << 6
+    UT = 1 << 7
+    LR = 1 << 8
+    IH = 1 << 9
+    DPE = 1 << 10
+    UPE = 1 << 11
+    NC = 1 << 12
+    SI = 1 << 13
+    DT = 1 << 14
+    OM = 1 << 15
+    NFCF = 1 << 16
+
+
+FLAG_NAMES = tuple((int(flag), flag.name or "") for flag in ResponseFlag)
+
+
+def format_flags(flags: int) -> str:
+    """The flags as Envoy writes them: names joined by commas, `-` for none."""
+    if not flags:
+        return "-"
+    return ",".join(name for bit, name in FLAG_NAMES if flags & bit) or "-"
+
+
+class ConnectionState(IntEnum):
+    """na_connection_info.state."""
+
+    DETECTING = 0
+    WAITING = 1
+    IDLE = 2
+    ACTIVE = 3
+    TCP = 4
+    CLOSING = 5
+
+
+@dataclass(frozen=True, slots=True)
+class StatRow:
+    """na_stat_row. `workload` is the uid of the local one; `peer` the client's address (inbound) or the one
+    connected to (outbound). Bucket counts are per bucket, not cumulative; `duration_us` is a sum."""
+
+    kind: StatKind
+    workload: str
+    inbound: bool
+    protocol: WireProtocol
+    peer: bytes
+    cluster: Cluster | None
+    endpoint: Endpoint | None
+    inbound_port: InboundPort | None
+    flags: int
+    status: int
+    count: int
+    bytes_in: int
+    bytes_out: int
+    duration_us: int
+    duration: tuple[int, ...]
+    request_size: tuple[int, ...]
+    response_size: tuple[int, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class AccessRecord:
+    """na_access_record: one finished request or TCP connection. Empty strings and zeros: there was none."""
+
+    workload: str
+    inbound: bool
+    protocol: WireProtocol
+    http_minor: int
+    start_us: int
+    duration_us: int
+    upstream_us: int
+    bytes_in: int
+    bytes_out: int
+    status: int
+    flags: int
+    cluster: Cluster | None
+    endpoint: Endpoint | None
+    inbound_port: InboundPort | None
+    downstream_remote: tuple[bytes, int]
+    downstream_local: tuple[bytes, int]
+    upstream_remote: tuple[bytes, int]
+    upstream_local: tuple[bytes, int]
+    method: str
+    authority: str
+    path: str
+    user_agent: str
+    forwarded_for: str
+    request_id: str
+    route: str
+    cluster_name: str
+    detail: str
+    upstream_failure: str
+
+
+@dataclass(frozen=True, slots=True)
+class Counter:
+    """An engine-wide counter or gauge; `name` is in Prometheus style, without prefix."""
+
+    name: str
+    help: str
+    gauge: bool
+    value: int
+
+
+@dataclass(frozen=True, slots=True)
+class Connection:
+    """na_connection_info: a live downstream connection; `local` is its original destination."""
+
+    id: int
+    workload: str
+    worker: int
+    inbound: bool
+    protocol: WireProtocol
+    state: ConnectionState
+    age_ms: int
+    bytes_in: int
+    bytes_out: int
+    remote: tuple[bytes, int]
+    local: tuple[bytes, int]
+    cluster: str

@@ -1,0 +1,175 @@
+"""Reads statistics, access records, counters and connections out of the engine, and turns numbers into
+values."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, Final
+
+from nodeagent.dataplane._native import ffi, lib
+from nodeagent.dataplane.builder import ClusterTag, Tagged
+from nodeagent.dataplane.report import (
+    AccessRecord,
+    Connection,
+    ConnectionState,
+    Counter,
+    StatKind,
+    StatRow,
+    WireProtocol,
+)
+from nodeagent.dataplane.tags import TagTable
+from nodeagent.errors import EngineError
+from nodeagent.snapshot.values import Cluster, Endpoint, InboundPort
+
+_BATCH: Final = 256
+
+
+def _text(field: Any) -> str:
+    """A C character array as text; bytes that are not UTF-8 stay visible as backslash escapes."""
+    return str(ffi.string(field).decode(errors="backslashreplace"))
+
+
+def _address(field: Any) -> bytes:
+    return bytes(ffi.buffer(field))
+
+
+class ReportReader:
+    """Reads from one engine. The caller holds the engine's lock."""
+
+    def __init__(self, tags: TagTable[Tagged], uids: TagTable[str]) -> None:
+        self._tags = tags
+        self._uids = uids
+        self._rows = ffi.new("na_stat_row[]", _BATCH)
+        self._records: Any = None
+        self._names = [
+            (
+                ffi.string(lib.na_engine_counter_name(index)).decode(),
+                ffi.string(lib.na_engine_counter_help(index)).decode(),
+                bool(lib.na_engine_counter_is_gauge(index)),
+            )
+            for index in range(lib.na_engine_counters())
+        ]
+
+    def stats(self, engine: Any) -> list[StatRow]:
+        """All rows since the last call."""
+        return _drain(lambda: lib.na_engine_drain_stats(engine, self._rows, _BATCH), self._rows, self._row)
+
+    def access(self, engine: Any) -> list[AccessRecord]:
+        """All records since the last call."""
+        if self._records is None:
+            # 0.4 MB, which an agent that keeps no access log does without.
+            self._records = ffi.new("na_access_record[]", _BATCH)
+        return _drain(
+            lambda: lib.na_engine_drain_access(engine, self._records, _BATCH), self._records, self._record
+        )
+
+    def counters(self, engine: Any) -> list[Counter]:
+        """All counters and gauges."""
+        return [
+            Counter(name, text, gauge, int(lib.na_engine_counter(engine, index)))
+            for index, (name, text, gauge) in enumerate(self._names)
+        ]
+
+    def connections(self, engine: Any, limit: int) -> list[Connection]:
+        """Up to `limit` live connections."""
+        infos = ffi.new("na_connection_info[]", limit)
+        count = lib.na_engine_connections(engine, infos, limit)
+        if count < 0:
+            raise EngineError(f"the engine cannot list its connections: error {-count}")
+        return [self._connection(infos[index]) for index in range(count)]
+
+    # -- one by one --
+
+    def _cluster_and_port(self, tag: int, inbound: int) -> tuple[Cluster | None, InboundPort | None]:
+        """cluster_tag: the cluster chosen outbound, the port inbound."""
+        value = self._tags.resolve(tag)
+        if inbound:
+            return None, value if isinstance(value, InboundPort) else None
+        return (value.cluster if isinstance(value, ClusterTag) else None), None
+
+    def _endpoint(self, tag: int) -> Endpoint | None:
+        value = self._tags.resolve(tag)
+        return value if isinstance(value, Endpoint) else None
+
+    def _row(self, row: Any) -> StatRow:
+        cluster, port = self._cluster_and_port(row.cluster_tag, row.inbound)
+        return StatRow(
+            kind=StatKind(row.kind),
+            workload=self._uids.resolve(row.workload) or "",
+            inbound=bool(row.inbound),
+            protocol=WireProtocol(row.protocol),
+            peer=_address(row.peer),
+            cluster=cluster,
+            endpoint=self._endpoint(row.endpoint_tag),
+            inbound_port=port,
+            flags=row.flags,
+            status=row.status,
+            count=row.count,
+            bytes_in=row.bytes_in,
+            bytes_out=row.bytes_out,
+            duration_us=row.duration_us,
+            duration=tuple(ffi.unpack(row.duration, lib.NA_DURATION_BUCKETS)),
+            request_size=tuple(ffi.unpack(row.request_size, lib.NA_SIZE_BUCKETS)),
+            response_size=tuple(ffi.unpack(row.response_size, lib.NA_SIZE_BUCKETS)),
+        )
+
+    def _record(self, record: Any) -> AccessRecord:
+        cluster, port = self._cluster_and_port(record.cluster_tag, record.inbound)
+        return AccessRecord(
+            workload=self._uids.resolve(record.workload) or "",
+            inbound=bool(record.inbound),
+            protocol=WireProtocol(record.protocol),
+            http_minor=record.http_minor,
+            start_us=record.start_us,
+            duration_us=record.duration_us,
+            upstream_us=record.upstream_us,
+            bytes_in=record.bytes_in,
+            bytes_out=record.bytes_out,
+            status=record.status,
+            flags=record.flags,
+            cluster=cluster,
+            endpoint=self._endpoint(record.endpoint_tag),
+            inbound_port=port,
+            downstream_remote=(_address(record.downstream_remote), record.downstream_remote_port),
+            downstream_local=(_address(record.downstream_local), record.downstream_local_port),
+            upstream_remote=(_address(record.upstream_remote), record.upstream_remote_port),
+            upstream_local=(_address(record.upstream_local), record.upstream_local_port),
+            method=_text(record.method),
+            authority=_text(record.authority),
+            path=_text(record.path),
+            user_agent=_text(record.user_agent),
+            forwarded_for=_text(record.forwarded_for),
+            request_id=_text(record.request_id),
+            route=_text(record.route),
+            cluster_name=_text(record.cluster),
+            detail=_text(record.detail),
+            upstream_failure=_text(record.upstream_failure),
+        )
+
+    def _connection(self, info: Any) -> Connection:
+        return Connection(
+            id=info.id,
+            workload=self._uids.resolve(info.workload) or "",
+            worker=info.worker,
+            inbound=bool(info.inbound),
+            protocol=WireProtocol(info.protocol),
+            state=ConnectionState(info.state),
+            age_ms=info.age_ms,
+            bytes_in=info.bytes_in,
+            bytes_out=info.bytes_out,
+            remote=(_address(info.remote), info.remote_port),
+            local=(_address(info.local), info.local_port),
+            cluster=_text(info.cluster),
+        )
+
+
+def _drain(take: Callable[[], int], array: Any, convert: Callable[[Any], Any]) -> list[Any]:
+    """Call `take` until it leaves room in the array; each element converted."""
+    found: list[Any] = []
+    while True:
+        count = take()
+        if count < 0:
+            raise EngineError(f"the engine cannot report: error {-count}")
+        found.extend(convert(array[index]) for index in range(count))
+        if count < _BATCH:
+            return found
