@@ -98,8 +98,9 @@ void na_cluster_unref(na_cluster *cluster);
  * to the next; below 50 % healthy, with no other priority to make up for it, health is ignored (panic).
  * Only for NA_CLUSTER_ENDPOINTS; NULL for other kinds. O(log endpoints). */
 const na_host *na_cluster_pick(const na_cluster *cluster, uint64_t random, uint32_t worker);
-/* As above for another attempt: avoids the n endpoints tried already where it can (a few selections, as Envoy's
- * previous_hosts predicate; then any). `tried` are states, so they may come from an earlier version of the cluster. */
+/* As above for another attempt: avoids the n endpoints tried already where the priority has others (a few selections
+ * by policy, as Envoy's previous_hosts predicate; then any other). `tried` are states, so they may come from an earlier
+ * version of the cluster. */
 const na_host *na_cluster_pick_other(const na_cluster *cluster, uint64_t random, uint32_t worker,
                                      const na_host_state *const *tried, uint32_t n);
 
@@ -125,6 +126,7 @@ typedef struct na_cluster_args {
   const na_cluster_config *config;
   uint32_t slot;
   uint32_t workers;
+  uint64_t seed;              /* of the balancers' first positions */
   const na_cluster *previous; /* of the same name: gives the state, and the hosts when `hosts` is NULL; or NULL */
   na_hosts *hosts;            /* a reference is taken; or NULL */
 } na_cluster_args;
