@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import difflib
 import importlib
+import os
 import sys
-from typing import Final
+from typing import Final, NoReturn
 
 from nodeagent import __version__
 from nodeagent.errors import NodeagentError
@@ -21,6 +23,9 @@ COMMANDS: Final[dict[str, tuple[str, str]]] = {
 
 EXIT_ERROR: Final = 1
 EXIT_USAGE: Final = 2
+# 128 and the number of the signal that would have ended it, as shells say it.
+EXIT_INTERRUPT: Final = 130
+EXIT_PIPE: Final = 141
 
 
 def _print_help() -> None:
@@ -31,9 +36,19 @@ def _print_help() -> None:
     print("\n`nodeagent COMMAND --help` tells more. `nodeagent --version` prints the version.")
 
 
-def main() -> None:
-    """Entry point; exits 0 on success, 1 on an error (one line on stderr), 2 on wrong usage."""
-    arguments = sys.argv[1:]
+def _suggestion(command: str) -> str:
+    near = difflib.get_close_matches(command, COMMANDS, n=1)
+    return f"did you mean {near[0]}?" if near else f"there are: {', '.join(COMMANDS)}"
+
+
+def _end_quietly() -> NoReturn:
+    """End as a program does whose output nobody reads any more."""
+    # The interpreter would flush standard output once more, fail again and say so.
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    sys.exit(EXIT_PIPE)
+
+
+def _dispatch(arguments: list[str]) -> None:
     if not arguments or arguments[0] in ("-h", "--help", "help"):
         _print_help()
         sys.exit(0 if arguments else EXIT_USAGE)
@@ -42,18 +57,26 @@ def main() -> None:
         sys.exit(0)
     entry = COMMANDS.get(arguments[0])
     if entry is None:
-        print(
-            f"nodeagent: no command {arguments[0]!r}; there are: {', '.join(COMMANDS)}", file=sys.stderr
-        )
+        print(f"nodeagent: no command {arguments[0]!r}; {_suggestion(arguments[0])}", file=sys.stderr)
         sys.exit(EXIT_USAGE)
     module = importlib.import_module(entry[0])
+    module.app(args=arguments[1:], prog_name=f"nodeagent {arguments[0]}")
+
+
+def main() -> None:
+    """Entry point; exits 0 on success, 1 on an error (one line on stderr), 2 on wrong usage."""
     try:
-        module.app(args=arguments[1:], prog_name=f"nodeagent {arguments[0]}")
+        try:
+            _dispatch(sys.argv[1:])
+        finally:
+            sys.stdout.flush()
     except NodeagentError as error:
         print(f"nodeagent: {error}", file=sys.stderr)
         sys.exit(EXIT_ERROR)
     except KeyboardInterrupt:
-        sys.exit(130)
+        sys.exit(EXIT_INTERRUPT)
+    except BrokenPipeError:
+        _end_quietly()
 
 
 if __name__ == "__main__":

@@ -1,0 +1,134 @@
+"""`nodeagent status`: whether an agent, or the control plane, is connected, in sync and serving."""
+
+from __future__ import annotations
+
+import time
+from collections import Counter
+from typing import Any, Final
+
+import typer
+
+from nodeagent.cli import status_controlplane
+from nodeagent.cli.render import Output, OutputOption, document, duration, table, word
+from nodeagent.cli.target import AdminOption, LabOption, NodeOption, ask, resolve
+
+app = typer.Typer(add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None)
+
+_LABEL_WIDTH: Final = 15
+
+
+@app.command()
+def status(
+    admin: AdminOption = None,
+    node: NodeOption = None,
+    lab: LabOption = None,
+    output: OutputOption = Output.TABLE,
+) -> None:
+    """Show whether an agent is connected, in sync and serving; with `--node controlplane`, who is connected.
+
+    Exit code 1 if it is not ready, or if the control plane has configuration errors.
+    """
+    target = resolve(admin, node, lab)
+    answer = ask(target, "/status")
+    of_controlplane = status_controlplane.is_controlplane(answer)
+    if output in (Output.JSON, Output.YAML):
+        document(answer, output)
+    elif of_controlplane:
+        status_controlplane.show(answer)
+    else:
+        show(answer)
+    healthy = status_controlplane.is_healthy(answer) if of_controlplane else answer["ready"]
+    raise typer.Exit(0 if healthy else 1)
+
+
+def show(answer: dict[str, Any]) -> None:
+    """Print an agent's status for people."""
+    state = word("ready") if answer["ready"] else f"{word('not ready')}: {'; '.join(answer['not_ready'])}"
+    print(f"{answer['node']}: {state}")
+    for label, line in _lines(answer):
+        print(f"  {label:<{_LABEL_WIDTH}}{line}")
+    _streams(answer["control_plane"]["streams"])
+    _workloads(answer["enrolment"]["workloads"])
+    _warnings(answer)
+
+
+def _lines(answer: dict[str, Any]) -> list[tuple[str, str]]:
+    capture = answer["capture"]
+    return [
+        ("version", f"{answer['version']}, pid {answer['pid']}, up {duration(answer['uptime_seconds'])}"),
+        ("control plane", _control_plane(answer["control_plane"])),
+        ("capture", capture["mode"] + (f" ({capture['reason']})" if capture["reason"] else "")),
+        ("engine", _engine(answer["engine"])),
+        ("enrolment", _enrolment(answer["enrolment"])),
+        ("configuration", _snapshot(answer["snapshot"])),
+        ("certificates", str(len(answer["certificates"]) or "none")),
+    ]
+
+
+def _control_plane(plane: dict[str, Any]) -> str:
+    if plane["connected"]:
+        since = plane["connected_since"]
+        return f"{plane['address']}, connected" + (f" for {duration(time.time() - since)}" if since else "")
+    return f"{plane['address']}, not connected" + (f": {plane['last_error']}" if plane["last_error"] else "")
+
+
+def _engine(engine: dict[str, Any]) -> str:
+    workers = "1 worker" if engine["workers"] == 1 else f"{engine['workers']} workers"
+    below = f"\n{'':<{_LABEL_WIDTH + 2}}"
+    counters = "".join(f"{below}{name} {count}" for name, count in engine["counters"].items())
+    return f"{workers}, {engine['connections']} connections{counters}"
+
+
+def _enrolment(enrolment: dict[str, Any]) -> str:
+    state = (
+        "connected" if enrolment["connected"] else f"not connected: {enrolment['last_error'] or 'waiting'}"
+    )
+    counts = Counter(workload["state"] for workload in enrolment["workloads"])
+    summary = ", ".join(f"{count} {name}" for name, count in sorted(counts.items())) or "no workloads"
+    return f"{enrolment['socket']} {state}; {summary}"
+
+
+def _snapshot(snapshot: dict[str, Any]) -> str:
+    line = f"version {snapshot['version'] or 'none'}, " + ("in force" if snapshot["settled"] else "settling")
+    if snapshot["from_disk"]:
+        line += ", last good one from disk"
+    return line + (f"; last error: {snapshot['last_error']}" if snapshot["last_error"] else "")
+
+
+def _streams(streams: list[dict[str, Any]]) -> None:
+    rows = [
+        (
+            stream["name"],
+            kind["type_url"].rpartition(".")[2],
+            kind["state"],
+            str(kind["resources"]),
+            kind["version"],
+        )
+        for stream in streams
+        for kind in stream["types"]
+    ]
+    if rows:
+        print()
+        table(("STREAM", "TYPE", "STATE", "RESOURCES", "VERSION"), rows)
+    for stream in streams:
+        if not stream["connected"] and stream["last_error"]:
+            print(f"{word('error')}: stream {stream['name']}: {stream['last_error']}")
+        for kind in stream["types"]:
+            if kind["nack"]:
+                print(f"{word('error')}: stream {stream['name']}: rejected: {kind['nack']}")
+
+
+def _workloads(workloads: list[dict[str, Any]]) -> None:
+    if workloads:
+        print()
+        table(
+            ("NAMESPACE", "WORKLOAD", "STATE", "VIEW", "ERROR"),
+            ((row["namespace"], row["name"], row["state"], row["view"], row["error"]) for row in workloads),
+        )
+
+
+def _warnings(answer: dict[str, Any]) -> None:
+    if answer["warnings"]:
+        print()
+    for warning in answer["warnings"]:
+        print(f"{word('warning')}: {warning}")
