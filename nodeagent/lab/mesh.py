@@ -1,0 +1,130 @@
+"""The mesh's own processes: one control plane, one agent a node."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, Final
+
+from nodeagent.errors import AdminError
+from nodeagent.lab import adminclient
+from nodeagent.lab.names import LabNames, netns_path
+from nodeagent.lab.plan import FABRIC4, NodePlan
+from nodeagent.lab.process import Keeper, Launch
+from nodeagent.lab.zds import ZdsServer
+
+XDS_PORT: Final = 15010
+_NODEAGENT: Final = (sys.executable, "-m", "nodeagent.cli.main")
+# Agents drain for five seconds; then they are killed.
+STOP_SECONDS: Final = 8.0
+
+
+class MeshProcess:
+    """A control plane or agent: kept running, asked by its admin socket whether it is ready."""
+
+    def __init__(self, launch: Launch, log: Path, admin: Path, changed: Callable[[], None]) -> None:
+        self.admin = admin
+        self.log = log
+        self.ready = False
+        self.not_ready = "not started"
+        self.keeper = Keeper(lambda: launch, log, changed)
+
+    def start(self) -> None:
+        """Start it, or do nothing when it runs."""
+        self.keeper.start()
+
+    async def stop(self) -> None:
+        """End it and leave it so."""
+        await self.keeper.stop(STOP_SECONDS)
+        self.ready, self.not_ready = False, "stopped"
+
+    async def check(self) -> bool:
+        """Ask whether it is ready; True when that changed."""
+        was = self.ready
+        if self.keeper.pid is None:
+            self.ready, self.not_ready = False, self.keeper.last_exit or self.keeper.state
+            return was
+        try:
+            status, body = await adminclient.get(self.admin, "/healthz/ready")
+            self.ready, self.not_ready = status == 200, body.decode(errors="replace").strip()
+        except AdminError as error:
+            self.ready, self.not_ready = False, str(error)
+        return self.ready != was
+
+
+class ControlPlane(MeshProcess):
+    """The lab's `nodeagent controlplane`, in the fabric's namespace."""
+
+    def __init__(self, names: LabNames, domain: str, changed: Callable[[], None]) -> None:
+        admin = names.controlplane / "admin.sock"
+        names.controlplane.mkdir(parents=True, exist_ok=True)
+        argv = (
+            *_NODEAGENT, "controlplane",
+            "--config", str(names.config),
+            "--listen", f"{FABRIC4}:{XDS_PORT}",
+            "--unix", str(names.controlplane / "xds.sock"),
+            "--admin", str(admin),
+            "--domain", domain,
+        )  # fmt: skip
+        launch = Launch(argv, f"{names.cgroup}/controlplane", netns_path(names.fabric_netns), _environment())
+        super().__init__(launch, names.log("controlplane"), admin, changed)
+
+    async def issues(self) -> list[dict[str, Any]]:
+        """What the control plane finds in the configuration: severity, message, source, resource, path."""
+        answer = await adminclient.get_json(self.admin, "/config_errors")
+        return list(answer["issues"] if isinstance(answer, dict) else answer)
+
+    async def loaded(self) -> dict[str, str]:
+        """SHA-256 by path of the configuration files that are in force."""
+        status = await adminclient.get_json(self.admin, "/status")
+        return _digests(status)
+
+
+def _digests(value: Any) -> dict[str, str]:
+    """Collect `path: {sha256: ...}` wherever the status has it."""
+    found: dict[str, str] = {}
+    if isinstance(value, dict):
+        for key, member in value.items():
+            if isinstance(member, dict) and isinstance(member.get("sha256"), str):
+                found[key] = member["sha256"]
+            else:
+                found |= _digests(member)
+    elif isinstance(value, list):
+        for member in value:
+            found |= _digests(member)
+    return found
+
+
+class Agent(MeshProcess):
+    """A node's `nodeagent run` and the ZDS socket that tells it of the node's pods."""
+
+    def __init__(self, names: LabNames, node: NodePlan, domain: str, changed: Callable[[], None]) -> None:
+        folder = names.node(node.name)
+        (folder / "state").mkdir(parents=True, exist_ok=True)
+        self.node = node
+        self.access_log = folder / "access.log"
+        self.zds = ZdsServer(folder / "zds.sock", changed)
+        argv = (
+            *_NODEAGENT, "run",
+            "--node", node.name,
+            "--xds", f"{FABRIC4}:{XDS_PORT}",
+            "--zds", str(folder / "zds.sock"),
+            "--admin", str(folder / "admin.sock"),
+            "--state", str(folder / "state"),
+            "--domain", domain,
+            "--access-log", "text",
+            "--access-log-file", str(self.access_log),
+        )  # fmt: skip
+        launch = Launch(argv, names.agent_cgroup(node.name), netns_path(node.netns), _environment())
+        super().__init__(launch, names.log(f"agent.{node.name}"), folder / "admin.sock", changed)
+
+
+def _environment() -> dict[str, str]:
+    binaries = Path(sys.executable).parent
+    return {
+        "PATH": f"{binaries}:/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin",
+        "HOME": "/root",
+        "LANG": "C.UTF-8",
+        "PYTHONUNBUFFERED": "1",
+    }
