@@ -1,0 +1,230 @@
+"""What the supervisor does for the verbs of `nodeagent lab`."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import time
+from collections.abc import Iterable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final
+
+from nodeagent.config.lab import parse_label_error
+from nodeagent.config.yaml_fields import suggestion
+from nodeagent.errors import AdminError, LabError, NodeagentError, ResourceError
+from nodeagent.lab.manifests import Manifest, ObjectKey, parse_manifests
+from nodeagent.lab.mesh import MeshProcess
+from nodeagent.lab.pods import Pod
+from nodeagent.lab.registry import require_known
+from nodeagent.lab.rpc import Handler
+from nodeagent.lab.services import is_pod
+from nodeagent.lab.status import describe
+
+if TYPE_CHECKING:
+    from nodeagent.lab.supervisor import Supervisor
+
+_SETTLE_SECONDS: Final = 10.0
+_SETTLE_LOOK: Final = 0.02
+
+
+class Verbs:
+    """Request handlers by verb; requests and answers are JSON objects."""
+
+    def __init__(self, lab: Supervisor) -> None:
+        self._lab = lab
+        self._configuring = asyncio.Lock()
+
+    def handlers(self) -> dict[str, Handler]:
+        """Return the table that `rpc.serve` takes."""
+        return {
+            "status": self.status,
+            "apply": self.apply,
+            "delete": self.delete,
+            "exec": self.exec,
+            "stop": self.stop,
+            "start": self.start,
+            "restart": self.restart,
+            "issues": self.issues,
+            "shutdown": self.shutdown,
+        }
+
+    async def status(self, _: dict[str, Any]) -> dict[str, Any]:
+        """Everything of the lab, and what `up` still waits for."""
+        return describe(self._lab)
+
+    async def exec(self, request: dict[str, Any]) -> dict[str, Any]:
+        """How to become a command in a pod."""
+        pod = self._pod(request["pod"])
+        if pod.sandbox_pid is None:
+            raise LabError(f"pod {pod.spec.key} is not running ({pod.waiting_for})")
+        return pod.exec_spec(request["argv"])
+
+    async def shutdown(self, _: dict[str, Any]) -> dict[str, Any]:
+        """End the lab; answers the supervisor's pid, which is gone when all is done."""
+        self._lab.stopping.set()
+        return {"pid": os.getpid()}
+
+    async def stop(self, request: dict[str, Any]) -> None:
+        """End an agent or the control plane and leave it so."""
+        await self._process(request["target"]).stop()
+
+    async def start(self, request: dict[str, Any]) -> None:
+        """Start what was stopped."""
+        await self._started(self._process(request["target"]), request["timeout"])
+
+    async def restart(self, request: dict[str, Any]) -> None:
+        """Stop and start."""
+        process = self._process(request["target"])
+        await process.stop()
+        await self._started(process, request["timeout"])
+
+    async def _started(self, process: MeshProcess, timeout: float) -> None:
+        process.start()
+        deadline = time.monotonic() + timeout
+        while not process.ready:
+            if time.monotonic() > deadline:
+                raise LabError(f"not ready after {timeout:g} s: {process.not_ready}")
+            await asyncio.sleep(_SETTLE_LOOK)
+
+    # -- configuration --
+
+    async def apply(self, request: dict[str, Any]) -> dict[str, Any]:
+        """Take objects in force; answers what became of each."""
+        async with self._configuring:
+            before = await self._issues()
+            results = [await self._apply_one(item) for item in request["objects"]]
+            return await self._finish(results, before)
+
+    async def delete(self, request: dict[str, Any]) -> dict[str, Any]:
+        """Take objects out of force."""
+        async with self._configuring:
+            before = await self._issues()
+            results = [await self._delete_one(ObjectKey(*item)) for item in request["keys"]]
+            return await self._finish(results, before)
+
+    async def issues(self, _: dict[str, Any]) -> list[dict[str, Any]]:
+        """What the control plane has to say of the whole configuration."""
+        return await self._issues()
+
+    async def _apply_one(self, item: dict[str, Any]) -> dict[str, Any]:
+        source = Path(item["source"])
+        (parsed,) = parse_manifests(item["text"], source)
+        manifest = Manifest(parsed.key, parsed.body, parsed.text, source, item["line"])
+        result: dict[str, Any] = {
+            "object": str(manifest.key),
+            "place": manifest.place,
+            "notes": [],
+            "error": "",
+        }
+        try:
+            if is_pod(manifest.key):
+                result["action"] = self._relabel(manifest)
+            else:
+                result["action"], result["notes"] = await self._lab.put(manifest)
+        except NodeagentError as error:
+            result |= {"action": "refused", "error": str(error)}
+        return result
+
+    async def _delete_one(self, key: ObjectKey) -> dict[str, Any]:
+        if is_pod(key):
+            require_known(key, self._lab.pods)
+            pod = self._lab.pods[f"{key.namespace}/{key.name}"]
+            self._set_labels(pod, dict(pod.spec.labels))
+            return {"object": str(key), "action": "reset to the lab file", "notes": [], "error": ""}
+        removed = await asyncio.to_thread(self._lab.registry.remove, key)
+        problem = "" if removed else "there is no such object"
+        return {
+            "object": str(key),
+            "action": "deleted" if removed else "not found",
+            "notes": [],
+            "error": problem,
+        }
+
+    def _relabel(self, manifest: Manifest) -> str:
+        require_known(manifest.key, self._lab.pods)
+        labels = manifest.body["metadata"].get("labels") or {}
+        for key, value in labels.items() if isinstance(labels, dict) else ():
+            problem = (
+                f"label {key!r}: {value!r} is not a string; quote it" if not isinstance(value, str) else None
+            )
+            if problem := problem or parse_label_error(str(key), str(value)):
+                raise ResourceError(
+                    problem, source=manifest.place, resource=str(manifest.key), path="metadata.labels"
+                )
+        pod = self._lab.pods[f"{manifest.key.namespace}/{manifest.key.name}"]
+        if labels == pod.labels:
+            return "unchanged"
+        self._set_labels(pod, labels)
+        return "configured"
+
+    def _set_labels(self, pod: Pod, labels: dict[str, str]) -> None:
+        pod.labels = labels
+        self._lab.enrol(pod)
+
+    async def _finish(self, results: list[dict[str, Any]], before: list[dict[str, Any]]) -> dict[str, Any]:
+        """Bring it in force, wait for the control plane, and add what that has to say."""
+        await self._lab.refresh()
+        waiting = await self._settle()
+        new = [
+            issue for issue in await self._issues() if issue not in before or self._concerns(issue, results)
+        ]
+        return {"results": results, "issues": new, "waiting": waiting}
+
+    @staticmethod
+    def _concerns(issue: dict[str, Any], results: Iterable[dict[str, Any]]) -> bool:
+        return any(issue.get("resource") == result["object"] for result in results)
+
+    async def _issues(self) -> list[dict[str, Any]]:
+        plane = self._lab.controlplane
+        if plane is None or not plane.ready:
+            return []
+        try:
+            return [self._from_user_file(issue) for issue in await plane.issues()]
+        except AdminError:
+            return []
+
+    def _from_user_file(self, issue: dict[str, Any]) -> dict[str, Any]:
+        """Name the user's file in place of the lab's copy of the object."""
+        path, _, line = str(issue.get("source", "")).rpartition(":")
+        for manifest in self._lab.registry.store.objects():
+            if path == str(self._lab.registry.store.path(manifest.key)):
+                number = manifest.line + int(line) - 1 if line.isdigit() else manifest.line
+                return {**issue, "source": f"{manifest.source}:{number}"}
+        return issue
+
+    async def _settle(self) -> str:
+        """Wait until the control plane has read the folder; else returns why it has not."""
+        plane = self._lab.controlplane
+        if plane is None:
+            return ""
+        if not plane.ready:
+            return f"the control plane is not ready ({plane.not_ready}); it takes this when it is"
+        wanted = self._lab.registry.store.digests()
+        deadline = time.monotonic() + _SETTLE_SECONDS
+        while time.monotonic() < deadline:
+            try:
+                if await plane.loaded() == wanted:
+                    return ""
+            except AdminError as error:
+                return f"the control plane does not answer: {error}"
+            await asyncio.sleep(_SETTLE_LOOK)
+        return f"the control plane has not read it within {_SETTLE_SECONDS:g} s"
+
+    # -- names --
+
+    def _pod(self, name: str) -> Pod:
+        key = name if "/" in name else f"default/{name}"
+        pod = self._lab.pods.get(key)
+        if pod is None:
+            raise LabError(f"the lab has no pod {key}{suggestion(key, list(self._lab.pods))}")
+        return pod
+
+    def _process(self, name: str) -> MeshProcess:
+        known: dict[str, MeshProcess] = dict(self._lab.agents)
+        if self._lab.controlplane is not None:
+            known["controlplane"] = self._lab.controlplane
+        if not known:
+            raise LabError("a plain lab has no control plane and no agents")
+        if name not in known:
+            raise LabError(f"there is no node {name!r}{suggestion(name, list(known))}")
+        return known[name]
