@@ -1,1 +1,1 @@
-"""Frozen values of the mesh: workloads, services, endpoints, identities."""
+"""Frozen values of the mesh: services, endpoints, workloads, names. Nothing here is derived from xDS."""

@@ -1,1 +1,1 @@
-"""Model to xDS resources: pure."""
+"""The model to xDS: pure functions, one module per kind of resource."""

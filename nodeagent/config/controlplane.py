@@ -1,0 +1,32 @@
+"""Settings of the control plane."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+DEFAULT_LISTEN: Final = "127.0.0.1:15010"
+DEFAULT_ADMIN: Final = Path("/run/nodeagent/controlplane.sock")
+LOG_LEVELS: Final = ("debug", "info", "warning", "error")
+
+
+@dataclass(frozen=True, slots=True)
+class ControlPlaneConfig:
+    """What `nodeagent controlplane` was told on its command line or by NODEAGENT_* variables."""
+
+    config: tuple[Path, ...]
+    """Files and folders with the mesh's configuration."""
+    listen: tuple[str, ...] = (DEFAULT_LISTEN,)
+    """`host:port` addresses for xDS."""
+    unix: Path | None = None
+    """Unix socket for xDS."""
+    admin: Path = DEFAULT_ADMIN
+    """Unix socket of the admin API."""
+    cluster_id: str = "Kubernetes"
+    domain: str = "cluster.local"
+    trust_domain: str = "cluster.local"
+    root_namespace: str = "istio-system"
+    log_level: str = "info"
+    drain_seconds: float = 2.0
+    """How long streams may take to end at shutdown."""

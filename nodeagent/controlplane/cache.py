@@ -1,0 +1,65 @@
+"""Resources made once for all clients alike, dropped when what they were made of changes."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from nodeagent.controlplane.change import Change
+from nodeagent.controlplane.resources import INBOUND, Group, Kind, Resource
+from nodeagent.controlplane.view import Perspective, View
+from nodeagent.controlplane.world import World
+
+
+class PerspectiveCache:
+    """The resources of one perspective, by kind and group, made when first asked for."""
+
+    def __init__(self) -> None:
+        self.users = 0
+        self._made: dict[str, dict[Group, Mapping[str, Resource]]] = {}
+
+    def resources(self, kind: Kind, view: View, group: Group) -> Mapping[str, Resource]:
+        """The resources of a group; what depends on the client's own pod is made anew each time."""
+        if group == INBOUND:
+            return kind.build(view, group)
+        made = self._made.setdefault(kind.type_url, {})
+        found = made.get(group)
+        if found is None:
+            found = made[group] = kind.build(view, group)
+        return found
+
+    def forget(self, kind: Kind, groups: set[Group]) -> None:
+        """Drop what a change may have altered."""
+        made = self._made.get(kind.type_url)
+        if not made:
+            return
+        for group in groups if len(groups) < len(made) else made.keys() & groups:
+            made.pop(group, None)
+
+
+class ResourceCache:
+    """The caches of all perspectives in use; one goes when its last client goes."""
+
+    def __init__(self, world: World, kinds: Mapping[str, Kind]) -> None:
+        self.world = world
+        self.kinds = kinds
+        self._caches: dict[Perspective, PerspectiveCache] = {}
+
+    def acquire(self, perspective: Perspective) -> PerspectiveCache:
+        """The cache of a perspective, with one more user."""
+        found = self._caches.setdefault(perspective, PerspectiveCache())
+        found.users += 1
+        return found
+
+    def release(self, perspective: Perspective) -> None:
+        """One user less."""
+        found = self._caches[perspective]
+        found.users -= 1
+        if found.users == 0:
+            del self._caches[perspective]
+
+    def invalidate(self, change: Change) -> None:
+        """Forget what the change may have altered, in every perspective."""
+        for perspective, cache in self._caches.items():
+            view = View(self.world, perspective)
+            for kind in self.kinds.values():
+                cache.forget(kind, kind.affected(view, change))

@@ -1,0 +1,398 @@
+"""The types of resources that are served: how each is grouped, found by name, made, and touched by changes."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import Final
+
+from envoy.config.cluster.v3 import cluster_pb2
+from envoy.config.endpoint.v3 import endpoint_pb2
+from envoy.config.listener.v3 import listener_pb2
+from envoy.config.route.v3 import route_components_pb2, route_pb2
+
+from nodeagent.controlplane.change import Change
+from nodeagent.controlplane.resources import INBOUND, STATIC, Group, Kind, Resource, type_url
+from nodeagent.controlplane.translate import clusters, endpoints, inbound, listeners, routes, workloads
+from nodeagent.controlplane.view import View
+from nodeagent.model import names
+from nodeagent.model.names import ClusterName
+from nodeagent.proto import authorization_pb2, workload_pb2
+
+_STATIC_CLUSTERS: Final = frozenset({names.PASSTHROUGH_CLUSTER, names.BLACK_HOLE_CLUSTER})
+
+
+def _named(resources: Iterable[Resource]) -> dict[str, Resource]:
+    return {resource.name: resource for resource in resources}
+
+
+class _ByName:
+    """What most kinds have in common: a subscription names the resource itself."""
+
+    wildcard = False
+    complete = False
+
+    def pick(self, resources: Mapping[str, Resource], name: str) -> Iterable[Resource]:
+        """The resource of that very name."""
+        found = resources.get(name)
+        return () if found is None else (found,)
+
+    def moves(self, change: Change) -> bool:
+        """Names say where they belong: changes move nothing."""
+        del change
+        return False
+
+
+class ClusterKind(_ByName):
+    """CDS: clusters by host, those of the client's own pod, and fixed ones."""
+
+    type_url = type_url(cluster_pb2.Cluster)
+    wildcard = True
+    complete = True
+
+    def groups(self, view: View) -> Iterable[Group]:
+        """Every visible host, the fixed ones, the own pod's."""
+        yield STATIC
+        yield INBOUND
+        yield from (
+            host for host, service in sorted(view.world.registry.services.items()) if view.sees(service)
+        )
+
+    def build(self, view: View, group: Group) -> Mapping[str, Resource]:
+        """Clusters of a host."""
+        made: Iterable[clusters.Cluster]
+        if group == STATIC:
+            made = (clusters.passthrough_cluster(), clusters.black_hole_cluster())
+        elif group == INBOUND:
+            made = inbound.inbound_clusters(view)
+        else:
+            service = view.service(str(group))
+            made = clusters.outbound_clusters(view, service) if service else ()
+        return _named(Resource.of(cluster.name, cluster) for cluster in made)
+
+    def group_of(self, view: View, name: str) -> Group | None:
+        """By the host in the name."""
+        del view
+        if name in _STATIC_CLUSTERS:
+            return STATIC
+        parsed = ClusterName.parse(name)
+        if name == names.INBOUND_PASSTHROUGH_CLUSTER or (parsed and parsed.direction == names.INBOUND):
+            return INBOUND
+        return parsed.host if parsed else None
+
+    def affected(self, view: View, change: Change) -> set[Group]:
+        """Services and traffic policies."""
+        found: set[Group] = {*change.services, *change.rules}
+        return found | _inbound_group(view, change)
+
+
+class EndpointKind(_ByName):
+    """EDS: endpoints by host."""
+
+    type_url = type_url(endpoint_pb2.ClusterLoadAssignment)
+
+    def groups(self, view: View) -> Iterable[Group]:
+        """Every visible host."""
+        return [host for host, service in sorted(view.world.registry.services.items()) if view.sees(service)]
+
+    def build(self, view: View, group: Group) -> Mapping[str, Resource]:
+        """Endpoints of all ports and subsets of a host."""
+        service = view.service(str(group))
+        made = endpoints.load_assignments(view, service) if service else ()
+        return _named(Resource.of(assignment.cluster_name, assignment) for assignment in made)
+
+    def group_of(self, view: View, name: str) -> Group | None:
+        """By the host in the name."""
+        del view
+        parsed = ClusterName.parse(name)
+        return parsed.host if parsed and parsed.direction == names.OUTBOUND else None
+
+    def affected(self, view: View, change: Change) -> set[Group]:
+        """Endpoints, and what decides subsets."""
+        del view
+        return {*change.endpoints, *change.services, *change.rules}
+
+
+class ListenerKind(_ByName):
+    """LDS: HTTP listeners by port, others by host, the capture listeners."""
+
+    type_url = type_url(listener_pb2.Listener)
+    wildcard = True
+    complete = True
+
+    def groups(self, view: View) -> Iterable[Group]:
+        """Every port, every visible host, the capture listeners."""
+        yield STATIC
+        yield INBOUND
+        yield from view.world.registry.service_ports()
+        yield from (
+            host for host, service in sorted(view.world.registry.services.items()) if view.sees(service)
+        )
+
+    def build(self, view: View, group: Group) -> Mapping[str, Resource]:
+        """Listeners of a port or host."""
+        made: Iterable[listener_pb2.Listener | None]
+        if isinstance(group, int):
+            made = (listeners.http_listener(view, group),)
+        elif group == STATIC:
+            made = (listeners.virtual_outbound(),)
+        elif group == INBOUND:
+            made = (inbound.virtual_inbound(view),)
+        else:
+            service = view.service(group)
+            made = listeners.address_listeners(view, service) if service else ()
+        return _named(Resource.of(listener.name, listener) for listener in made if listener is not None)
+
+    def group_of(self, view: View, name: str) -> Group | None:
+        """By port, or by whose address it is."""
+        if name == names.VIRTUAL_OUTBOUND:
+            return STATIC
+        if name == names.VIRTUAL_INBOUND:
+            return INBOUND
+        address, _, port = name.rpartition("_")
+        if not port.isdecimal():
+            return None
+        if address == listeners.ANY_V4:
+            return int(port)
+        service = view.world.registry.service_at(address)
+        if service is not None:
+            return service.host
+        return self._headless_host(view, address, int(port))
+
+    def _headless_host(self, view: View, address: str, port: int) -> Group | None:
+        registry = view.world.registry
+        workload = registry.workload_at(address)
+        for host in registry.hosts_of(workload) if workload else ():
+            service = registry.services[host]
+            if service.headless and view.sees(service) and service.port(port) is not None:
+                return host
+        return None
+
+    def affected(self, view: View, change: Change) -> set[Group]:
+        """Services, TCP routes, and endpoints of headless services."""
+        services = view.world.registry.services
+        headless = {host for host in change.endpoints if host in services and services[host].headless}
+        found: set[Group] = {*change.services, *change.routes, *headless, *change.ports}
+        return found | _inbound_group(view, change)
+
+    def moves(self, change: Change) -> bool:
+        """Addresses may have changed hands."""
+        return bool(change.services or change.endpoints)
+
+
+class RouteKind(_ByName):
+    """RDS: route configurations by port, those of ports with undeclared protocol by host."""
+
+    type_url = type_url(route_pb2.RouteConfiguration)
+
+    def groups(self, view: View) -> Iterable[Group]:
+        """Every port and visible host."""
+        yield from view.world.registry.service_ports()
+        yield from (
+            host for host, service in sorted(view.world.registry.services.items()) if view.sees(service)
+        )
+
+    def build(self, view: View, group: Group) -> Mapping[str, Resource]:
+        """Route configurations of a port or host."""
+        made: Iterable[routes.RouteConfiguration | None]
+        if isinstance(group, int):
+            made = (routes.port_routes(view, group),)
+        else:
+            service = view.service(group)
+            made = routes.service_routes(view, service) if service else ()
+        return _named(Resource.of(found.name, found) for found in made if found is not None)
+
+    def group_of(self, view: View, name: str) -> Group | None:
+        """`port` or `host:port`."""
+        del view
+        if name.isdecimal():
+            return int(name)
+        host, _, port = name.rpartition(":")
+        return host if host and port.isdecimal() else None
+
+    def affected(self, view: View, change: Change) -> set[Group]:
+        """Services and routes; on demand only what decides whether the route configuration exists."""
+        del view
+        return {*change.services, *change.routes, *change.ports}
+
+
+class VirtualHostKind:
+    """VHDS: one virtual host, asked for as `route configuration/host` by any of its names."""
+
+    type_url = type_url(route_components_pb2.VirtualHost)
+    wildcard = False
+    complete = False
+
+    def groups(self, view: View) -> Iterable[Group]:
+        """Virtual hosts are served by name only."""
+        del view
+        return ()
+
+    def build(self, view: View, group: Group) -> Mapping[str, Resource]:
+        """The virtual hosts of a host, for each of its ports."""
+        service = view.service(str(group))
+        found: dict[str, Resource] = {}
+        for port in service.tcp_ports if service else ():
+            assert service is not None
+            host = routes.virtual_host(view, service, port.port)
+            if host is None:
+                continue
+            tables = [str(port.port)]
+            if not port.protocol.is_http:
+                tables.append(listeners.service_route_name(service.host, port.port))
+            for table in tables:
+                every = [f"{table}/{domain}" for domain in host.domains]
+                found[every[0]] = Resource.of(every[0], host, every[1:])
+        return found
+
+    def group_of(self, view: View, name: str) -> Group | None:
+        """The service that a host name or address means in the client's namespace."""
+        table, _, domain = name.partition("/")
+        service = _service_named(view, domain.lower())
+        if service is None:
+            return None
+        return service.host if table.isdecimal() or table.rpartition(":")[0] == service.host else None
+
+    def pick(self, resources: Mapping[str, Resource], name: str) -> Iterable[Resource]:
+        """The virtual host that has that name among its names, under the name asked for."""
+        table, _, domain = name.partition("/")
+        wanted = f"{table}/{domain.lower()}"
+        for resource in resources.values():
+            every = (resource.name, *resource.aliases)
+            if wanted in every:
+                others = tuple(alias for alias in every if alias != name)
+                return (Resource(name, resource.body, resource.version, others),)
+        return ()
+
+    def affected(self, view: View, change: Change) -> set[Group]:
+        """Services and routes."""
+        del view
+        return {*change.services, *change.routes}
+
+    def moves(self, change: Change) -> bool:
+        """Names may have come to mean another service."""
+        return bool(change.services or change.routes)
+
+
+def _service_named(view: View, domain: str) -> routes.Service | None:
+    """The service that a Host (without port) means to the client."""
+    suffix = f".svc.{view.world.settings.domain}"
+    text = domain.removesuffix(".")
+    address = names.canonical_address(text.strip("[]"))
+    if address is not None:
+        service = view.world.registry.service_at(address)
+        return service if service is not None and view.sees(service) else None
+    stem = text.removesuffix(suffix).removesuffix(".svc")
+    candidates = [text, f"{stem}{suffix}"]
+    if "." not in text:
+        candidates.append(f"{text}.{view.namespace}{suffix}")
+    return next((found for host in candidates if (found := view.service(host)) is not None), None)
+
+
+class AddressKind:
+    """istio.workload.Address: pods by uid and services by host; both the wildcard and on demand."""
+
+    type_url = "type.googleapis.com/istio.workload.Address"
+    wildcard = True
+    complete = False
+
+    def groups(self, view: View) -> Iterable[Group]:
+        """Every pod and every service."""
+        registry = view.world.registry
+        yield from sorted(registry.services)
+        yield from sorted(registry.workloads)
+
+    def build(self, view: View, group: Group) -> Mapping[str, Resource]:
+        """The pod or the service."""
+        registry = view.world.registry
+        workload = registry.workloads.get(str(group))
+        if workload is not None:
+            aliases = workloads.workload_aliases(workload, view.world.settings.cluster_id)
+            return _named([Resource.of(workload.uid, workloads.workload_address(view, workload), aliases)])
+        service = registry.services.get(str(group))
+        if service is None or not workloads.everyone_sees(service):
+            return {}
+        aliases = tuple(map(workloads.address_key, service.addresses))
+        return _named(
+            [Resource.of(workloads.service_key(service), workloads.service_address(service), aliases)]
+        )
+
+    def group_of(self, view: View, name: str) -> Group | None:
+        """By uid, namespace/hostname or network/address."""
+        registry = view.world.registry
+        if name in registry.workloads:
+            return name
+        cluster, _, rest = name.partition("//v1/Pod/")
+        if rest and f"{cluster}//Pod/{rest}" in registry.workloads:
+            return f"{cluster}//Pod/{rest}"
+        first, _, second = name.partition("/")
+        if first == workloads.NETWORK:
+            address = names.canonical_address(second)
+            service = registry.service_at(address) if address else None
+            workload = registry.workload_at(address) if address else None
+            return service.host if service else workload.uid if workload else None
+        service = registry.services.get(second)
+        return second if service is not None and service.namespace == first else None
+
+    def pick(self, resources: Mapping[str, Resource], name: str) -> Iterable[Resource]:
+        """Whatever the group has: a group is one address."""
+        del name
+        return resources.values()
+
+    def affected(self, view: View, change: Change) -> set[Group]:
+        """Pods and services; a pod says which services it stands behind."""
+        del view
+        return {*change.workloads, *change.services}
+
+    def moves(self, change: Change) -> bool:
+        """Addresses may have changed hands."""
+        return bool(change.workloads or change.services)
+
+
+class AuthorizationKind(_ByName):
+    """istio.security.Authorization: none yet; AuthorizationPolicy is not supported yet."""
+
+    type_url = type_url(authorization_pb2.Authorization)
+    wildcard = True
+
+    def groups(self, view: View) -> Iterable[Group]:
+        """None."""
+        del view
+        return ()
+
+    def build(self, view: View, group: Group) -> Mapping[str, Resource]:
+        """None."""
+        del view, group
+        return {}
+
+    def group_of(self, view: View, name: str) -> Group | None:
+        """None."""
+        del view, name
+        return None
+
+    def affected(self, view: View, change: Change) -> set[Group]:
+        """None."""
+        del view, change
+        return set()
+
+
+def _inbound_group(view: View, change: Change) -> set[Group]:
+    """The own pod's group, if the change may have touched it."""
+    workload = view.workload
+    if workload is None:
+        return set()
+    touched = workload.uid in change.workloads or bool(change.services)
+    return {INBOUND} if touched else set()
+
+
+assert type_url(workload_pb2.Address) == AddressKind.type_url
+
+# In the order in which they are sent: make before break.
+KINDS: Final[tuple[Kind, ...]] = (
+    ClusterKind(),
+    EndpointKind(),
+    ListenerKind(),
+    RouteKind(),
+    VirtualHostKind(),
+    AddressKind(),
+    AuthorizationKind(),
+)

@@ -1,0 +1,1 @@
+"""Kubernetes objects to values of the model."""

@@ -1,0 +1,159 @@
+"""YAML and JSON text to objects with their lines, as Kubernetes tools read it."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any, Final
+
+import yaml
+
+_LOADER: Final = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
+_STRING_TAG: Final = "tag:yaml.org,2002:str"
+_MERGE_TAG: Final = "tag:yaml.org,2002:merge"
+_MAX_DEPTH: Final = 100
+_MAX_NODES: Final = 5_000_000
+# Sexagesimal numbers and timestamps of YAML 1.1 surprise everyone (10:30 is 630): Kubernetes reads them as strings.
+_SEXAGESIMAL: Final = re.compile(r"^[-+]?\d[\d_]*(:[0-5]?\d)+(\.\d*)?$")
+
+
+class DocumentError(Exception):
+    """The text cannot be read; `line` counts from 1."""
+
+    def __init__(self, line: int, message: str) -> None:
+        self.line = line
+        super().__init__(message)
+
+
+@dataclass(frozen=True, slots=True)
+class Document:
+    """One object of a file and the line where it begins."""
+
+    body: dict[str, Any]
+    line: int
+
+
+class _Loader(_LOADER):  # type: ignore[misc,valid-type]
+    """Plain data only; duplicate keys are errors, dates stay strings."""
+
+
+def _construct_mapping(loader: Any, node: yaml.MappingNode) -> dict[Any, Any]:
+    seen: dict[object, int] = {}
+    for key_node, _ in node.value:
+        if key_node.tag == _MERGE_TAG:
+            continue
+        key = loader.construct_object(key_node, deep=True)
+        line = key_node.start_mark.line + 1
+        if not isinstance(key, str | int | bool | float):
+            raise DocumentError(line, "a key must be a string")
+        if key in seen:
+            raise DocumentError(line, f"key {key!r} is there twice; the first is on line {seen[key]}")
+        seen[key] = line
+    loader.flatten_mapping(node)
+    return {
+        loader.construct_object(key, deep=True): loader.construct_object(value, deep=True)
+        for key, value in node.value
+    }
+
+
+def _construct_number(loader: Any, node: yaml.ScalarNode) -> Any:
+    if _SEXAGESIMAL.match(node.value):
+        return node.value
+    kind = node.tag.rpartition(":")[2]
+    return loader.construct_yaml_int(node) if kind == "int" else loader.construct_yaml_float(node)
+
+
+def _construct_text(loader: Any, node: yaml.ScalarNode) -> str:
+    return str(node.value)
+
+
+_Loader.add_constructor("tag:yaml.org,2002:map", _construct_mapping)
+_Loader.add_constructor("tag:yaml.org,2002:int", _construct_number)
+_Loader.add_constructor("tag:yaml.org,2002:float", _construct_number)
+_Loader.add_constructor("tag:yaml.org,2002:timestamp", _construct_text)
+
+
+def _check_size(root: yaml.Node) -> None:
+    """Refuse what would explode when aliases are followed, or overflow the stack."""
+    pending = [(root, 0)]
+    visited = 0
+    while pending:
+        node, depth = pending.pop()
+        visited += 1
+        if depth > _MAX_DEPTH:
+            raise DocumentError(node.start_mark.line + 1, f"nested more than {_MAX_DEPTH} deep")
+        if visited > _MAX_NODES:
+            raise DocumentError(root.start_mark.line + 1, f"more than {_MAX_NODES} values in one document")
+        if isinstance(node, yaml.MappingNode):
+            pending += [(value, depth + 1) for _, value in node.value]
+        elif isinstance(node, yaml.SequenceNode):
+            pending += [(value, depth + 1) for value in node.value]
+
+
+def read_yaml(text: str) -> list[Document]:
+    """The objects of a multi-document YAML text; DocumentError with the line if it is broken."""
+    loader = _Loader(text)
+    found: list[Document] = []
+    try:
+        while loader.check_node():
+            node = loader.get_node()
+            _check_size(node)
+            line = node.start_mark.line + 1
+            found += _objects(loader.construct_document(node), line, node)
+    except yaml.MarkedYAMLError as error:
+        mark = error.problem_mark or error.context_mark
+        detail = f"{error.context}: {error.problem}" if error.context else str(error.problem)
+        raise DocumentError(mark.line + 1 if mark else 1, f"not valid YAML: {detail}") from error
+    except (yaml.YAMLError, RecursionError) as error:
+        raise DocumentError(1, f"not valid YAML: {error}") from error
+    finally:
+        loader.dispose()
+    return found
+
+
+def read_json(text: str) -> list[Document]:
+    """The object (or `List` of objects) of a JSON text; DocumentError with the line if it is broken."""
+
+    def unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+        found = dict(pairs)
+        if len(found) != len(pairs):
+            names = [name for name, _ in pairs]
+            twice = next(name for name in names if names.count(name) > 1)
+            raise DocumentError(1, f"key {twice!r} is there twice")
+        return found
+
+    try:
+        body = json.loads(text, object_pairs_hook=unique)
+    except json.JSONDecodeError as error:
+        raise DocumentError(error.lineno, f"not valid JSON: {error.msg}") from error
+    except RecursionError as error:
+        raise DocumentError(1, "not valid JSON: nested too deep") from error
+    return list(_objects(body, 1, None))
+
+
+def _objects(body: Any, line: int, node: yaml.Node | None) -> Iterator[Document]:
+    """The document itself, or the items of a Kubernetes `List`; nothing for an empty document."""
+    if body is None:
+        return
+    if not isinstance(body, dict):
+        raise DocumentError(line, "expected a Kubernetes object with apiVersion, kind and metadata")
+    if not str(body.get("kind", "")).endswith("List") or not isinstance(body.get("items"), list):
+        yield Document(body, line)
+        return
+    lines = _item_lines(node)
+    for index, item in enumerate(body["items"]):
+        at = lines[index] if index < len(lines) else line
+        if not isinstance(item, dict):
+            raise DocumentError(at, "an item of a List must be an object")
+        yield Document(item, at)
+
+
+def _item_lines(node: yaml.Node | None) -> list[int]:
+    if not isinstance(node, yaml.MappingNode):
+        return []
+    for key, value in node.value:
+        if key.value == "items" and isinstance(value, yaml.SequenceNode):
+            return [item.start_mark.line + 1 for item in value.value]
+    return []

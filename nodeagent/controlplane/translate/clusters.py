@@ -1,0 +1,136 @@
+"""Services to Envoy clusters, in istiod's sidecar shape."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Final, TypeAlias
+
+from envoy.config.cluster.v3 import circuit_breaker_pb2, cluster_pb2
+from envoy.config.core.v3 import address_pb2, base_pb2
+from envoy.extensions.upstreams.http.v3 import http_protocol_options_pb2
+from google.protobuf.struct_pb2 import Value
+
+from nodeagent.controlplane.translate.packing import ads, pack, seconds
+from nodeagent.controlplane.view import View
+from nodeagent.model import names
+from nodeagent.model.names import ClusterName
+from nodeagent.model.service import Service, ServicePort
+
+Cluster: TypeAlias = cluster_pb2.Cluster
+_CONNECT_TIMEOUT_SECONDS: Final = 10.0
+# Istio lifts Envoy's default limits of 1024: a mesh must not refuse what the application would take.
+_UNLIMITED: Final = 2**32 - 1
+_HTTP_OPTIONS: Final = "envoy.extensions.upstreams.http.v3.HttpProtocolOptions"
+# The address from which a sidecar connects to its own application; redirection leaves it alone.
+_INBOUND_SOURCE: Final = "127.0.0.6"
+_INBOUND_SOURCE_V6: Final = "::6"
+
+
+def outbound_clusters(view: View, service: Service) -> Iterable[Cluster]:
+    """One cluster for each port of the service and each of its subsets."""
+    for port in service.tcp_ports:
+        yield _outbound(view, service, port)
+
+
+def _outbound(view: View, service: Service, port: ServicePort) -> Cluster:
+    name = str(ClusterName(names.OUTBOUND, port.port, "", service.host))
+    found = Cluster(
+        name=name,
+        type=Cluster.EDS,
+        eds_cluster_config=Cluster.EdsClusterConfig(eds_config=ads(), service_name=name),
+        connect_timeout=seconds(_CONNECT_TIMEOUT_SECONDS),
+        lb_policy=Cluster.LEAST_REQUEST,
+        metadata=_service_metadata([service]),
+    )
+    found.circuit_breakers.CopyFrom(_breakers())
+    # Endpoints that are gone from discovery are gone: do not keep them for their last health check.
+    found.common_lb_config.locality_weighted_lb_config.SetInParent()
+    if port.protocol.is_http2:
+        found.typed_extension_protocol_options[_HTTP_OPTIONS].CopyFrom(pack(_explicit_http2()))
+    return found
+
+
+def _breakers() -> circuit_breaker_pb2.CircuitBreakers:
+    found = circuit_breaker_pb2.CircuitBreakers()
+    threshold = found.thresholds.add()
+    for limit in ("max_connections", "max_pending_requests", "max_requests", "max_retries"):
+        getattr(threshold, limit).value = _UNLIMITED
+    threshold.track_remaining = True
+    return found
+
+
+def _explicit_http2() -> http_protocol_options_pb2.HttpProtocolOptions:
+    options = http_protocol_options_pb2.HttpProtocolOptions()
+    options.explicit_http_config.http2_protocol_options.SetInParent()
+    return options
+
+
+def _downstream_protocol() -> http_protocol_options_pb2.HttpProtocolOptions:
+    """Speak to the application what the client spoke."""
+    options = http_protocol_options_pb2.HttpProtocolOptions()
+    options.use_downstream_protocol_config.http_protocol_options.SetInParent()
+    options.use_downstream_protocol_config.http2_protocol_options.SetInParent()
+    return options
+
+
+def _service_metadata(services: Iterable[Service]) -> base_pb2.Metadata:
+    """istio.services: which services a cluster belongs to, for telemetry."""
+    found = base_pb2.Metadata()
+    listed = found.filter_metadata["istio"].fields["services"].list_value
+    for service in services:
+        item = Value()
+        item.struct_value.update({"host": service.host, "name": service.name, "namespace": service.namespace})
+        listed.values.append(item)
+    return found
+
+
+def passthrough_cluster() -> Cluster:
+    """Outbound traffic to what the mesh does not know: to where it was going."""
+    found = _original_dst(names.PASSTHROUGH_CLUSTER)
+    found.typed_extension_protocol_options[_HTTP_OPTIONS].CopyFrom(pack(_downstream_protocol()))
+    return found
+
+
+def black_hole_cluster() -> Cluster:
+    """A cluster with no endpoint: refuses."""
+    return Cluster(
+        name=names.BLACK_HOLE_CLUSTER, type=Cluster.STATIC, connect_timeout=seconds(_CONNECT_TIMEOUT_SECONDS)
+    )
+
+
+def inbound_passthrough_cluster() -> Cluster:
+    """Inbound traffic on ports that no service declares."""
+    found = _inbound(names.INBOUND_PASSTHROUGH_CLUSTER)
+    found.typed_extension_protocol_options[_HTTP_OPTIONS].CopyFrom(pack(_downstream_protocol()))
+    return found
+
+
+def inbound_cluster(services: Iterable[Service], port: ServicePort, target: int) -> Cluster:
+    """The application behind a port of the client's own pod."""
+    found = _inbound(str(ClusterName(names.INBOUND, target, "", "")))
+    found.metadata.CopyFrom(_service_metadata(services))
+    if port.protocol.may_be_http:
+        options = _explicit_http2() if port.protocol.is_http2 else _downstream_protocol()
+        found.typed_extension_protocol_options[_HTTP_OPTIONS].CopyFrom(pack(options))
+    return found
+
+
+def _original_dst(name: str) -> Cluster:
+    found = Cluster(
+        name=name,
+        type=Cluster.ORIGINAL_DST,
+        lb_policy=Cluster.CLUSTER_PROVIDED,
+        connect_timeout=seconds(_CONNECT_TIMEOUT_SECONDS),
+    )
+    found.circuit_breakers.CopyFrom(_breakers())
+    return found
+
+
+def _inbound(name: str) -> Cluster:
+    found = _original_dst(name)
+    found.upstream_bind_config.source_address.CopyFrom(
+        address_pb2.SocketAddress(address=_INBOUND_SOURCE, port_value=0)
+    )
+    extra = found.upstream_bind_config.extra_source_addresses.add()
+    extra.address.CopyFrom(address_pb2.SocketAddress(address=_INBOUND_SOURCE_V6, port_value=0))
+    return found

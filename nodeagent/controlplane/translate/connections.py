@@ -1,0 +1,79 @@
+"""Network filters: the HTTP connection manager and the TCP proxy as listeners of both directions use them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from datetime import timedelta
+from typing import Final, TypeAlias
+
+from envoy.config.listener.v3 import listener_components_pb2
+from envoy.config.route.v3 import route_pb2
+from envoy.extensions.filters.http.router.v3 import router_pb2
+from envoy.extensions.filters.listener.http_inspector.v3 import http_inspector_pb2
+from envoy.extensions.filters.network.http_connection_manager.v3 import http_connection_manager_pb2
+from envoy.extensions.filters.network.tcp_proxy.v3 import tcp_proxy_pb2
+
+from nodeagent.controlplane.translate.packing import ads, duration, pack
+from nodeagent.controlplane.view import Perspective
+
+Filter: TypeAlias = listener_components_pb2.Filter
+FilterChain: TypeAlias = listener_components_pb2.FilterChain
+ListenerFilter: TypeAlias = listener_components_pb2.ListenerFilter
+Manager: TypeAlias = http_connection_manager_pb2.HttpConnectionManager
+
+HTTP_MANAGER: Final = "envoy.filters.network.http_connection_manager"
+TCP_PROXY: Final = "envoy.filters.network.tcp_proxy"
+PLAINTEXT_HTTP: Final = ("http/1.0", "http/1.1", "h2c")
+"""What http_inspector reports for HTTP in the clear."""
+
+
+def http_filter_by_route_name(perspective: Perspective, stat_prefix: str, route_name: str) -> Filter:
+    """An HTTP connection manager whose routes come by RDS."""
+    manager = _manager(perspective, stat_prefix)
+    manager.rds.config_source.CopyFrom(ads())
+    manager.rds.route_config_name = route_name
+    return Filter(name=HTTP_MANAGER, typed_config=pack(manager))
+
+
+def http_filter_with_routes(
+    perspective: Perspective, stat_prefix: str, routes: route_pb2.RouteConfiguration
+) -> Filter:
+    """An HTTP connection manager with its routes inline."""
+    manager = _manager(perspective, stat_prefix)
+    manager.route_config.CopyFrom(routes)
+    return Filter(name=HTTP_MANAGER, typed_config=pack(manager))
+
+
+def _manager(perspective: Perspective, stat_prefix: str) -> Manager:
+    manager = Manager(stat_prefix=stat_prefix, codec_type=Manager.AUTO)
+    manager.normalize_path.value = True
+    manager.use_remote_address.value = False
+    manager.stream_idle_timeout.CopyFrom(duration(timedelta()))
+    manager.upgrade_configs.add(upgrade_type="websocket")
+    if perspective.http10:
+        manager.http_protocol_options.accept_http_10 = True
+    manager.http_filters.add(name="envoy.filters.http.router", typed_config=pack(router_pb2.Router()))
+    return manager
+
+
+def tcp_filter(
+    stat_prefix: str, clusters: Iterable[tuple[str, int]], idle: timedelta | None = None
+) -> Filter:
+    """A TCP proxy to one cluster, or split by weight over several. `idle`: none means Envoy's default of 1 h."""
+    proxy = tcp_proxy_pb2.TcpProxy(stat_prefix=stat_prefix)
+    weighted = list(clusters)
+    if len(weighted) == 1:
+        proxy.cluster = weighted[0][0]
+    else:
+        for name, weight in weighted:
+            proxy.weighted_clusters.clusters.add(name=name, weight=weight)
+    if idle is not None:
+        proxy.idle_timeout.CopyFrom(duration(idle))
+    return Filter(name=TCP_PROXY, typed_config=pack(proxy))
+
+
+def http_inspector() -> ListenerFilter:
+    """Finds out by the first bytes whether a connection speaks HTTP."""
+    return ListenerFilter(
+        name="envoy.filters.listener.http_inspector", typed_config=pack(http_inspector_pb2.HttpInspector())
+    )

@@ -1,0 +1,139 @@
+"""The inbound listener and clusters of a client's own pod."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Final, TypeAlias
+
+from envoy.config.core.v3 import base_pb2
+from envoy.config.listener.v3 import listener_components_pb2, listener_pb2
+from envoy.config.route.v3 import route_components_pb2, route_pb2
+
+from nodeagent.controlplane.registry import target_port
+from nodeagent.controlplane.translate import clusters, connections
+from nodeagent.controlplane.translate.listeners import ANY_V4, ANY_V6
+from nodeagent.controlplane.translate.packing import seconds, socket_address
+from nodeagent.controlplane.view import View
+from nodeagent.model import names
+from nodeagent.model.names import ClusterName
+from nodeagent.model.service import Service, ServicePort
+from nodeagent.model.workload import Workload
+
+INBOUND_PORT: Final = 15006
+FilterChain: TypeAlias = listener_components_pb2.FilterChain
+
+
+@dataclass(frozen=True, slots=True)
+class InboundPort:
+    """A port of the pod that at least one service leads to; the oldest service decides its protocol."""
+
+    target: int
+    port: ServicePort
+    services: tuple[Service, ...]
+
+
+def inbound_ports(view: View, workload: Workload) -> list[InboundPort]:
+    """The ports of a pod that services lead to, in order of port."""
+    registry = view.world.registry
+    services = [registry.services[host] for host in registry.hosts_of(workload)]
+    services.sort(key=lambda service: (service.created, service.host))
+    found: dict[int, InboundPort] = {}
+    for service in services:
+        for port in service.tcp_ports:
+            target = _target(view, service, port, workload)
+            if target is None:
+                continue
+            known = found.get(target)
+            if known is None:
+                found[target] = InboundPort(target, port, (service,))
+            elif service not in known.services:
+                found[target] = InboundPort(target, known.port, (*known.services, service))
+    return [found[target] for target in sorted(found)]
+
+
+def _target(view: View, service: Service, port: ServicePort, workload: Workload) -> int | None:
+    endpoints = view.world.registry.endpoints(service.host).get(port.port, ())
+    own = (item.port for item in endpoints if item.workload and item.workload.uid == workload.uid)
+    return next(own, None) or target_port(port, workload)
+
+
+def inbound_clusters(view: View) -> Iterable[clusters.Cluster]:
+    """A cluster for each served port, and the one for all others."""
+    if view.workload is not None:
+        for item in inbound_ports(view, view.workload):
+            yield clusters.inbound_cluster(item.services, item.port, item.target)
+    yield clusters.inbound_passthrough_cluster()
+
+
+def virtual_inbound(view: View) -> listener_pb2.Listener:
+    """Where captured connections to the pod arrive, with a chain for each of its ports."""
+    listener = listener_pb2.Listener(
+        name=names.VIRTUAL_INBOUND,
+        address=socket_address(ANY_V4, INBOUND_PORT),
+        traffic_direction=base_pb2.TrafficDirection.INBOUND,
+        listener_filters_timeout=seconds(0),
+        continue_on_listener_filters_timeout=True,
+    )
+    listener.additional_addresses.add(address=socket_address(ANY_V6, INBOUND_PORT))
+    listener.use_original_dst.value = True
+    listener.listener_filters.append(connections.http_inspector())
+    blackhole = listener.filter_chains.add(name="virtualInbound-blackhole")
+    # Connecting to the capture port itself would loop.
+    blackhole.filter_chain_match.destination_port.value = INBOUND_PORT
+    blackhole.filters.append(
+        connections.tcp_filter(names.BLACK_HOLE_CLUSTER, [(names.BLACK_HOLE_CLUSTER, 1)])
+    )
+    if view.workload is not None:
+        for item in inbound_ports(view, view.workload):
+            listener.filter_chains.extend(_port_chains(view, item))
+    listener.filter_chains.extend(_catch_all_chains(view))
+    return listener
+
+
+def _port_chains(view: View, item: InboundPort) -> Iterable[FilterChain]:
+    cluster = str(ClusterName(names.INBOUND, item.target, "", ""))
+    name = f"{ANY_V4}_{item.target}"
+    protocol = item.port.protocol
+    if protocol.may_be_http:
+        routes = _routes(cluster, f"{names.INBOUND}|http|{item.port.port}")
+        http = connections.http_filter_with_routes(view.perspective, f"inbound_{name};", routes)
+        chain = FilterChain(name=name, filters=[http])
+        chain.filter_chain_match.destination_port.value = item.target
+        if not protocol.is_http:
+            _only_plaintext_http(chain)
+        yield chain
+    if not protocol.is_http:
+        chain = FilterChain(name=name, filters=[connections.tcp_filter(cluster, [(cluster, 1)])])
+        chain.filter_chain_match.destination_port.value = item.target
+        yield chain
+
+
+def _catch_all_chains(view: View) -> Iterable[FilterChain]:
+    cluster = names.INBOUND_PASSTHROUGH_CLUSTER
+    http = connections.http_filter_with_routes(
+        view.perspective, cluster, _routes(cluster, f"{names.INBOUND}|http|0")
+    )
+    chain = FilterChain(name="virtualInbound-catchall-http", filters=[http])
+    _only_plaintext_http(chain)
+    yield chain
+    yield FilterChain(name=names.VIRTUAL_INBOUND, filters=[connections.tcp_filter(cluster, [(cluster, 1)])])
+
+
+def _only_plaintext_http(chain: FilterChain) -> None:
+    chain.filter_chain_match.transport_protocol = "raw_buffer"
+    chain.filter_chain_match.application_protocols.extend(connections.PLAINTEXT_HTTP)
+
+
+def _routes(cluster: str, host_name: str) -> route_pb2.RouteConfiguration:
+    """Everything to one cluster. The time that a request takes is the application's affair."""
+    action = route_components_pb2.RouteAction(cluster=cluster, timeout=seconds(0))
+    action.max_stream_duration.max_stream_duration.CopyFrom(seconds(0))
+    action.max_stream_duration.grpc_timeout_header_max.CopyFrom(seconds(0))
+    route = route_components_pb2.Route(
+        name="default", match=route_components_pb2.RouteMatch(prefix="/"), route=action
+    )
+    host = route_components_pb2.VirtualHost(name=host_name, domains=["*"], routes=[route])
+    found = route_pb2.RouteConfiguration(name=cluster, virtual_hosts=[host])
+    found.validate_clusters.value = False
+    return found

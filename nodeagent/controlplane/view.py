@@ -1,0 +1,86 @@
+"""Who asks: what of a client decides which resources it gets, and the resources made for clients alike."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Final
+
+from nodeagent.model.service import Service, exported
+
+if TYPE_CHECKING:
+    from nodeagent.controlplane.world import World
+    from nodeagent.model.workload import Workload
+
+ON_DEMAND_FEATURE: Final = "nodeagent.on-demand"
+"""In node.client_features: the client asks for listeners, clusters and virtual hosts by name."""
+
+
+@dataclass(frozen=True, slots=True)
+class Perspective:
+    """Clients with equal perspectives get equal outbound resources."""
+
+    namespace: str
+    labels: tuple[tuple[str, str], ...] = ()
+    on_demand: bool = False
+    proxyless: bool = False
+    """A gRPC client that speaks xDS itself."""
+    http10: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Client:
+    """One connected client as its node message tells: `kind` is sidecar, ztunnel, router, ..."""
+
+    node_id: str
+    kind: str
+    namespace: str
+    pod: str = ""
+    addresses: tuple[str, ...] = ()
+    labels: Mapping[str, str] | None = None
+    """Labels that the client gave itself; None: look them up by pod."""
+    on_demand: bool = False
+    proxyless: bool = False
+    http10: bool = False
+
+    def workload(self, world: World) -> Workload | None:
+        """The pod that the client is the proxy of, by name, else by address."""
+        found = world.registry.workload_named(self.namespace, self.pod) if self.pod else None
+        if found is None and self.kind == "sidecar":
+            at = (world.registry.workload_at(address) for address in self.addresses)
+            found = next((pod for pod in at if pod and pod.namespace == self.namespace), None)
+        return found
+
+    def perspective(self, workload: Workload | None) -> Perspective:
+        """What decides this client's outbound resources."""
+        labels = self.labels if self.labels is not None else workload.labels if workload else {}
+        return Perspective(
+            self.namespace, tuple(sorted(labels.items())), self.on_demand, self.proxyless, self.http10
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class View:
+    """The world as one client sees it, at one moment."""
+
+    world: World
+    perspective: Perspective
+    workload: Workload | None = None
+
+    @property
+    def namespace(self) -> str:
+        """The client's namespace."""
+        return self.perspective.namespace
+
+    def sees(self, service: Service) -> bool:
+        """Whether the service is exported to the client's namespace."""
+        return exported(service.export_to, service.namespace, self.namespace)
+
+    def service(self, host: str) -> Service | None:
+        """The service of a host, if the client sees it."""
+        found = self.world.registry.services.get(host)
+        return found if found is not None and self.sees(found) else None
+
+    def services_on_port(self, port: int) -> list[Service]:
+        """The services with that port that the client sees, in order of host."""
+        return [service for service in self.world.registry.services_on_port(port) if self.sees(service)]

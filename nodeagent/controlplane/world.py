@@ -1,0 +1,130 @@
+"""The world: all configuration in force. Takes batches of raw objects, says what they changed."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Final, TypeAlias
+
+from nodeagent.controlplane.change import Change
+from nodeagent.controlplane.decode import Problems
+from nodeagent.controlplane.kubernetes.objects import (
+    MeshScope,
+    decode_endpoint_slice,
+    decode_pod,
+    decode_service,
+)
+from nodeagent.controlplane.registry import Registry
+from nodeagent.controlplane.report import Issue, Report, Severity
+from nodeagent.controlplane.sources.base import Batch, ObjectKey, RawObject
+from nodeagent.model import names
+
+_Decoder: TypeAlias = Callable[[RawObject, Problems, MeshScope], Any]
+
+
+@dataclass(frozen=True, slots=True)
+class MeshSettings:
+    """Settings of the mesh that resources are made with."""
+
+    cluster_id: str = "Kubernetes"
+    domain: str = "cluster.local"
+    trust_domain: str = "cluster.local"
+    root_namespace: str = "istio-system"
+
+    @property
+    def scope(self) -> MeshScope:
+        """What decoding needs of it."""
+        return MeshScope(self.cluster_id, self.domain)
+
+
+@dataclass(frozen=True, slots=True)
+class _KnownKind:
+    """A kind of object that is read: its API versions and its decoder."""
+
+    versions: frozenset[str]
+    decode: _Decoder
+
+
+_CORE: Final = frozenset({"v1"})
+KINDS: Final[dict[tuple[str, str], _KnownKind]] = {
+    ("", "Service"): _KnownKind(_CORE, decode_service),
+    ("", "Pod"): _KnownKind(_CORE, decode_pod),
+    ("discovery.k8s.io", "EndpointSlice"): _KnownKind(_CORE, decode_endpoint_slice),
+}
+
+
+class World:
+    """Typed configuration with its indexes. One thread; changes only through apply()."""
+
+    def __init__(self, settings: MeshSettings, report: Report) -> None:
+        self.settings = settings
+        self.report = report
+        self.registry = Registry()
+        self.generation = 0
+        """Counts batches applied."""
+        self._values: dict[ObjectKey, Any] = {}
+
+    def apply(self, batch: Batch) -> Change:
+        """Put a batch in force. What cannot be decoded is reported, and its last good version stays."""
+        change = Change()
+        for key in batch.removed:
+            self.report.replace(("object", key), ())
+            self._put(key, None, change)
+        for raw in batch.changed:
+            self._take(raw, change)
+        self.generation += 1
+        return change
+
+    def counts(self) -> dict[str, int]:
+        """Number of objects in force by kind."""
+        return dict(sorted(Counter(key.kind for key in self._values).items()))
+
+    def _take(self, raw: RawObject, change: Change) -> None:
+        known = KINDS.get((raw.key.group, raw.key.kind))
+        problems = Problems(raw.source, str(raw.key))
+        if known is None or raw.version not in known.versions:
+            self.report.replace(("object", raw.key), [_unknown_kind(raw, known)])
+            return
+        value = known.decode(raw, problems, self.settings.scope)
+        if problems.failed and raw.key in self._values:
+            problems.issues.append(
+                Issue(
+                    Severity.INFO,
+                    "last-good-kept",
+                    "its last good version stays in force",
+                    raw.source,
+                    str(raw.key),
+                )
+            )
+        self.report.replace(("object", raw.key), problems.issues)
+        if not problems.failed:
+            self._put(raw.key, value, change)
+
+    def _put(self, key: ObjectKey, value: Any, change: Change) -> None:
+        """Make `value` the one in force; None removes it."""
+        before = self._values.get(key)
+        if value == before:
+            return
+        if value is None:
+            self._values.pop(key, None)
+        else:
+            self._values[key] = value
+        match key.kind:
+            case "Service":
+                host = names.service_host(key.name, key.namespace, self.settings.domain)
+                self.registry.put_service(host, value, change)
+            case "Pod":
+                uid = names.pod_uid(self.settings.cluster_id, key.namespace, key.name)
+                self.registry.put_workload(uid, value, change)
+            case "EndpointSlice":
+                self.registry.put_slice(key, value, change)
+
+
+def _unknown_kind(raw: RawObject, known: _KnownKind | None) -> Issue:
+    api = f"{raw.key.group}/{raw.version}" if raw.key.group else raw.version
+    if known is not None:
+        message = f"apiVersion {api} is not known; there are: {', '.join(sorted(known.versions))}"
+        return Issue(Severity.ERROR, "unknown-version", message, raw.source, str(raw.key), "apiVersion")
+    message = f"kind {raw.key.kind} ({api}) is not known; it is ignored"
+    return Issue(Severity.WARNING, "unknown-kind", message, raw.source, str(raw.key), "kind")

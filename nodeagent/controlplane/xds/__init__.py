@@ -1,0 +1,1 @@
+"""The xDS server: ADS in its delta and state-of-the-world variants, over one set of subscriptions."""
