@@ -61,6 +61,8 @@ static int check_config(na_cluster_config *config) {
 static void cluster_free(na_cluster *cluster) {
   na_hosts_unref(cluster->hosts);
   state_unref(cluster->state);
+  if (cluster->names)
+    na_slots_unref(cluster->names, cluster->slot);
   free(cluster);
 }
 
@@ -88,11 +90,13 @@ int na_cluster_create(const na_cluster_args *args, na_cluster **out) {
     cluster->state = args->previous ? state_ref(args->previous->state) : state_new(args->workers, args->seed);
     rc = cluster->state ? 0 : -ENOMEM;
   }
-  if (rc)
+  if (rc) {
     cluster_free(cluster);
-  else
-    *out = cluster;
-  return rc;
+    return rc;
+  }
+  cluster->names = args->names;
+  *out = cluster;
+  return 0;
 }
 
 na_cluster *na_cluster_ref(na_cluster *cluster) {

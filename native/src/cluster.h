@@ -18,6 +18,8 @@
 
 #include <nodeagent/engine.h>
 
+#include "slots.h"
+
 #define NA_CACHE_LINE 64
 
 /* Node-wide limits of a cluster, counted over all workers. */
@@ -87,7 +89,8 @@ typedef struct na_cluster {
   na_cluster_config config; /* defaults filled in */
   na_hosts *hosts;          /* never NULL; empty at first */
   na_cluster_state *state;
-  char name[]; /* at least one byte longer than the name */
+  na_slots *names; /* where the slot is held */
+  char name[];
 } na_cluster;
 
 na_cluster *na_cluster_ref(na_cluster *cluster);
@@ -124,7 +127,8 @@ static inline void na_mark_used(atomic_uint *used) {
 typedef struct na_cluster_args {
   const char *name;
   const na_cluster_config *config;
-  uint32_t slot;
+  uint32_t slot; /* a held slot of names: the cluster takes it over on success */
+  na_slots *names;
   uint32_t workers;
   uint64_t seed;              /* of the balancers' first positions */
   const na_cluster *previous; /* of the same name: gives the state, and the hosts when `hosts` is NULL; or NULL */

@@ -68,6 +68,7 @@ typedef struct na_table {
   na_domains *domains; /* never NULL */
   na_map vhosts;       /* by name */
   na_map unknown;      /* hosts without a virtual host of their own */
+  uint64_t unknown_order;
   char name[];
 } na_table;
 

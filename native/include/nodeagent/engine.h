@@ -255,6 +255,8 @@ typedef struct na_inbound_port {
  * connections are reset, on every port. `fallback` is the protocol of ports that are not listed. */
 NA_API int na_builder_inbound(na_builder *b, uint32_t workload, const na_inbound_port *ports, size_t n,
                               uint32_t fallback);
+/* Take it out of force again. The engine does so itself for a workload that is gone. */
+NA_API int na_builder_inbound_remove(na_builder *b, uint32_t workload);
 
 /* ---- events: what workers ask of the control thread --------------------------------------------------------- */
 

@@ -1,0 +1,240 @@
+/* SPDX-License-Identifier: Apache-2.0
+ *
+ * Builders: life cycle, clusters and endpoints, and what concerns no route table (builder_routes.c).
+ */
+#include "builder.h"
+
+#include <arpa/inet.h>
+#include <errno.h>
+#include <stdarg.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+int na_builder_fail(na_builder *b, int rc, const char *format, ...) {
+  va_list args;
+  va_start(args, format);
+  vsnprintf(b->error, sizeof b->error, format, args);
+  va_end(args);
+  return rc;
+}
+
+int na_builder_out(na_builder *b, int rc) {
+  if (rc == -ENOSPC)
+    return na_builder_fail(b, rc, "more than %u names of clusters or route tables", NA_MAX_SLOTS);
+  return rc ? na_builder_fail(b, rc, "%s", strerror(-rc)) : 0;
+}
+
+/* ---- life cycle --------------------------------------------------------------------------------------------- */
+
+int na_snapshots_builder(na_snapshots *registry, na_builder **out) {
+  na_builder *b = calloc(1, sizeof *b);
+  if (!b)
+    return -ENOMEM;
+  const na_snapshot *current = na_snapshots_current(registry);
+  int rc = na_snapshot_new(current, &b->next);
+  if (rc) {
+    free(b);
+    return rc;
+  }
+  b->registry = registry;
+  b->base = current->generation;
+  *out = b;
+  return 0;
+}
+
+void na_builder_abort(na_builder *b) {
+  if (!b)
+    return;
+  na_snapshot_free(b->next);
+  free(b);
+}
+
+int na_builder_commit(na_builder *b) {
+  na_snapshots *registry = b->registry;
+  const na_snapshot *current = na_snapshots_current(registry);
+  int rc;
+  if (current->generation != b->base)
+    rc = na_builder_fail(b, -ESTALE, "another commit came between; begin again from the current snapshot");
+  else
+    rc = na_builder_validate(b, current);
+  if (rc) {
+    na_snapshots_error(registry, "%s", b->error);
+  } else {
+    na_snapshots_publish(registry, b->next);
+    b->next = NULL;
+  }
+  na_builder_abort(b);
+  return rc;
+}
+
+const char *na_builder_error(const na_builder *b) {
+  return b ? b->error : "";
+}
+
+/* ---- clusters ----------------------------------------------------------------------------------------------- */
+
+/* Put a cluster into its slot of the new snapshot. Takes the cluster, also on error. */
+static int set_cluster(na_builder *b, uint32_t slot, na_cluster *cluster) {
+  int rc = na_cluster_array_own(&b->next->clusters, na_slots_size(b->registry->cluster_names));
+  if (rc) {
+    na_cluster_unref(cluster);
+    return na_builder_out(b, rc);
+  }
+  na_cluster_unref(b->next->clusters->at[slot]);
+  b->next->clusters->at[slot] = cluster;
+  return 0;
+}
+
+static na_cluster *find_cluster(na_builder *b, const char *name, uint32_t *slot) {
+  *slot = na_slots_find(b->registry->cluster_names, name);
+  return na_snapshot_cluster(b->next, *slot);
+}
+
+/* Make the successor of a cluster, or the first of its name. */
+static int replace_cluster(na_builder *b, const char *name, const na_cluster_config *config, na_cluster *previous,
+                           na_hosts *hosts) {
+  na_slots *names = b->registry->cluster_names;
+  na_cluster_args args = {.name = name,
+                          .config = config,
+                          .workers = b->registry->workers,
+                          .previous = previous,
+                          .hosts = hosts,
+                          .names = names};
+  na_cluster *cluster;
+  int rc = na_slots_intern(names, name, &args.slot);
+  if (rc)
+    return na_builder_out(b, rc);
+  args.seed = b->registry->seed + args.slot;
+  rc = na_cluster_create(&args, &cluster);
+  if (rc) {
+    na_slots_unref(names, args.slot);
+    return rc == -EINVAL ? na_builder_fail(b, rc, "cluster '%s': kind %u or balancer %u is unknown", name, config->kind,
+                                           config->lb)
+                         : na_builder_out(b, rc);
+  }
+  return set_cluster(b, args.slot, cluster);
+}
+
+int na_builder_cluster(na_builder *b, const char *name, const na_cluster_config *config) {
+  uint32_t slot;
+  if (!*name)
+    return na_builder_fail(b, -EINVAL, "a cluster needs a name");
+  na_cluster *previous = find_cluster(b, name, &slot);
+  /* One that was removed and comes back in the same commit keeps its state too. */
+  if (!previous)
+    previous = na_snapshot_cluster(na_snapshots_current(b->registry), slot);
+  return replace_cluster(b, name, config, previous, NULL);
+}
+
+/* Say which endpoint is why na_hosts_create() refused. */
+static int explain_endpoints(na_builder *b, const char *name, const na_endpoint *endpoints, size_t n) {
+  for (size_t i = 0; i < n; i++) {
+    char address[INET6_ADDRSTRLEN] = "?";
+    inet_ntop(AF_INET6, endpoints[i].address, address, sizeof address);
+    if (!endpoints[i].weight || !endpoints[i].port)
+      return na_builder_fail(b, -EINVAL, "cluster '%s': endpoint %s has port %u and weight %u; neither may be 0", name,
+                             address, endpoints[i].port, endpoints[i].weight);
+    for (size_t k = 0; k < i; k++)
+      if (!memcmp(endpoints[i].address, endpoints[k].address, 16) && endpoints[i].port == endpoints[k].port)
+        return na_builder_fail(b, -EINVAL, "cluster '%s': endpoint %s port %u is there twice", name, address,
+                               endpoints[i].port);
+  }
+  return na_builder_fail(b, -EINVAL, "cluster '%s': invalid endpoints", name);
+}
+
+int na_builder_endpoints(na_builder *b, const char *name, const na_endpoint *endpoints, size_t n) {
+  uint32_t slot;
+  na_cluster *cluster = find_cluster(b, name, &slot);
+  if (!cluster)
+    return na_builder_fail(b, -ENOENT, "cluster '%s' does not exist; add it before its endpoints", name);
+  na_hosts *hosts;
+  int rc = na_hosts_create(endpoints, n, cluster->hosts, &hosts);
+  if (rc)
+    return rc == -EINVAL ? explain_endpoints(b, name, endpoints, n) : na_builder_out(b, rc);
+  na_cluster_config config = cluster->config;
+  rc = replace_cluster(b, name, &config, cluster, hosts);
+  na_hosts_unref(hosts);
+  return rc;
+}
+
+int na_builder_cluster_remove(na_builder *b, const char *name) {
+  uint32_t slot;
+  if (!find_cluster(b, name, &slot))
+    return na_builder_fail(b, -ENOENT, "cluster '%s' does not exist", name);
+  return set_cluster(b, slot, NULL);
+}
+
+/* ---- hints and inbound -------------------------------------------------------------------------------------- */
+
+int na_builder_hints(na_builder *b, const uint8_t *addresses, size_t n, const uint16_t *ports, size_t m) {
+  na_hints *hints;
+  int rc = na_hints_new(addresses, n, ports, m, &hints);
+  if (rc)
+    return na_builder_out(b, rc);
+  na_hints_unref(b->next->hints);
+  b->next->hints = hints;
+  return 0;
+}
+
+static int compare_ports(const void *a, const void *b) {
+  uint16_t x = ((const na_inbound_port *)a)->port, y = ((const na_inbound_port *)b)->port;
+  return (x > y) - (x < y);
+}
+
+static int check_ports(na_builder *b, const na_inbound *inbound) {
+  for (uint32_t i = 0; i < inbound->n; i++) {
+    if (inbound->ports[i].protocol > NA_PROTOCOL_DETECT)
+      return na_builder_fail(b, -EINVAL, "workload %u: protocol %u of port %u is unknown", inbound->workload,
+                             inbound->ports[i].protocol, inbound->ports[i].port);
+    if (i && inbound->ports[i].port == inbound->ports[i - 1].port)
+      return na_builder_fail(b, -EINVAL, "workload %u: port %u is there twice", inbound->workload,
+                             inbound->ports[i].port);
+  }
+  return 0;
+}
+
+int na_builder_inbound(na_builder *b, uint32_t workload, const na_inbound_port *ports, size_t n, uint32_t fallback) {
+  if (n > 65536 || fallback > NA_PROTOCOL_DETECT)
+    return na_builder_fail(b, -EINVAL, "workload %u: %zu ports, fallback protocol %u", workload, n, fallback);
+  na_inbound *inbound = calloc(1, sizeof *inbound + n * sizeof *ports);
+  if (!inbound)
+    return na_builder_out(b, -ENOMEM);
+  atomic_init(&inbound->refs, 1);
+  inbound->workload = workload;
+  inbound->fallback = fallback;
+  inbound->n = (uint32_t)n;
+  if (n)
+    memcpy(inbound->ports, ports, n * sizeof *ports);
+  qsort(inbound->ports, n, sizeof *ports, compare_ports);
+  int rc = check_ports(b, inbound);
+  if (!rc)
+    rc = na_builder_out(b, na_shared_map_own(&b->next->inbounds));
+  if (rc) {
+    free(inbound);
+    return rc;
+  }
+  return na_builder_out(b, na_map_put(&b->next->inbounds->map, &inbound->workload, sizeof inbound->workload, inbound));
+}
+
+int na_builder_inbound_remove(na_builder *b, uint32_t workload) {
+  int rc = na_shared_map_own(&b->next->inbounds);
+  if (!rc)
+    na_map_remove(&b->next->inbounds->map, &workload, sizeof workload);
+  return na_builder_out(b, rc);
+}
+
+int na_snapshots_drop_inbound(na_snapshots *registry, uint32_t workload) {
+  if (!na_snapshot_inbound(na_snapshots_current(registry), workload))
+    return 0;
+  na_builder *b;
+  int rc = na_snapshots_builder(registry, &b);
+  if (rc)
+    return rc;
+  rc = na_builder_inbound_remove(b, workload);
+  if (rc) {
+    na_builder_abort(b);
+    return rc;
+  }
+  return na_builder_commit(b);
+}
