@@ -1,0 +1,221 @@
+"""Filter chains of a listener: which connections they take, and what they do with them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from enum import Enum
+from typing import Any, Final
+
+from nodeagent.compiler.pieces import RoutePiece, Scope
+from nodeagent.compiler.report import Report
+from nodeagent.compiler.route import compile_route_configuration
+from nodeagent.snapshot.values import WeightedCluster
+
+_HCM: Final = "envoy.extensions.filters.network.http_connection_manager.v3.HttpConnectionManager"
+_TCP_PROXY: Final = "envoy.extensions.filters.network.tcp_proxy.v3.TcpProxy"
+_HTTP_ALPN: Final = frozenset(("http/1.0", "http/1.1", "h2c"))
+_RBAC: Final = frozenset(
+    ("envoy.extensions.filters.http.rbac.v3.RBAC", "envoy.extensions.filters.network.rbac.v3.RBAC")
+)
+# Filters that neither guard nor change traffic, or that do what the engine does anyway: by type, or by the
+# name under which istiod hides the type in a TypedStruct.
+_HARMLESS: Final = frozenset(
+    (
+        "envoy.extensions.filters.http.router.v3.Router",
+        "envoy.extensions.filters.http.grpc_stats.v3.FilterConfig",
+        "envoy.extensions.filters.http.grpc_web.v3.GrpcWeb",
+        "envoy.extensions.filters.http.set_filter_state.v3.Config",
+        "envoy.extensions.filters.network.set_filter_state.v3.Config",
+        "istio.envoy.config.filter.http.alpn.v2alpha1.FilterConfig",
+        "io.istio.http.peer_metadata.Config",
+        "stats.PluginConfig",
+        "envoy.tcp.metadataexchange.config.MetadataExchange",
+        "istio.metadata_exchange",
+        "istio.stats",
+    )
+)
+# Filters that change traffic without guarding it: worth a warning, not a refusal.
+_BENIGN: Final = frozenset(
+    (
+        "envoy.extensions.filters.http.fault.v3.HTTPFault",
+        "envoy.extensions.filters.http.cors.v3.Cors",
+        "envoy.extensions.filters.http.compressor.v3.Compressor",
+        "envoy.extensions.filters.http.decompressor.v3.Decompressor",
+        "envoy.extensions.filters.http.stateful_session.v3.StatefulSession",
+        "envoy.extensions.filters.http.health_check.v3.HealthCheck",
+    )
+)
+_MANAGER_UNSUPPORTED: Final = (
+    "local_reply_config", "original_ip_detection_extensions", "early_header_mutation_extensions",
+    "internal_address_config", "request_headers_timeout", "max_request_headers_kb", "add_user_agent",
+    "strip_any_host_port", "path_normalization_options",
+)  # fmt: skip
+
+
+class Transport(Enum):
+    """What the bytes of a connection are before a chain may take it."""
+
+    ANY = "any"
+    PLAIN = "plain"
+    TLS = "tls"
+
+
+@dataclass(frozen=True, slots=True)
+class Chain:
+    """A filter chain, read. Either it speaks HTTP (a route or an inline configuration) or it has shares."""
+
+    name: str
+    transport: Transport
+    http_only: bool
+    """It takes only what is found to be HTTP."""
+    port: int
+    """Destination port that it is for; 0 any."""
+    prefixes: tuple[tuple[str, int], ...]
+    """Destination address ranges that it is for; none means any."""
+    is_http: bool = False
+    route: str | None = None
+    inline: RoutePiece | None = None
+    shares: tuple[WeightedCluster, ...] = ()
+    clusters: frozenset[str] = frozenset()
+    guards: tuple[str, ...] = ()
+    """Filters that restrict who may pass and that cannot be put in force."""
+
+
+class Unusable(Exception):
+    """A chain that connections can never take here; the text says why, or is empty if that is as it should
+    be."""
+
+
+def read_chain(chain: Any, scope: Scope, report: Report) -> Chain:
+    """Read a filter chain; Unusable if it takes no connection that comes here, ValueError if it is
+    malformed."""
+    match = chain.filter_chain_match
+    for name in ("source_prefix_ranges", "source_ports", "direct_source_prefix_ranges", "source_type"):
+        if _is_set(match, name):
+            raise Unusable(f"filter_chain_match.{name} is not supported yet; the chain is left out")
+    protocols = frozenset(match.application_protocols)
+    transport = _transport(chain, match)
+    if protocols and not protocols & _HTTP_ALPN:
+        transport = Transport.TLS  # ALPN, which only TLS has
+    base = Chain(
+        name=chain.name,
+        transport=transport,
+        http_only=bool(protocols),
+        port=match.destination_port.value,
+        prefixes=tuple((r.address_prefix, r.prefix_len.value) for r in match.prefix_ranges),
+    )
+    if transport is Transport.TLS:
+        return base
+    return _with_filters(base, chain, scope, report)
+
+
+def _transport(chain: Any, match: Any) -> Transport:
+    if match.transport_protocol == "tls" or match.server_names or chain.HasField("transport_socket"):
+        return Transport.TLS
+    return Transport.PLAIN if match.transport_protocol else Transport.ANY
+
+
+def _is_set(message: Any, name: str) -> bool:
+    return any(descriptor.name == name for descriptor, _ in message.ListFields())
+
+
+def _with_filters(base: Chain, chain: Any, scope: Scope, report: Report) -> Chain:
+    """The chain with what its terminal filter says."""
+    guards: list[str] = []
+    for item in chain.filters:
+        kind = _type_of(item)
+        if kind == _HCM:
+            return _read_http(base, _unpack_http(item), guards, scope, report)
+        if kind == _TCP_PROXY:
+            return _read_tcp(base, _unpack_tcp(item), guards, scope, report)
+        guards.extend(_judge(item, kind, report))
+    raise ValueError(
+        f"filter chain {chain.name!r} ends in neither an HTTP connection manager nor a TCP proxy"
+    )
+
+
+def _type_of(item: Any) -> str:
+    """The type of a filter's configuration; a TypedStruct tells the type of what it stands for."""
+    url = item.typed_config.type_url
+    if url.endswith(("xds.type.v3.TypedStruct", "udpa.type.v1.TypedStruct")):
+        from udpa.type.v1 import typed_struct_pb2
+
+        # Both kinds have the same fields and numbers.
+        url = typed_struct_pb2.TypedStruct.FromString(item.typed_config.value).type_url
+    return str(url.rpartition("/")[2])
+
+
+def _judge(item: Any, kind: str, report: Report) -> Iterator[str]:
+    """Whether a filter that is not in force may be passed over; yields the name of one that may not."""
+    if kind in _HARMLESS or item.name in _HARMLESS:
+        return
+    if kind in _RBAC and not _restricts(item.typed_config.value, kind):
+        return
+    if kind in _BENIGN or _is_optional(item):
+        report.warn(f"filter {item.name} is not supported yet and has no effect")
+        return
+    yield item.name or kind
+
+
+def _is_optional(item: Any) -> bool:
+    return bool(getattr(item, "is_optional", False)) and not item.name.startswith("envoy.filters.")
+
+
+def _restricts(value: bytes, kind: str) -> bool:
+    """Whether an RBAC filter has rules in force; shadow rules only count."""
+    if ".network." in kind:
+        from envoy.extensions.filters.network.rbac.v3 import rbac_pb2 as network_pb2
+
+        rules = network_pb2.RBAC.FromString(value)
+    else:
+        from envoy.extensions.filters.http.rbac.v3 import rbac_pb2
+
+        rules = rbac_pb2.RBAC.FromString(value)
+    return bool(rules.HasField("rules") or rules.HasField("matcher"))
+
+
+def _unpack_http(item: Any) -> Any:
+    from envoy.extensions.filters.network.http_connection_manager.v3 import http_connection_manager_pb2
+
+    return http_connection_manager_pb2.HttpConnectionManager.FromString(item.typed_config.value)
+
+
+def _unpack_tcp(item: Any) -> Any:
+    from envoy.extensions.filters.network.tcp_proxy.v3 import tcp_proxy_pb2
+
+    return tcp_proxy_pb2.TcpProxy.FromString(item.typed_config.value)
+
+
+def _read_http(base: Chain, manager: Any, guards: list[str], scope: Scope, report: Report) -> Chain:
+    for name in _MANAGER_UNSUPPORTED:
+        if _is_set(manager, name):
+            report.warn(f"http_connection_manager.{name} is not supported yet and has no effect")
+    for item in manager.http_filters:
+        if not item.disabled:
+            guards.extend(_judge(item, _type_of(item), report))
+    kind = manager.WhichOneof("route_specifier")
+    if kind == "rds":
+        return replace(base, is_http=True, route=manager.rds.route_config_name, guards=tuple(guards))
+    if kind == "route_config":
+        inline = compile_route_configuration(manager.route_config, scope)
+        return replace(base, is_http=True, route=inline.name, inline=inline, guards=tuple(guards))
+    raise ValueError(f"filter chain {base.name!r}: route specifier {kind or '(none)'} is not supported")
+
+
+def _read_tcp(base: Chain, proxy: Any, guards: list[str], scope: Scope, report: Report) -> Chain:
+    for name in ("tunneling_config", "metadata_match", "hash_policy", "max_downstream_connection_duration"):
+        if _is_set(proxy, name):
+            report.warn(f"tcp_proxy.{name} is not supported yet and has no effect")
+    if proxy.WhichOneof("cluster_specifier") == "cluster":
+        weights = [(proxy.cluster, 1)]
+    else:
+        weights = [(item.name, item.weight) for item in proxy.weighted_clusters.clusters]
+    if not any(weight for _, weight in weights):
+        raise ValueError(f"filter chain {base.name!r}: the TCP proxy names no cluster")
+    return replace(
+        base,
+        shares=tuple(WeightedCluster(scope.name(name), weight) for name, weight in weights),
+        clusters=frozenset(name for name, _ in weights),
+        guards=tuple(guards),
+    )

@@ -1,0 +1,113 @@
+"""Compiled resources before they are put together: what one xDS resource means by itself.
+
+A piece is made once, when its resource is received, and then shared by all snapshots until the resource
+changes. Where a snapshot value names a cluster or table of its view, the piece has that full name already;
+the xDS names that it depends on are listed beside it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Final
+
+from nodeagent.snapshot.values import (
+    Cluster,
+    Endpoint,
+    Protocol,
+    VirtualHost,
+    WeightedCluster,
+    WorkloadRef,
+)
+
+PASSTHROUGH: Final = "PassthroughCluster"
+BLACKHOLE: Final = "BlackHoleCluster"
+
+
+@dataclass(frozen=True, slots=True)
+class Scope:
+    """What compiling depends on besides the resource: whose view it is, who lives where, what the engine
+    takes."""
+
+    view: str
+    workload_at: Callable[[bytes], WorkloadRef | None] = lambda _: None
+    check: Callable[[VirtualHost], None] = lambda _: None
+    """Raises ValueError for what the engine would refuse (a bad regular expression)."""
+
+    def name(self, xds_name: str) -> str:
+        """The snapshot's name of a cluster or route table."""
+        return f"{self.view}/{xds_name}"
+
+
+@dataclass(frozen=True, slots=True)
+class HostPiece:
+    """A virtual host. `clusters` are the xDS names of those that its routes forward to."""
+
+    value: VirtualHost
+    clusters: frozenset[str]
+    warnings: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class RoutePiece:
+    """A route configuration; on_demand: further virtual hosts come by VHDS."""
+
+    name: str
+    hosts: tuple[HostPiece, ...]
+    on_demand: bool = False
+    warnings: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """What a listener makes of connections to one address:port (address None: any)."""
+
+    address: bytes | None
+    port: int
+    protocol: Protocol
+    route: str | None = None
+    """Name of the route configuration, for HTTP and DETECT."""
+    inline: RoutePiece | None = None
+    """The route configuration itself, if the listener carries it."""
+    shares: tuple[WeightedCluster, ...] = ()
+    """For TCP, with the snapshot's cluster names."""
+    clusters: frozenset[str] = frozenset()
+    """xDS names of the clusters in `shares`."""
+
+
+@dataclass(frozen=True, slots=True)
+class ListenerPiece:
+    """An outbound listener. `refuse_unknown` is set for the catch-all only: what it does with everything
+    else."""
+
+    name: str
+    outcomes: tuple[Outcome, ...] = ()
+    refuse_unknown: bool | None = None
+    warnings: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class InboundPiece:
+    """What the inbound listener makes of the workload's ports: port -> (protocol, cluster's xDS name)."""
+
+    ports: Mapping[int, tuple[Protocol, str]] = field(default_factory=dict)
+    fallback: Protocol = Protocol.DETECT
+    warnings: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class ClusterPiece:
+    """A cluster. `eds_name` is the load assignment that it waits for; None: `endpoints` are its own."""
+
+    value: Cluster
+    eds_name: str | None = None
+    endpoints: tuple[Endpoint, ...] = ()
+    warnings: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class EndpointsPiece:
+    """A load assignment."""
+
+    endpoints: tuple[Endpoint, ...]
+    warnings: tuple[str, ...] = ()

@@ -1,0 +1,317 @@
+"""The workload index: who is at which address, and which services there are, from istio.workload resources.
+
+A mesh has a hundred thousand of these, so entries are small: interned strings, tuples, no protobufs.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
+from sys import intern
+from typing import Any, Final
+
+from nodeagent.snapshot.address import widen_address
+from nodeagent.snapshot.values import Hints, ServiceRef, WorkloadRef
+
+logger = logging.getLogger(__name__)
+
+LABELS_EXTENSION: Final = "nodeagent.labels"
+_TYPES: Final = ("deployment", "cronjob", "pod", "job")  # enum WorkloadType
+_HOST_NETWORK: Final = 1
+_HTTP_PROTOCOLS: Final = frozenset((1, 2, 3))  # AppProtocol HTTP11, HTTP2, GRPC
+_UNKNOWN_PROTOCOL: Final = 0
+
+
+@dataclass(frozen=True, slots=True)
+class WorkloadEntry:
+    """A workload: who it is, where, and which of its ports serve what.
+
+    `labels` are kept for workloads of this node only, sorted; None where nobody has told them.
+    """
+
+    ref: WorkloadRef
+    addresses: tuple[bytes, ...]
+    services: tuple[tuple[str, tuple[tuple[int, int], ...]], ...] = ()
+    """(service's resource name, ((service port, target port), ...))."""
+    healthy: bool = True
+    hbone: bool = False
+    host_network: bool = False
+    waypoint: str = ""
+    labels: tuple[tuple[str, str], ...] | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class ServicePort:
+    """A port of a service; http is None where the protocol is not declared."""
+
+    port: int
+    target_port: int
+    http: bool | None
+
+
+@dataclass(frozen=True, slots=True)
+class ServiceEntry:
+    """A service: its names, its virtual addresses and its ports."""
+
+    ref: ServiceRef
+    addresses: tuple[bytes, ...]
+    ports: tuple[ServicePort, ...]
+    waypoint: str = ""
+
+    def port(self, number: int) -> ServicePort | None:
+        """The port of that number."""
+        return next((port for port in self.ports if port.port == number), None)
+
+
+@dataclass(slots=True)
+class IndexChange:
+    """What an update changed, for those who have derived something from the index."""
+
+    workloads: set[str] = field(default_factory=set)
+    """Uids that came, changed or went."""
+    hints: bool = False
+    """Whether the set of service addresses or HTTP ports may have changed."""
+
+
+class WorkloadIndex:
+    """All workloads and services; changed resource by resource, asked by key."""
+
+    def __init__(self, node: str, network: str = "") -> None:
+        self._node = node
+        self._network = network
+        self._workloads: dict[str, WorkloadEntry] = {}
+        self._services: dict[str, ServiceEntry] = {}
+        self._by_address: dict[bytes, str] = {}
+        self._by_name: dict[tuple[str, str], str] = {}
+        self._by_vip: dict[bytes, tuple[str, ...]] = {}
+        self._http_ports: Counter[int] = Counter()
+        self._members: Counter[str] = Counter()
+        self._healthy: Counter[str] = Counter()
+
+    # -- changes --
+
+    def put(self, name: str, address: Any, change: IndexChange) -> None:
+        """Add or replace the resource of a name; ValueError says what is wrong with it (nothing has
+        changed)."""
+        kind = address.WhichOneof("type")
+        if kind == "workload":
+            workload = self._read_workload(name, address.workload)
+            self.remove(name, change)
+            self._add_workload(name, workload)
+            change.workloads.add(name)
+        elif kind == "service":
+            service = _read_service(address.service)
+            if self._services.get(name) != service:
+                self.remove(name, change)
+                self._add_service(name, service)
+                change.hints = True
+        else:
+            raise ValueError("is neither a workload nor a service")
+
+    def remove(self, name: str, change: IndexChange) -> None:
+        """Drop the resource of a name, if there is one."""
+        workload = self._workloads.pop(name, None)
+        if workload is not None:
+            self._drop_workload(name, workload)
+            change.workloads.add(name)
+        service = self._services.pop(name, None)
+        if service is not None:
+            self._drop_service(name, service)
+            change.hints = True
+
+    def _add_workload(self, name: str, entry: WorkloadEntry) -> None:
+        self._workloads[name] = entry
+        self._by_name[entry.ref.namespace, entry.ref.name] = name
+        if not entry.host_network:
+            for address in entry.addresses:
+                self._by_address[address] = name
+        for service, _ in entry.services:
+            self._members[service] += 1
+            self._healthy[service] += entry.healthy
+
+    def _drop_workload(self, name: str, entry: WorkloadEntry) -> None:
+        key = (entry.ref.namespace, entry.ref.name)
+        if self._by_name.get(key) == name:
+            del self._by_name[key]
+        for address in entry.addresses:
+            # An address may have gone to another workload already.
+            if self._by_address.get(address) == name:
+                del self._by_address[address]
+        for service, _ in entry.services:
+            _decrease(self._members, service, 1)
+            _decrease(self._healthy, service, int(entry.healthy))
+
+    def _add_service(self, name: str, entry: ServiceEntry) -> None:
+        self._services[name] = entry
+        for address in entry.addresses:
+            self._by_vip[address] = (*self._by_vip.get(address, ()), name)
+        for port in entry.ports:
+            if port.http:
+                self._http_ports[port.port] += 1
+
+    def _drop_service(self, name: str, entry: ServiceEntry) -> None:
+        for address in entry.addresses:
+            left = tuple(other for other in self._by_vip.get(address, ()) if other != name)
+            if left:
+                self._by_vip[address] = left
+            else:
+                self._by_vip.pop(address, None)
+        for port in entry.ports:
+            if port.http:
+                _decrease(self._http_ports, port.port, 1)
+
+    # -- reading protobufs --
+
+    def _read_workload(self, name: str, message: Any) -> WorkloadEntry:
+        labels = _labels(message) if message.node == self._node else None
+        known = dict(labels or ())
+        ref = WorkloadRef(
+            uid=name,
+            name=message.name,
+            namespace=intern(message.namespace),
+            workload_name=intern(message.workload_name),
+            workload_type=_TYPES[message.workload_type] if message.workload_type < len(_TYPES) else "",
+            canonical_name=intern(message.canonical_name),
+            canonical_revision=intern(message.canonical_revision),
+            app=intern(known.get("app", message.canonical_name)),
+            version=intern(known.get("version", message.canonical_revision)),
+            cluster=intern(message.cluster_id),
+            service_account=intern(message.service_account),
+            trust_domain=intern(message.trust_domain or "cluster.local"),
+            node=intern(message.node),
+        )
+        return WorkloadEntry(
+            ref,
+            tuple(widen_address(address) for address in message.addresses),
+            tuple((intern(service), _ports(ports)) for service, ports in sorted(message.services.items())),
+            message.status == 0,
+            message.tunnel_protocol == 1,
+            message.network_mode == _HOST_NETWORK,
+            _waypoint(message),
+            labels,
+        )
+
+    # -- questions --
+
+    def workload(self, uid: str) -> WorkloadEntry | None:
+        """The workload of an xDS uid."""
+        return self._workloads.get(uid)
+
+    def workload_named(self, namespace: str, name: str) -> WorkloadEntry | None:
+        """The workload of a pod's namespace and name."""
+        uid = self._by_name.get((namespace, name))
+        return None if uid is None else self._workloads[uid]
+
+    def workload_at(self, address: bytes) -> WorkloadRef | None:
+        """Who is at an address (16 bytes); None also for addresses that workloads share with their host."""
+        uid = self._by_address.get(address)
+        return None if uid is None else self._workloads[uid].ref
+
+    def service_at(self, address: bytes, port: int) -> ServiceEntry | None:
+        """The service of a virtual address that has the port; of several, the first by name."""
+        for name in sorted(self._by_vip.get(address, ())):
+            service = self._services[name]
+            if service.port(port) is not None:
+                return service
+        return None
+
+    def is_service_address(self, address: bytes) -> bool:
+        """Whether the address is a virtual one of some service."""
+        return address in self._by_vip
+
+    def is_http_port(self, port: int) -> bool:
+        """Whether some service declares HTTP on the port."""
+        return port in self._http_ports
+
+    def services_of(self, entry: WorkloadEntry) -> Iterator[tuple[int, ServiceRef]]:
+        """(target port, service) of what a workload serves, in order of the services' names."""
+        for name, ports in entry.services:
+            service = self._services.get(name)
+            if service is not None:
+                for _, target_port in ports:
+                    yield target_port, service.ref
+
+    def hints(self) -> Hints:
+        """All addresses and ports that may need configuration on demand."""
+        return Hints(frozenset(self._by_vip), frozenset(self._http_ports))
+
+    def workloads(self) -> tuple[WorkloadEntry, ...]:
+        """All workloads."""
+        return tuple(self._workloads.values())
+
+    def services(self) -> tuple[tuple[ServiceEntry, int, int], ...]:
+        """All services, each with its number of workloads and of healthy ones."""
+        return tuple(
+            (entry, self._members[name], self._healthy[name]) for name, entry in self._services.items()
+        )
+
+    def __len__(self) -> int:
+        return len(self._workloads) + len(self._services)
+
+
+def apply_addresses(
+    index: WorkloadIndex, received: Iterable[tuple[str, Any]], removed: Iterable[str]
+) -> tuple[IndexChange, Mapping[str, str]]:
+    """Put an update into the index; returns what changed, and what could not be taken: name -> why."""
+    change = IndexChange()
+    rejected: dict[str, str] = {}
+    for name in removed:
+        index.remove(name, change)
+    for name, address in received:
+        try:
+            index.put(name, address, change)
+        except ValueError as error:
+            rejected[name] = str(error)
+    return change, rejected
+
+
+def _decrease(counter: Counter[Any], key: Any, amount: int) -> None:
+    counter[key] -= amount
+    if counter[key] <= 0:
+        del counter[key]
+
+
+def _read_service(message: Any) -> ServiceEntry:
+    if not message.hostname:
+        raise ValueError("the service has no hostname")
+    addresses = [widen_address(address.address) for address in message.addresses]
+    return ServiceEntry(
+        ServiceRef(message.hostname, message.name, intern(message.namespace)),
+        tuple(address for address in addresses if any(address[12:]) or any(address[:10])),
+        tuple(_service_port(port) for port in message.ports),
+        _waypoint(message),
+    )
+
+
+def _service_port(port: Any) -> ServicePort:
+    if not 0 < port.service_port < 65536:
+        raise ValueError(f"service port {port.service_port} is out of range")
+    protocol = int(port.app_protocol)
+    http = None if protocol == _UNKNOWN_PROTOCOL else protocol in _HTTP_PROTOCOLS
+    return ServicePort(port.service_port, port.target_port, http)
+
+
+def _ports(ports: Any) -> tuple[tuple[int, int], ...]:
+    return tuple((port.service_port, port.target_port) for port in ports.ports)
+
+
+def _waypoint(message: Any) -> str:
+    if not message.HasField("waypoint"):
+        return ""
+    if message.waypoint.WhichOneof("destination") == "hostname":
+        return f"{message.waypoint.hostname.namespace}/{message.waypoint.hostname.hostname}"
+    return "address"
+
+
+def _labels(message: Any) -> tuple[tuple[str, str], ...] | None:
+    """The pod's labels, if the control plane tells them (an extension of ours)."""
+    for extension in message.extensions:
+        if extension.name == LABELS_EXTENSION:
+            from google.protobuf import struct_pb2
+
+            labels = struct_pb2.Struct()
+            if extension.config.Unpack(labels):
+                return tuple(sorted((key, value.string_value) for key, value in labels.fields.items()))
+    return None
