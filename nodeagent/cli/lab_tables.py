@@ -103,9 +103,15 @@ def _services(status: dict[str, Any]) -> Table:
         addresses = " ".join(service["virtualIPs"]) or ("headless" if service["headless"] else "-")
         for port in service["ports"] or [None]:
             label = f"{port['port']}/{port['protocol']}" if port else "-"
-            count = str(len(port["endpoints"])) if port else "-"
+            count = _endpoints(port["endpoints"]) if port else "-"
             table.add_row(service["namespace"], service["name"], addresses, label, count)
     return table
+
+
+def _endpoints(endpoints: list[str]) -> str:
+    """Count endpoints, one with an address of each family as one."""
+    ipv6 = sum(endpoint.startswith("[") for endpoint in endpoints)
+    return str(max(ipv6, len(endpoints) - ipv6))
 
 
 def print_issues(issues: list[dict[str, Any]]) -> None:
