@@ -1,0 +1,81 @@
+"""One mesh for all tests of this folder that only use it; tests that break things restore them."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from harness.mesh import Mesh
+
+LAB = """
+nodes: [{name: node-a}, {name: node-b}]
+pods:
+- {name: client, node: node-a, labels: {app: client}}
+- name: reviews-v1
+  node: node-a
+  serviceAccount: reviews
+  labels: {app: reviews, version: v1}
+  command: [nodeagent, echo, --http, "9080", --h2c, "9082", --grpc, "9083"]
+- name: reviews-v2
+  node: node-b
+  serviceAccount: reviews
+  labels: {app: reviews, version: v2}
+  command: [nodeagent, echo, --http, "9080", --h2c, "9082", --grpc, "9083"]
+- name: tcp-echo
+  node: node-b
+  labels: {app: tcp-echo}
+  command: [nodeagent, echo, --tcp, "9000"]
+- name: banner
+  node: node-b
+  labels: {app: banner}
+  command: [nodeagent, echo, --tcp, "9001", --tcp-banner, "220 banner"]
+- {name: outsider, node: node-b, mesh: false}
+- name: plain
+  node: node-a
+  labels: {app: plain}
+  command: [nodeagent, echo, --http, "9080"]
+  mesh: false
+config: [services.yaml]
+"""
+
+
+def service(name: str, *ports: str) -> str:
+    return f"""
+apiVersion: v1
+kind: Service
+metadata: {{name: {name}, namespace: default}}
+spec:
+  selector: {{app: {name}}}
+  ports: [{", ".join(ports)}]
+"""
+
+
+SERVICES = "---".join(
+    [
+        service(
+            "reviews",
+            "{name: http, port: 9080}",
+            "{name: http2, port: 9082}",
+            "{name: grpc, port: 9083}",
+        ),
+        service("tcp-echo", "{name: tcp, port: 9000}"),
+        service("banner", "{name: smtp-like, port: 9001}"),
+        service("plain", "{name: http, port: 9080}"),
+    ]
+)
+
+
+@pytest.fixture(scope="session")
+def mesh(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Mesh]:
+    """The shared mesh: see LAB."""
+    if os.geteuid() != 0:
+        pytest.fail("labs need root: network namespaces and cgroups are made")
+    folder: Path = tmp_path_factory.mktemp("mesh")
+    mesh = Mesh(f"t{os.getpid()}", folder)
+    try:
+        mesh.up(LAB, services=SERVICES)
+        yield mesh
+    finally:
+        mesh.lab("down", check=False)
