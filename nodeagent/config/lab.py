@@ -57,7 +57,7 @@ class PodSpec:
     command: tuple[str, ...] = ()
     env: Mapping[str, str] = field(default_factory=dict)
     ports: tuple[PodPort, ...] = ()
-    mesh: bool = False
+    mesh: bool = True
     restart: bool = True
 
     @property
@@ -155,7 +155,7 @@ def _pod(item: Field, nodes: set[str]) -> PodSpec:
         command=_command(fields["command"]) if "command" in fields else (),
         env=_env(fields["env"]) if "env" in fields else {},
         ports=_ports(fields["ports"]) if "ports" in fields else (),
-        mesh=fields["mesh"].boolean() if "mesh" in fields else False,
+        mesh=fields["mesh"].boolean() if "mesh" in fields else True,
         restart=fields["restart"].choice("always", "never") == "always" if "restart" in fields else True,
     )
 
