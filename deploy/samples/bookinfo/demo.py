@@ -100,9 +100,7 @@ def show_capture() -> None:
     """One unmodified curl from a pod of the mesh to a service of the mesh."""
     step("1. Unmodified curl in productpage asks http://reviews:9080/")
     (reply,) = answers("productpage", REVIEWS)
-    say(
-        f"   answered by {reply['pod']}, which saw the request as {reply['method']} {reply['host']}{reply['path']}"
-    )
+    say(f"   answered by {reply['pod']}, which saw: {reply['method']} {reply['path']} for {reply['host']}")
     if reply["pod"] not in ("reviews-v1", "reviews-v3"):
         raise DemoError(f"reviews was answered by {reply['pod']}, the route allows reviews-v1 and reviews-v3")
 
@@ -185,9 +183,7 @@ def show_change() -> None:
         return pods_of(answers("productpage", f"{REVIEWS}?n=[1-{BATCH}]")) == {"reviews-v3": BATCH}
 
     wait_for(all_v3, EFFECT_SECONDS, "the changed route did not come into force")
-    say(
-        f"   all requests go to v3 {time.monotonic() - began:.1f} s after the apply began, these requests included"
-    )
+    say(f"   all requests go to v3, {time.monotonic() - began:.1f} s after the apply began")
 
 
 def show_outsider() -> None:
