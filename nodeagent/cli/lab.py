@@ -165,13 +165,13 @@ def stop(target: Target, name: Name = "default") -> None:
 @app.command()
 def start(target: Target, name: Name = "default") -> None:
     """Start what was stopped; returns when it is ready."""
-    _call(_names(name), "start", target=target, timeout=_PROCESS_SECONDS)
+    _call(_names(name), "start", target=target, within=_PROCESS_SECONDS)
 
 
 @app.command()
 def restart(target: Target, name: Name = "default") -> None:
     """Stop and start a node's agent or the control plane; returns when it is ready."""
-    _call(_names(name), "restart", target=target, timeout=_PROCESS_SECONDS)
+    _call(_names(name), "restart", target=target, within=_PROCESS_SECONDS)
 
 
 def _names(name: str) -> LabNames:

@@ -73,27 +73,12 @@ class ControlPlane(MeshProcess):
     async def issues(self) -> list[dict[str, Any]]:
         """What the control plane finds in the configuration: severity, message, source, resource, path."""
         answer = await adminclient.get_json(self.admin, "/config_errors")
-        return list(answer["issues"] if isinstance(answer, dict) else answer)
+        return list(answer["issues"])
 
     async def loaded(self) -> dict[str, str]:
         """SHA-256 by path of the configuration files that are in force."""
-        status = await adminclient.get_json(self.admin, "/status")
-        return _digests(status)
-
-
-def _digests(value: Any) -> dict[str, str]:
-    """Collect `path: {sha256: ...}` wherever the status has it."""
-    found: dict[str, str] = {}
-    if isinstance(value, dict):
-        for key, member in value.items():
-            if isinstance(member, dict) and isinstance(member.get("sha256"), str):
-                found[key] = member["sha256"]
-            else:
-                found |= _digests(member)
-    elif isinstance(value, list):
-        for member in value:
-            found |= _digests(member)
-    return found
+        answer = await adminclient.get_json(self.admin, "/config_files")
+        return {path: str(file["sha256"]) for path, file in answer["files"].items()}
 
 
 class Agent(MeshProcess):

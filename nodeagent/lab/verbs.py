@@ -70,20 +70,20 @@ class Verbs:
 
     async def start(self, request: dict[str, Any]) -> None:
         """Start what was stopped."""
-        await self._started(self._process(request["target"]), request["timeout"])
+        await self._started(self._process(request["target"]), request["within"])
 
     async def restart(self, request: dict[str, Any]) -> None:
         """Stop and start."""
         process = self._process(request["target"])
         await process.stop()
-        await self._started(process, request["timeout"])
+        await self._started(process, request["within"])
 
-    async def _started(self, process: MeshProcess, timeout: float) -> None:
+    async def _started(self, process: MeshProcess, within: float) -> None:
         process.start()
-        deadline = time.monotonic() + timeout
+        deadline = time.monotonic() + within
         while not process.ready:
             if time.monotonic() > deadline:
-                raise LabError(f"not ready after {timeout:g} s: {process.not_ready}")
+                raise LabError(f"not ready after {within:g} s: {process.not_ready}")
             await asyncio.sleep(_SETTLE_LOOK)
 
     # -- configuration --
