@@ -35,6 +35,8 @@ def parse_address(option: str, address: str) -> tuple[str, int]:
 def bind_tcp(option: str, address: str) -> socket.socket:
     """Return a listening TCP socket; ConfigError naming the option if the address cannot be had."""
     host, port = parse_address(option, address)
+    if host == "::" and not socket.has_dualstack_ipv6():
+        host = "0.0.0.0"  # noqa: S104 - a machine without IPv6 still has a wildcard address
     try:
         infos = socket.getaddrinfo(host or None, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
         family, _, _, _, where = infos[0]

@@ -164,4 +164,6 @@ def run(options: EchoOptions, identity: Identity) -> None:
     import uvloop
 
     options.check()
+    # gRPC would log what is raised as an error anyway.
+    os.environ.setdefault("GRPC_VERBOSITY", "NONE")
     uvloop.run(serve(options, identity))
