@@ -1,0 +1,117 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#include "loop.h"
+
+#include <assert.h>
+#include <errno.h>
+#include <limits.h>
+#include <time.h>
+#include <unistd.h>
+
+void na_loop_update_clock(na_loop *loop) {
+  struct timespec now;
+  clock_gettime(CLOCK_MONOTONIC, &now);
+  loop->now_us = (uint64_t)now.tv_sec * 1000000 + (uint64_t)now.tv_nsec / 1000;
+  loop->now_ms = loop->now_us / 1000;
+}
+
+int na_loop_init(na_loop *loop, void (*begin)(void *context), void *context) {
+  *loop = (na_loop){.begin = begin, .context = context};
+  na_link_init(&loop->again);
+  na_loop_update_clock(loop);
+  na_wheel_init(&loop->wheel, loop->now_ms);
+  loop->epoll_fd = epoll_create1(EPOLL_CLOEXEC);
+  return loop->epoll_fd < 0 ? -errno : 0;
+}
+
+static void reap(na_loop *loop) {
+  while (loop->graves) {
+    na_grave *grave = loop->graves;
+    loop->graves = grave->next;
+    grave->fn(grave);
+  }
+}
+
+void na_loop_close(na_loop *loop) {
+  reap(loop);
+  if (loop->epoll_fd >= 0)
+    close(loop->epoll_fd);
+  loop->epoll_fd = -1;
+}
+
+static int wait_ms(na_loop *loop) {
+  if (!na_list_empty(&loop->again))
+    return 0;
+  uint64_t next = na_wheel_next(&loop->wheel);
+  if (next == NA_WHEEL_IDLE)
+    return -1;
+  if (next <= loop->now_ms)
+    return 0;
+  return next - loop->now_ms < INT_MAX ? (int)(next - loop->now_ms) : INT_MAX;
+}
+
+static void run_again(na_loop *loop) {
+  na_link queue;
+  na_list_take(&queue, &loop->again);
+  while (!na_list_empty(&queue)) {
+    na_watch *watch = na_container_of(queue.next, na_watch, again);
+    na_link_remove(&watch->again);
+    watch->fn(watch, 0);
+  }
+}
+
+int na_loop_turn(na_loop *loop) {
+  struct epoll_event events[NA_LOOP_EVENTS];
+  int n = epoll_wait(loop->epoll_fd, events, NA_LOOP_EVENTS, wait_ms(loop));
+  if (n < 0 && errno != EINTR)
+    return -errno;
+  na_loop_update_clock(loop);
+  loop->begin(loop->context);
+  for (int i = 0; i < n; i++) {
+    na_watch *watch = events[i].data.ptr;
+    if (watch->fd >= 0)
+      watch->fn(watch, events[i].events);
+  }
+  na_wheel_advance(&loop->wheel, loop->now_ms);
+  run_again(loop);
+  reap(loop);
+  return 0;
+}
+
+void na_watch_init(na_watch *watch, na_watch_fn *fn) {
+  *watch = (na_watch){.fn = fn, .fd = -1};
+  na_link_init(&watch->again);
+}
+
+int na_loop_watch(na_loop *loop, na_watch *watch, int fd, uint32_t interest) {
+  assert(watch->fd < 0 && fd >= 0);
+  watch->interest = EPOLLIN | EPOLLRDHUP | EPOLLET | interest;
+  struct epoll_event event = {.events = watch->interest, .data.ptr = watch};
+  if (epoll_ctl(loop->epoll_fd, EPOLL_CTL_ADD, fd, &event) < 0)
+    return -errno;
+  watch->fd = fd;
+  return 0;
+}
+
+int na_loop_watch_writable(na_loop *loop, na_watch *watch) {
+  if (watch->interest & EPOLLOUT)
+    return 0;
+  watch->interest |= EPOLLOUT;
+  struct epoll_event event = {.events = watch->interest, .data.ptr = watch};
+  return epoll_ctl(loop->epoll_fd, EPOLL_CTL_MOD, watch->fd, &event) < 0 ? -errno : 0;
+}
+
+void na_loop_unwatch(na_watch *watch) {
+  na_link_remove(&watch->again);
+  watch->fd = -1; /* closing the descriptor takes it out of epoll: it is never shared */
+}
+
+void na_loop_again(na_loop *loop, na_watch *watch) {
+  if (!na_link_in_list(&watch->again))
+    na_list_push_back(&loop->again, &watch->again);
+}
+
+void na_loop_bury(na_loop *loop, na_grave *grave, void (*fn)(na_grave *grave)) {
+  grave->fn = fn;
+  grave->next = loop->graves;
+  loop->graves = grave;
+}
