@@ -1,0 +1,179 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#include "stream.h"
+
+#include <assert.h>
+#include <errno.h>
+#include <netinet/in.h>
+#include <netinet/tcp.h>
+#include <sys/socket.h>
+#include <unistd.h>
+
+static int tcp_connected(na_stream *stream) {
+  int error = 0;
+  socklen_t size = sizeof error;
+  if (getsockopt(stream->watch.fd, SOL_SOCKET, SO_ERROR, &error, &size) < 0)
+    return -errno;
+  return -error;
+}
+
+static ssize_t tcp_recv(na_stream *stream, void *buffer, size_t size) {
+  ssize_t n = recv(stream->watch.fd, buffer, size, 0);
+  return n < 0 ? -errno : n;
+}
+
+static ssize_t tcp_send(na_stream *stream, const struct iovec *iov, int n) {
+  ssize_t sent;
+  if (n == 1) {
+    sent = send(stream->watch.fd, iov->iov_base, iov->iov_len, MSG_NOSIGNAL);
+  } else {
+    struct msghdr message = {.msg_iov = (struct iovec *)iov, .msg_iovlen = (size_t)n};
+    sent = sendmsg(stream->watch.fd, &message, MSG_NOSIGNAL);
+  }
+  return sent < 0 ? -errno : sent;
+}
+
+static int tcp_shutdown(na_stream *stream) {
+  return shutdown(stream->watch.fd, SHUT_WR) < 0 ? -errno : 0;
+}
+
+const na_transport na_transport_tcp = {
+    .name = "tcp",
+    .connected = tcp_connected,
+    .recv = tcp_recv,
+    .send = tcp_send,
+    .shutdown = tcp_shutdown,
+    .raw = true,
+};
+
+void na_stream_init(na_stream *stream, na_loop *loop, na_watch_fn *fn, void *owner) {
+  *stream = (na_stream){.loop = loop, .owner = owner};
+  na_watch_init(&stream->watch, fn);
+}
+
+static int attach(na_stream *stream, int fd, const na_transport *transport, uint32_t interest) {
+  int one = 1;
+  (void)setsockopt(fd, IPPROTO_TCP, TCP_NODELAY, &one, sizeof one);
+  stream->transport = transport;
+  int error = na_loop_watch(stream->loop, &stream->watch, fd, interest);
+  if (error)
+    close(fd);
+  return error;
+}
+
+int na_stream_open(na_stream *stream, int fd, const na_transport *transport) {
+  return attach(stream, fd, transport, 0);
+}
+
+int na_stream_connect(na_stream *stream, int fd, const na_transport *transport) {
+  stream->connecting = true;
+  return attach(stream, fd, transport, EPOLLOUT);
+}
+
+static int shut_now(na_stream *stream) {
+  stream->shut = true;
+  return stream->transport->shutdown(stream);
+}
+
+/* Send what waits, as far as the kernel takes it. */
+static int flush(na_stream *stream) {
+  struct iovec iov = {na_buffer_bytes(&stream->out), na_buffer_length(&stream->out)};
+  ssize_t n = stream->transport->send(stream, &iov, 1);
+  if (n == -EAGAIN || n == -EINTR)
+    return 0;
+  if (n < 0)
+    return (int)n;
+  na_buffer_consume(&stream->out, (size_t)n);
+  if (!na_stream_blocked(stream) && stream->shut_wanted && !stream->shut)
+    return shut_now(stream);
+  return 0;
+}
+
+int na_stream_events(na_stream *stream, uint32_t events) {
+  if (events & (EPOLLIN | EPOLLRDHUP | EPOLLHUP | EPOLLERR))
+    stream->readable = true;
+  if (events & (EPOLLRDHUP | EPOLLHUP | EPOLLERR))
+    stream->peer_closing = true;
+  if (events & EPOLLERR)
+    stream->broken = true;
+  if ((events & (EPOLLOUT | EPOLLERR)) && na_stream_blocked(stream) && !stream->connecting)
+    return flush(stream);
+  return 0;
+}
+
+ssize_t na_stream_recv(na_stream *stream, void *buffer, size_t size) {
+  assert(size > 0);
+  ssize_t n = stream->transport->recv(stream, buffer, size);
+  if (n == -EINTR)
+    n = -EAGAIN;
+  /* A short read drained the socket; reading on to EAGAIN would cost a system call for nothing. Not so when the end of
+   * data is known to follow: no further edge will tell of it. */
+  if ((size_t)n != size)
+    stream->readable = n > 0 && stream->peer_closing;
+  if (n == 0)
+    stream->eof = true;
+  else if (n < 0 && n != -EAGAIN)
+    stream->broken = true;
+  return n;
+}
+
+/* Keep what was not sent, and ask to hear when there is room. */
+static int keep(na_stream *stream, const struct iovec *iov, int n, size_t sent) {
+  for (int i = 0; i < n; i++) {
+    size_t skip = sent < iov[i].iov_len ? sent : iov[i].iov_len;
+    sent -= skip;
+    int error = na_buffer_append(&stream->out, (char *)iov[i].iov_base + skip, iov[i].iov_len - skip);
+    if (error)
+      return error;
+  }
+  return na_loop_watch_writable(stream->loop, &stream->watch);
+}
+
+static int send_all(na_stream *stream, const struct iovec *iov, int n) {
+  assert(!stream->shut && !stream->shut_wanted);
+  size_t total = 0;
+  for (int i = 0; i < n; i++)
+    total += iov[i].iov_len;
+  if (total == 0)
+    return 0;
+  ssize_t sent = 0;
+  if (!na_stream_blocked(stream) && !stream->connecting) {
+    sent = stream->transport->send(stream, iov, n);
+    if (sent == -EAGAIN || sent == -EINTR)
+      sent = 0;
+    if (sent < 0) {
+      stream->broken = true;
+      return (int)sent;
+    }
+  }
+  return (size_t)sent == total ? 0 : keep(stream, iov, n, (size_t)sent);
+}
+
+int na_stream_send(na_stream *stream, const void *bytes, size_t n) {
+  struct iovec iov = {(void *)bytes, n};
+  return send_all(stream, &iov, 1);
+}
+
+int na_stream_send2(na_stream *stream, const void *a, size_t an, const void *b, size_t bn) {
+  struct iovec iov[2] = {{(void *)a, an}, {(void *)b, bn}};
+  return send_all(stream, iov, bn ? 2 : 1);
+}
+
+int na_stream_shutdown(na_stream *stream) {
+  stream->shut_wanted = true;
+  if (stream->shut || na_stream_blocked(stream) || stream->connecting)
+    return 0;
+  return shut_now(stream);
+}
+
+void na_stream_close(na_stream *stream, bool reset) {
+  int fd = stream->watch.fd;
+  na_loop_unwatch(&stream->watch);
+  if (fd < 0)
+    return;
+  na_buffer_free(&stream->out);
+  if (reset) {
+    struct linger linger = {.l_onoff = 1, .l_linger = 0};
+    (void)setsockopt(fd, SOL_SOCKET, SO_LINGER, &linger, sizeof linger);
+  }
+  close(fd);
+}
