@@ -1,0 +1,86 @@
+/* SPDX-License-Identifier: Apache-2.0
+ *
+ * Counters and gauges of the engine: one array per worker, written by that worker alone, summed by whoever asks.
+ */
+#ifndef NODEAGENT_COUNTERS_H
+#define NODEAGENT_COUNTERS_H
+
+#include <stdatomic.h>
+#include <stdint.h>
+
+/* X(constant, name, gauge, help) */
+#define NA_COUNTER_LIST(X)                                                                                             \
+  X(DOWNSTREAM_CX, "downstream_cx_total", 0, "Connections accepted")                                                   \
+  X(DOWNSTREAM_CX_ACTIVE, "downstream_cx_active", 1, "Connections open")                                               \
+  X(DOWNSTREAM_CX_OVERFLOW, "downstream_cx_overflow_total", 0, "Connections refused: max_connections reached")         \
+  X(DOWNSTREAM_CX_NO_FD, "downstream_cx_no_descriptor_total", 0, "Accepts that failed for want of descriptors")        \
+  X(DOWNSTREAM_CX_LOOP, "downstream_cx_loop_total", 0, "Connections refused: aimed at the listener itself")            \
+  X(DOWNSTREAM_CX_NO_DESTINATION, "downstream_cx_no_destination_total", 0,                                             \
+    "Connections refused: the kernel knew no original destination")                                                    \
+  X(DOWNSTREAM_CX_IDLE_TIMEOUT, "downstream_cx_idle_timeout_total", 0, "Connections closed: idle for too long")        \
+  X(DOWNSTREAM_CX_DRAINED, "downstream_cx_drain_cut_total", 0, "Connections cut at the end of a drain")                \
+  X(DOWNSTREAM_CX_NOT_IN_FORCE, "downstream_cx_not_in_force_total", 0,                                                 \
+    "Inbound connections refused: the workload's inbound configuration is not in force yet")                           \
+  X(DOWNSTREAM_CX_REFUSED, "downstream_cx_refused_total", 0, "Outbound connections refused: unknown destination")      \
+  X(DOWNSTREAM_RQ, "downstream_rq_total", 0, "HTTP requests received")                                                 \
+  X(DOWNSTREAM_RQ_ACTIVE, "downstream_rq_active", 1, "HTTP requests in progress")                                      \
+  X(DOWNSTREAM_RQ_PROTOCOL_ERROR, "downstream_rq_protocol_error_total", 0, "HTTP requests refused as malformed")       \
+  X(DOWNSTREAM_RQ_HEAD_TIMEOUT, "downstream_rq_head_timeout_total", 0, "HTTP requests whose head took too long")       \
+  X(DOWNSTREAM_RQ_IDLE_TIMEOUT, "downstream_rq_idle_timeout_total", 0, "HTTP requests without progress for too long")  \
+  X(DOWNSTREAM_RQ_TIMEOUT, "downstream_rq_timeout_total", 0, "HTTP requests that ran into their route's timeout")      \
+  X(DOWNSTREAM_RQ_ABORTED, "downstream_rq_aborted_total", 0, "HTTP requests given up by the client")                   \
+  X(HTTP2_FORWARDED, "http2_forwarded_total", 0, "HTTP/2 connections forwarded without L7 routing")                    \
+  X(UPGRADES, "upgrades_total", 0, "Connections switched to another protocol (101)")                                   \
+  X(UPSTREAM_CX, "upstream_cx_total", 0, "Upstream connections opened")                                                \
+  X(UPSTREAM_CX_ACTIVE, "upstream_cx_active", 1, "Upstream connections open, the pooled ones included")                \
+  X(UPSTREAM_CX_IDLE, "upstream_cx_idle", 1, "Upstream connections pooled and unused")                                 \
+  X(UPSTREAM_CX_CONNECT_FAIL, "upstream_cx_connect_fail_total", 0, "Upstream connections that failed to open")         \
+  X(UPSTREAM_CX_CONNECT_TIMEOUT, "upstream_cx_connect_timeout_total", 0,                                               \
+    "Upstream connections that opened too slowly")                                                                     \
+  X(UPSTREAM_CX_POOL_OVERFLOW, "upstream_cx_pool_overflow_total", 0, "Upstream connections closed: pool full")         \
+  X(UPSTREAM_CX_OVERFLOW, "upstream_cx_overflow_total", 0,                                                             \
+    "Upstream connections refused: max_connections of the cluster")                                                    \
+  X(UPSTREAM_CX_TRANSPARENT_FAIL, "upstream_cx_transparent_fail_total", 0,                                             \
+    "Inbound connections refused: the client's address cannot be kept")                                                \
+  X(UPSTREAM_RQ_OVERFLOW, "upstream_rq_overflow_total", 0, "HTTP requests refused: limits of the cluster")             \
+  X(UPSTREAM_RQ_RETRY, "upstream_rq_retry_total", 0, "Attempts after the first, after a failed connect")               \
+  X(UPSTREAM_RQ_REPLAY, "upstream_rq_replay_total", 0, "Requests sent again: the pooled connection had gone away")     \
+  X(UPSTREAM_RQ_PROTOCOL_ERROR, "upstream_rq_protocol_error_total", 0, "Malformed responses (502)")                    \
+  X(ON_DEMAND_WAITS, "on_demand_waits_total", 0, "Connections and requests that waited for configuration")             \
+  X(ON_DEMAND_WAITING, "on_demand_waiting", 1, "Connections and requests waiting for configuration")                   \
+  X(ON_DEMAND_TIMEOUTS, "on_demand_timeouts_total", 0, "Waits for configuration that timed out")                       \
+  X(ON_DEMAND_OVERFLOW, "on_demand_overflow_total", 0, "Waits for configuration skipped: max_parked reached")          \
+  X(EVENTS, "events_total", 0, "Events raised")                                                                        \
+  X(EVENTS_DROPPED, "events_dropped_total", 0, "Events dropped: queue full (raised again in a second)")                \
+  X(STATS_DROPPED, "stats_dropped_total", 0, "Statistics lost: stat_rows reached between two drains")                  \
+  X(ACCESS_DROPPED, "access_records_dropped_total", 0,                                                                 \
+    "Access records lost: access_records reached between two drains")                                                  \
+  X(SPLICED_BYTES, "spliced_bytes_total", 0, "Bytes moved by splice(2)")
+
+enum na_counter_id {
+#define X(constant, name, gauge, help) NA_COUNTER_##constant,
+  NA_COUNTER_LIST(X)
+#undef X
+      NA_COUNTER_COUNT
+};
+
+typedef struct na_counters {
+  _Atomic uint64_t values[NA_COUNTER_COUNT];
+} na_counters;
+
+/* Only for the worker that owns the array: a plain add, no locked instruction. */
+static inline void na_count_by(na_counters *counters, enum na_counter_id id, uint64_t by) {
+  uint64_t value = atomic_load_explicit(&counters->values[id], memory_order_relaxed);
+  atomic_store_explicit(&counters->values[id], value + by, memory_order_relaxed);
+}
+
+static inline void na_count(na_counters *counters, enum na_counter_id id) {
+  na_count_by(counters, id, 1);
+}
+
+/* Gauges. */
+static inline void na_count_down(na_counters *counters, enum na_counter_id id) {
+  na_count_by(counters, id, UINT64_MAX);
+}
+
+#endif

@@ -1,0 +1,162 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#include "report.h"
+
+#include <string.h>
+
+#include "http_request.h"
+
+/* na_stat_row.protocol */
+enum { PROTOCOL_TCP = 0, PROTOCOL_HTTP1 = 1, PROTOCOL_GRPC = 2, PROTOCOL_HTTP2_FORWARDED = 3 };
+
+static void set_peer(na_stat_key *key, const na_conn *conn, const na_address *remote) {
+  key->inbound = na_conn_inbound(conn);
+  const uint8_t *ip = remote->port ? remote->ip : conn->local.ip;
+  memcpy(key->peer, key->inbound ? conn->peer.ip : ip, sizeof key->peer);
+}
+
+/* ---- TCP ---- */
+
+static na_stat_row *tcp_row(na_conn *conn, const na_tcp_report *report, uint32_t kind, uint32_t flags) {
+  na_stat_key key = {.kind = kind,
+                     .workload = conn->workload->id,
+                     .cluster_tag = report->cluster_tag,
+                     .endpoint_tag = report->endpoint_tag,
+                     .flags = flags,
+                     .protocol = conn->protocol == PROTOCOL_HTTP2_FORWARDED ? PROTOCOL_HTTP2_FORWARDED : PROTOCOL_TCP};
+  set_peer(&key, conn, &report->remote);
+  return na_stats_row(&conn->worker->stats, &key);
+}
+
+void na_report_tcp_opened(na_conn *conn, const na_tcp_report *report) {
+  conn->tcp_opened = true;
+  na_stat_row *row = tcp_row(conn, report, NA_STAT_TCP_OPENED, 0);
+  if (row)
+    row->count++;
+}
+
+void na_report_tcp_bytes(na_conn *conn, const na_tcp_report *report, uint64_t in, uint64_t out) {
+  if (in == 0 && out == 0)
+    return;
+  na_stat_row *row = tcp_row(conn, report, NA_STAT_TCP_BYTES, 0);
+  if (!row)
+    return;
+  row->count++;
+  row->bytes_in += in;
+  row->bytes_out += out;
+}
+
+/* ---- access records ---- */
+
+static na_access_record *begin_record(na_conn *conn, uint64_t start_us, const na_address *remote,
+                                      const na_address *from) {
+  na_worker *worker = conn->worker;
+  if (!worker->access.records)
+    return NULL;
+  na_access_record *record = na_access_begin(&worker->access);
+  if (!record) {
+    na_worker_count(worker, NA_COUNTER_ACCESS_DROPPED);
+    return NULL;
+  }
+  record->start_us = start_us + worker->wall_offset_us;
+  record->duration_us = worker->loop.now_us - start_us;
+  record->workload = conn->workload->id;
+  record->inbound = na_conn_inbound(conn);
+  memcpy(record->downstream_remote, conn->peer.ip, 16);
+  memcpy(record->downstream_local, conn->local.ip, 16);
+  memcpy(record->upstream_remote, remote->ip, 16);
+  memcpy(record->upstream_local, from->ip, 16);
+  record->downstream_remote_port = conn->peer.port;
+  record->downstream_local_port = conn->local.port;
+  record->upstream_remote_port = remote->port;
+  record->upstream_local_port = from->port;
+  return record;
+}
+
+static void text(char *field, size_t size, const char *s) {
+  if (s)
+    na_access_text(field, size, na_str_of(s));
+}
+
+void na_report_tcp_closed(na_conn *conn, const na_tcp_report *report) {
+  na_stat_row *row = tcp_row(conn, report, NA_STAT_TCP_CLOSED, report->flags);
+  if (row) {
+    row->count++;
+    row->duration_us += conn->worker->loop.now_us - conn->start_us;
+  }
+  na_access_record *record = begin_record(conn, conn->start_us, &report->remote, &report->from);
+  if (!record)
+    return;
+  record->bytes_in = conn->bytes_in;
+  record->bytes_out = conn->bytes_out;
+  record->upstream_us = report->connect_us;
+  record->cluster_tag = report->cluster_tag;
+  record->endpoint_tag = report->endpoint_tag;
+  record->flags = report->flags;
+  record->protocol = conn->protocol == PROTOCOL_HTTP2_FORWARDED ? PROTOCOL_HTTP2_FORWARDED : PROTOCOL_TCP;
+  text(record->cluster, sizeof record->cluster, report->cluster);
+  text(record->upstream_failure, sizeof record->upstream_failure, report->failure);
+  na_access_publish(&conn->worker->access);
+}
+
+/* ---- HTTP ---- */
+
+static void request_stats(const na_http_request *request) {
+  const na_conn *conn = request->conn;
+  na_worker *worker = request->worker;
+  na_stat_key key = {.kind = NA_STAT_HTTP,
+                     .workload = conn->workload->id,
+                     .cluster_tag = request->cluster_tag,
+                     .endpoint_tag = request->endpoint_tag,
+                     .flags = request->flags,
+                     .status = request->status,
+                     .protocol = request->grpc ? PROTOCOL_GRPC : PROTOCOL_HTTP1};
+  set_peer(&key, conn, &request->remote);
+  na_stat_row *row = na_stats_row(&worker->stats, &key);
+  if (row)
+    na_stats_request(row, worker->loop.now_us - request->start_us, request->bytes_in, request->bytes_out);
+}
+
+static na_str header_of(const na_h1_head *head, enum na_header_id id) {
+  return head->index[id] < 0 ? (na_str){0} : head->headers[head->index[id]].value;
+}
+
+static void describe_request(na_access_record *record, const na_h1_head *head) {
+  const na_request *in = &head->request;
+  record->http_minor = head->minor;
+  na_access_text(record->method, sizeof record->method, in->method);
+  na_access_text(record->authority, sizeof record->authority, in->authority);
+  na_access_text(record->path, sizeof record->path, in->path_query);
+  na_access_text(record->user_agent, sizeof record->user_agent, header_of(head, NA_HDR_USER_AGENT));
+  na_access_text(record->forwarded_for, sizeof record->forwarded_for, header_of(head, NA_HDR_X_FORWARDED_FOR));
+  na_access_text(record->request_id, sizeof record->request_id, header_of(head, NA_HDR_X_REQUEST_ID));
+}
+
+static void request_record(na_http_request *request) {
+  na_access_record *record = begin_record(request->conn, request->start_us, &request->remote, &request->local);
+  if (!record)
+    return;
+  record->bytes_in = request->bytes_in;
+  record->bytes_out = request->bytes_out;
+  record->upstream_us = request->first_us ? request->first_us - request->start_us : 0;
+  record->cluster_tag = request->cluster_tag;
+  record->endpoint_tag = request->endpoint_tag;
+  record->route_tag = request->route_tag;
+  record->flags = request->flags;
+  record->status = request->status;
+  record->protocol = request->grpc ? PROTOCOL_GRPC : PROTOCOL_HTTP1;
+  if (request->head_bytes)
+    describe_request(record, na_request_head(request));
+  if (request->generated_id[0])
+    text(record->request_id, sizeof record->request_id, request->generated_id);
+  text(record->route, sizeof record->route, request->route ? request->route->name : NULL);
+  text(record->cluster, sizeof record->cluster, request->cluster ? request->cluster->name : NULL);
+  text(record->detail, sizeof record->detail, request->detail);
+  text(record->upstream_failure, sizeof record->upstream_failure, request->failure);
+  na_access_publish(&request->worker->access);
+}
+
+void na_report_request(na_http_request *request) {
+  request_stats(request);
+  if (request->worker->access.records)
+    request_record(request);
+}
