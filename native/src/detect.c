@@ -1,0 +1,98 @@
+/* SPDX-License-Identifier: Apache-2.0
+ *
+ * What does the client speak? Decided on its first bytes; on a port of undeclared protocol, silence means that the
+ * server speaks first, so it is TCP.
+ */
+#include <errno.h>
+
+#include "conn.h"
+#include "tcp_proxy.h"
+
+/* Results of na_h1_sniff. */
+enum { SNIFF_TLS = -2, SNIFF_OTHER = -1, SNIFF_MORE = 0, SNIFF_HTTP1 = 1, SNIFF_HTTP2 = 2 };
+
+/* Inbound, and the workload's configuration is not in force: nothing but a refusal in HTTP may be given. */
+static bool not_in_force(const na_conn *conn) {
+  return na_conn_inbound(conn) && !na_snapshot_inbound(conn->worker->snapshot, conn->workload->id);
+}
+
+static void as_tcp(na_conn *conn) {
+  if (not_in_force(conn)) {
+    na_worker_count(conn->worker, NA_COUNTER_DOWNSTREAM_CX_NOT_IN_FORCE);
+    na_tcp_refuse(conn, NA_FLAG_NC);
+    return;
+  }
+  na_tcp_start(conn);
+}
+
+static void decided(na_conn *conn, int sniffed) {
+  if (sniffed == SNIFF_HTTP2 && !not_in_force(conn)) {
+    na_worker_count(conn->worker, NA_COUNTER_HTTP2_FORWARDED);
+    conn->protocol = 3;
+    na_tcp_start(conn);
+  } else if (sniffed == SNIFF_HTTP1 || conn->speaks == NA_PROTOCOL_HTTP) {
+    na_http_server_start(conn);
+  } else {
+    as_tcp(conn);
+  }
+}
+
+static void silent(na_conn *conn) {
+  if (conn->speaks == NA_PROTOCOL_DETECT) {
+    as_tcp(conn);
+  } else if (na_input_length(&conn->in)) {
+    na_http_server_start(conn); /* which times the head */
+  } else {
+    na_worker_count(conn->worker, NA_COUNTER_DOWNSTREAM_CX_IDLE_TIMEOUT);
+    na_conn_close(conn, false);
+  }
+}
+
+/* The client said nothing and ended its side: a probe of the port, or a client that only listens. */
+static void ended(na_conn *conn) {
+  if (conn->speaks == NA_PROTOCOL_HTTP && na_input_length(&conn->in) == 0)
+    na_conn_close(conn, false);
+  else
+    decided(conn, SNIFF_OTHER);
+}
+
+static void on_event(na_watch *watch, uint32_t events) {
+  na_stream *stream = na_stream_of(watch);
+  na_conn *conn = stream->owner;
+  if (conn->dead)
+    return;
+  (void)na_stream_events(stream, events);
+  while (stream->readable) {
+    ssize_t n = na_input_fill(&conn->in, stream, conn->worker->io, NA_IO_BYTES, NA_IO_BYTES);
+    if (n == -EAGAIN)
+      break;
+    if (n == 0) {
+      ended(conn);
+      return;
+    }
+    if (n < 0) {
+      na_conn_close(conn, true);
+      return;
+    }
+    int sniffed = na_h1_sniff(na_input_bytes(&conn->in), na_input_length(&conn->in));
+    if (sniffed != SNIFF_MORE) {
+      decided(conn, sniffed);
+      return;
+    }
+  }
+  if (na_input_keep(&conn->in) < 0)
+    na_conn_close(conn, true);
+  else if (na_input_length(&conn->in) && conn->speaks == NA_PROTOCOL_HTTP)
+    na_conn_deadline(conn, conn->worker->loop.now_ms + conn->worker->config->head_timeout_ms, silent);
+}
+
+void na_detect_start(na_conn *conn) {
+  const na_config *config = conn->worker->config;
+  bool undeclared = conn->speaks == NA_PROTOCOL_DETECT;
+  conn->phase = NA_CONN_DETECTING;
+  conn->stream.watch.fn = on_event;
+  na_conn_deadline(conn, conn->worker->loop.now_ms + (undeclared ? config->detect_timeout_ms : config->idle_timeout_ms),
+                   silent);
+  if (conn->stream.readable)
+    na_loop_again(&conn->worker->loop, &conn->stream.watch);
+}

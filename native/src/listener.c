@@ -1,0 +1,177 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#include "listener.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <netinet/in.h>
+#include <stdlib.h>
+#include <sys/socket.h>
+#include <unistd.h>
+
+#include "address.h"
+#include "conn.h"
+
+/* linux/netfilter_ipv4.h and linux/netfilter_ipv6/ip6_tables.h, which do not go together with netinet/in.h. */
+#define SO_ORIGINAL_DST      80
+#define IP6T_SO_ORIGINAL_DST 80
+
+/* Accepted per event at most, so that a flood of connections does not starve the others. */
+#define ACCEPT_BATCH 64
+/* How long accepting rests when the process has run out of descriptors. */
+#define ACCEPT_PAUSE_MS 100
+
+typedef struct na_listener {
+  union {
+    na_watch watch;
+    na_grave grave;
+  };
+  na_link link;
+  na_timer resume;
+  na_worker *worker;
+  na_workload *workload;
+  enum na_listener_kind kind;
+  uint16_t port;
+} na_listener;
+
+/* Where the connection was going before it was captured (NAT: conntrack knows; eBPF capture answers the same call). */
+static int original_destination(int fd, const na_address *peer, na_address *out) {
+  struct sockaddr_storage storage;
+  socklen_t size = sizeof storage;
+  bool v4 = na_ip_is_v4(peer->ip); /* also on a dual-stack `::` listener */
+  int rc = v4 ? getsockopt(fd, SOL_IP, SO_ORIGINAL_DST, &storage, &size)
+              : getsockopt(fd, SOL_IPV6, IP6T_SO_ORIGINAL_DST, &storage, &size);
+  if (rc < 0)
+    return -errno;
+  return na_address_from_sockaddr(out, &storage) ? 0 : -EAFNOSUPPORT;
+}
+
+static int local_address(int fd, na_address *out) {
+  struct sockaddr_storage storage;
+  socklen_t size = sizeof storage;
+  if (getsockname(fd, (struct sockaddr *)&storage, &size) < 0)
+    return -errno;
+  return na_address_from_sockaddr(out, &storage) ? 0 : -EAFNOSUPPORT;
+}
+
+static void refuse(na_worker *worker, int fd, enum na_counter_id why) {
+  struct linger linger = {.l_onoff = 1, .l_linger = 0};
+  (void)setsockopt(fd, SOL_SOCKET, SO_LINGER, &linger, sizeof linger);
+  close(fd);
+  na_worker_count(worker, why);
+}
+
+/* Somebody talks to the listener itself, not through capture: to go there would be to go round in circles. */
+static bool aims_at_listener(const na_listener *listener, const na_address *destination) {
+  return destination->port == listener->port &&
+         (na_ip_is_loopback(destination->ip) || na_workload_owns(listener->workload, destination->ip));
+}
+
+static void accepted(na_listener *listener, int fd, const struct sockaddr_storage *from) {
+  na_worker *worker = listener->worker;
+  na_address peer, destination;
+  if (worker->counters.values[NA_COUNTER_DOWNSTREAM_CX_ACTIVE] >= worker->config->max_connections) {
+    refuse(worker, fd, NA_COUNTER_DOWNSTREAM_CX_OVERFLOW);
+    return;
+  }
+  bool plain = listener->kind == NA_LISTENER_PLAIN;
+  if (!na_address_from_sockaddr(&peer, from) ||
+      (plain ? local_address(fd, &destination) : original_destination(fd, &peer, &destination)) < 0) {
+    refuse(worker, fd, NA_COUNTER_DOWNSTREAM_CX_NO_DESTINATION);
+    return;
+  }
+  if (!plain && aims_at_listener(listener, &destination)) {
+    refuse(worker, fd, NA_COUNTER_DOWNSTREAM_CX_LOOP);
+    return;
+  }
+  na_conn_accept(worker, listener->workload, listener->kind, fd, &peer, &destination);
+}
+
+/* Out of descriptors: clients would hang in the backlog, and the edge would not come again. Close the spare descriptor
+ * to accept and refuse one, then rest. */
+static void out_of_descriptors(na_listener *listener) {
+  na_worker *worker = listener->worker;
+  na_worker_count(worker, NA_COUNTER_DOWNSTREAM_CX_NO_FD);
+  close(worker->spare_fd);
+  int fd = accept4(listener->watch.fd, NULL, NULL, SOCK_CLOEXEC);
+  if (fd >= 0)
+    close(fd);
+  worker->spare_fd = open("/dev/null", O_RDONLY | O_CLOEXEC);
+  na_timer_arm(&worker->loop.wheel, &listener->resume, worker->loop.now_ms + ACCEPT_PAUSE_MS);
+}
+
+static void on_connection(na_watch *watch, uint32_t events) {
+  na_listener *listener = na_container_of(watch, na_listener, watch);
+  if (watch->fd < 0 || na_timer_armed(&listener->resume))
+    return;
+  for (int i = 0; i < ACCEPT_BATCH; i++) {
+    struct sockaddr_storage from;
+    socklen_t size = sizeof from;
+    int fd = accept4(watch->fd, (struct sockaddr *)&from, &size, SOCK_NONBLOCK | SOCK_CLOEXEC);
+    if (fd >= 0) {
+      accepted(listener, fd, &from);
+    } else if (errno == EMFILE || errno == ENFILE || errno == ENOBUFS || errno == ENOMEM) {
+      out_of_descriptors(listener);
+      return;
+    } else if (errno == EAGAIN) {
+      return;
+    } /* anything else concerns that one connection: accept(2), "Error handling" */
+  }
+  na_loop_again(&listener->worker->loop, watch);
+}
+
+static void on_resume(na_timer *timer) {
+  na_listener *listener = na_container_of(timer, na_listener, resume);
+  na_loop_again(&listener->worker->loop, &listener->watch);
+}
+
+int na_listener_open(na_worker *worker, na_workload *workload, enum na_listener_kind kind, int fd) {
+  na_address address;
+  na_listener *listener = calloc(1, sizeof *listener);
+  int error = listener ? local_address(fd, &address) : -ENOMEM;
+  if (error)
+    goto fail;
+  int flags = fcntl(fd, F_GETFL);
+  if (fcntl(fd, F_SETFL, flags | O_NONBLOCK) < 0 || fcntl(fd, F_SETFD, FD_CLOEXEC) < 0) {
+    error = -errno;
+    goto fail;
+  }
+  listener->worker = worker;
+  listener->kind = kind;
+  listener->port = address.port;
+  na_watch_init(&listener->watch, on_connection);
+  na_timer_init(&listener->resume, on_resume);
+  error = na_loop_watch(&worker->loop, &listener->watch, fd, 0);
+  if (error)
+    goto fail;
+  listener->workload = na_workload_ref(workload);
+  na_list_push_back(&worker->listeners, &listener->link);
+  return 0;
+fail:
+  free(listener);
+  close(fd);
+  return error;
+}
+
+static void listener_free(na_grave *grave) {
+  free(na_container_of(grave, na_listener, grave));
+}
+
+static void listener_close(na_listener *listener) {
+  na_worker *worker = listener->worker;
+  int fd = listener->watch.fd;
+  na_loop_unwatch(&listener->watch);
+  close(fd);
+  na_timer_disarm(&listener->resume);
+  na_link_remove(&listener->link);
+  na_workload_unref(listener->workload);
+  na_loop_bury(&worker->loop, &listener->grave, listener_free);
+}
+
+void na_listeners_close(na_worker *worker, const na_workload *workload) {
+  for (na_link *link = worker->listeners.next, *next; link != &worker->listeners; link = next) {
+    next = link->next;
+    na_listener *listener = na_container_of(link, na_listener, link);
+    if (!workload || listener->workload == workload)
+      listener_close(listener);
+  }
+}

@@ -1,0 +1,39 @@
+/* SPDX-License-Identifier: Apache-2.0
+ *
+ * A workload: a network namespace that the engine proxies for. Made and freed by the control thread; whatever works for
+ * it (a listener, a connection, a pool) holds a reference. With the last one the namespace is let go and the workload
+ * is gone; its memory stays until the control thread has seen that.
+ */
+#ifndef NODEAGENT_WORKLOAD_H
+#define NODEAGENT_WORKLOAD_H
+
+#include <stdatomic.h>
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#include "netns.h"
+
+typedef struct na_workload {
+  struct na_workload *next; /* the registry's, control thread */
+  atomic_uint refs;
+  atomic_bool gone;
+  atomic_bool removed; /* draining: nothing of it is kept for later */
+  uint32_t id;
+  na_netns netns;
+  uint32_t naddresses;
+  uint8_t (*addresses)[16];
+  char view[];
+} na_workload;
+
+/* Copies everything; duplicates netns_fd (-1: the engine's own). One reference, for the registry. */
+int na_workload_create(uint32_t id, int netns_fd, const char *view, const uint8_t *addresses, size_t n,
+                       na_workload **out);
+na_workload *na_workload_ref(na_workload *workload);
+void na_workload_unref(na_workload *workload);
+/* Control thread: free one that is gone, or that no worker ever saw. */
+void na_workload_destroy(na_workload *workload);
+/* Whether ip is one of its own addresses. */
+bool na_workload_owns(const na_workload *workload, const uint8_t ip[16]);
+
+#endif
