@@ -1,0 +1,332 @@
+/* SPDX-License-Identifier: Apache-2.0
+ *
+ * The downstream side of HTTP/1: one request at a time, in order. While one is in progress only its body is read;
+ * pipelined requests wait in the input or, beyond that, in the kernel.
+ */
+#include <assert.h>
+#include <errno.h>
+#include <stdio.h>
+#include <string.h>
+
+#include "http_head.h"
+#include "http_request.h"
+#include "http_tunnel.h"
+
+/* Requests handled or reads made per event before others get their turn. */
+#define SERVER_ROUNDS 16
+
+static void on_event(na_watch *watch, uint32_t events);
+static const na_responder responder;
+
+static uint64_t from_now(const na_conn *conn, uint32_t ms) {
+  return conn->worker->loop.now_ms + ms;
+}
+
+/* ---- timeouts ---- */
+
+static void refuse(na_conn *conn, uint16_t status, uint32_t flags, const char *detail, const char *text) {
+  conn->keep_alive = false;
+  conn->body = (na_h1_body){.done = true};
+  na_request_refuse(conn, &responder, status, flags, detail, text);
+}
+
+static void on_head_timeout(na_conn *conn) {
+  na_worker_count(conn->worker, NA_COUNTER_DOWNSTREAM_RQ_HEAD_TIMEOUT);
+  refuse(conn, 408, NA_FLAG_DT, "request_header_timeout", "request timeout");
+}
+
+static void on_idle(na_conn *conn) {
+  na_worker_count(conn->worker, NA_COUNTER_DOWNSTREAM_CX_IDLE_TIMEOUT);
+  na_conn_close(conn, false);
+}
+
+static void on_request_idle(na_conn *conn) {
+  na_http_request *request = conn->request;
+  uint64_t deadline = request->last_ms + conn->worker->config->request_idle_timeout_ms;
+  if (deadline > conn->worker->loop.now_ms) {
+    na_conn_deadline(conn, deadline, on_request_idle);
+    return;
+  }
+  na_worker_count(conn->worker, NA_COUNTER_DOWNSTREAM_RQ_IDLE_TIMEOUT);
+  na_request_reply(request, request->body_sent ? 504 : 408, NA_FLAG_SI, "stream_idle_timeout", "stream timeout");
+}
+
+/* ---- the responder: answering ---- */
+
+static enum na_delivery delivery_of(const na_conn *conn, const na_response *response) {
+  if (response->body == NA_BODY_CHUNKED && conn->http10)
+    return NA_DELIVER_DECODED;
+  if (response->body == NA_BODY_UNTIL_CLOSE)
+    return conn->http10 ? NA_DELIVER_CLOSE : NA_DELIVER_CHUNKED;
+  return NA_DELIVER_AS_IS;
+}
+
+/* Whether the connection must end with this response. Of a request whose body is not here yet the client may keep back
+ * the rest when it sees the answer (RFC 9110 10.1.1), so that nobody could tell where the next request begins. */
+static bool ends_connection(const na_conn *conn, const na_response *response, enum na_delivery delivery) {
+  if (!conn->keep_alive || conn->draining || delivery == NA_DELIVER_DECODED || delivery == NA_DELIVER_CLOSE)
+    return true;
+  return !conn->body.done && (response->local || conn->request->bytes_in == 0);
+}
+
+static int send_chunk(na_conn *conn, const char *prefix, size_t prefix_n, const char *body, size_t n, bool end) {
+  na_out out = {.p = conn->worker->scratch, .n = prefix_n, .size = conn->worker->scratch_size};
+  assert(prefix_n == 0 || prefix == out.p);
+  if (n) {
+    char size[24];
+    na_out_bytes(&out, size, (size_t)snprintf(size, sizeof size, "%s%zx\r\n", conn->chunk_open ? "\r\n" : "", n));
+    conn->chunk_open = true;
+  }
+  int error = out.over ? -EMSGSIZE : na_stream_send2(&conn->stream, out.p, out.n, body, n);
+  if (error || !end)
+    return error;
+  const char *last = conn->chunk_open ? "\r\n0\r\n\r\n" : "0\r\n\r\n";
+  return na_stream_send(&conn->stream, last, strlen(last));
+}
+
+static int respond_head(na_http_request *request, const na_response *response, char *body, size_t n, bool end) {
+  na_conn *conn = request->conn;
+  na_worker *worker = conn->worker;
+  bool informational = response->status < 200 && !response->upgrade;
+  if (informational && conn->http10)
+    return 0; /* RFC 9110 15.2: an HTTP/1.0 client does not know them */
+  enum na_delivery delivery = delivery_of(conn, response);
+  bool close = !informational && !response->upgrade && ends_connection(conn, response, delivery);
+  na_out out = {.p = worker->scratch, .size = worker->scratch_size};
+  na_write_response_head(request, response, delivery, conn->http10, close, &out);
+  if (out.over)
+    return -EMSGSIZE;
+  if (close || response->upgrade)
+    conn->keep_alive = false;
+  conn->bytes_out += n;
+  conn->chunk_open = false;
+  conn->chunked_out = delivery == NA_DELIVER_CHUNKED;
+  if (conn->chunked_out)
+    return send_chunk(conn, out.p, out.n, body, n, end);
+  return na_stream_send2(&conn->stream, out.p, out.n, body, n);
+}
+
+static int respond_body(na_http_request *request, char *bytes, size_t n, bool end) {
+  na_conn *conn = request->conn;
+  conn->bytes_out += n;
+  if (conn->chunked_out)
+    return send_chunk(conn, NULL, 0, bytes, n, end);
+  return na_stream_send(&conn->stream, bytes, n);
+}
+
+static bool is_blocked(na_http_request *request) {
+  return na_stream_blocked(&request->conn->stream);
+}
+
+/* ---- the responder: the request's body ---- */
+
+static long take_body(na_http_request *request, const char **bytes, na_h1_error *error) {
+  na_conn *conn = request->conn;
+  size_t length = na_input_length(&conn->in);
+  if (conn->body.done || length == 0)
+    return 0;
+  *bytes = na_input_bytes(&conn->in);
+  long n = na_h1_body_feed(&conn->body, *bytes, length, error);
+  if (n < 0) {
+    conn->keep_alive = false;
+    return -1;
+  }
+  na_input_consume(&conn->in, (size_t)n);
+  conn->bytes_in += (uint64_t)n;
+  if (conn->body.done)
+    na_request_body_sent(request);
+  return n;
+}
+
+static void more_wanted(na_http_request *request) {
+  na_conn *conn = request->conn;
+  if (!conn->body.done)
+    na_loop_again(&conn->worker->loop, &conn->stream.watch);
+}
+
+/* ---- the responder: the end ---- */
+
+/* No more requests on this connection. */
+static void end_connection(na_conn *conn) {
+  bool all_read = conn->body.done && na_input_length(&conn->in) == 0 && !conn->stream.readable;
+  if (all_read && !na_stream_blocked(&conn->stream))
+    na_conn_close(conn, false);
+  else
+    na_conn_linger(conn);
+}
+
+static void finished(na_http_request *request, bool aborted) {
+  na_conn *conn = request->conn;
+  conn->request = NULL;
+  if (aborted) {
+    na_conn_close(conn, true);
+    return;
+  }
+  if (!conn->keep_alive || !conn->body.done || conn->draining) {
+    end_connection(conn);
+    return;
+  }
+  conn->phase = NA_CONN_IDLE;
+  na_conn_deadline(conn, from_now(conn, conn->worker->config->idle_timeout_ms), on_idle);
+  if (na_input_length(&conn->in) || conn->stream.readable)
+    na_loop_again(&conn->worker->loop, &conn->stream.watch);
+}
+
+static const na_responder responder = {
+    .head = respond_head,
+    .body = respond_body,
+    .take = take_body,
+    .more = more_wanted,
+    .blocked = is_blocked,
+    .finished = finished,
+    .tunnel = na_tunnel_start,
+};
+
+/* ---- reading ---- */
+
+static void client_gone(na_conn *conn) {
+  na_worker_count(conn->worker, NA_COUNTER_DOWNSTREAM_RQ_ABORTED);
+  na_request_abort(conn->request, NA_FLAG_DC, "downstream_remote_disconnect");
+}
+
+static ssize_t read_more(na_conn *conn) {
+  na_worker *worker = conn->worker;
+  return na_input_fill(&conn->in, &conn->stream, worker->io, NA_IO_BYTES, worker->config->max_head_bytes + NA_IO_BYTES);
+}
+
+static void begin(na_conn *conn, const na_h1_head *head) {
+  const char *raw = na_input_bytes(&conn->in);
+  conn->scanned = 0;
+  conn->phase = NA_CONN_ACTIVE;
+  conn->http10 = head->minor == 0;
+  conn->keep_alive = head->keep_alive;
+  na_h1_body_init(&conn->body, head);
+  na_input_consume(&conn->in, head->head_bytes); /* the bytes stay where they are */
+  na_conn_deadline(conn, from_now(conn, conn->worker->config->request_idle_timeout_ms), on_request_idle);
+  na_request_start(conn, &responder, head, raw);
+}
+
+/* Look for a request head; false: nothing to do until the next event. */
+static bool parse(na_conn *conn) {
+  na_worker *worker = conn->worker;
+  const na_config *config = worker->config;
+  na_h1_limits limits = {config->max_head_bytes, config->max_headers, config->max_request_line};
+  na_h1_error error;
+  bool first_bytes = conn->scanned == 0;
+  int n = na_h1_parse_request(na_input_bytes(&conn->in), na_input_length(&conn->in), &conn->scanned, &limits,
+                              worker->head, &error);
+  if (n < 0) {
+    na_worker_count(worker, NA_COUNTER_DOWNSTREAM_RQ_PROTOCOL_ERROR);
+    refuse(conn, error.status, NA_FLAG_DPE, "http1.codec_error", error.reason);
+    return false;
+  }
+  if (n > 0) {
+    begin(conn, worker->head);
+    return true;
+  }
+  if (first_bytes)
+    na_conn_deadline(conn, from_now(conn, config->head_timeout_ms), on_head_timeout);
+  return conn->stream.readable;
+}
+
+static bool next_request(na_conn *conn) {
+  bool more = conn->scanned > 0 || na_input_length(&conn->in) == 0;
+  if (na_stream_blocked(&conn->stream))
+    return false; /* the last answer first: what a client does not read bounds what it can ask for */
+  if (conn->draining && na_input_length(&conn->in) == 0) {
+    end_connection(conn);
+    return false;
+  }
+  if (more) {
+    if (!conn->stream.readable)
+      return false;
+    ssize_t n = read_more(conn);
+    if (n == -EAGAIN)
+      return false;
+    if (n <= 0) {
+      na_conn_close(conn, n < 0);
+      return false;
+    }
+  }
+  return parse(conn);
+}
+
+/* A client that will not ask again may end its side while it waits; any other one that does has gone away. */
+static bool has_gone(const na_conn *conn) {
+  return conn->stream.broken || (conn->stream.peer_closing && conn->body.done && conn->keep_alive);
+}
+
+/* Carry on with the body of the request in progress. */
+static bool continue_request(na_conn *conn) {
+  na_http_request *request = conn->request;
+  if (has_gone(conn)) {
+    client_gone(conn);
+    return false;
+  }
+  if (conn->body.done || request->state < NA_REQUEST_SENT || !na_request_takes_body(request))
+    return false;
+  if (na_input_length(&conn->in) == 0) {
+    if (!conn->stream.readable)
+      return false;
+    ssize_t n = read_more(conn);
+    if (n == -EAGAIN)
+      return false;
+    if (n <= 0) {
+      client_gone(conn);
+      return false;
+    }
+  }
+  na_request_pump(request);
+  return true;
+}
+
+static bool is_serving(const na_conn *conn) {
+  return !conn->dead && conn->stream.watch.fn == on_event;
+}
+
+static void run(na_conn *conn) {
+  for (int round = 0; is_serving(conn); round++) {
+    if (round == SERVER_ROUNDS) {
+      na_loop_again(&conn->worker->loop, &conn->stream.watch);
+      break;
+    }
+    if (!(conn->request ? continue_request(conn) : next_request(conn)))
+      break;
+  }
+  if (is_serving(conn) && na_input_keep(&conn->in) < 0)
+    na_conn_cut(conn);
+}
+
+static void on_event(na_watch *watch, uint32_t events) {
+  na_stream *stream = na_stream_of(watch);
+  na_conn *conn = stream->owner;
+  if (conn->dead)
+    return;
+  bool was_blocked = na_stream_blocked(stream);
+  if (na_stream_events(stream, events) < 0)
+    stream->broken = true;
+  if (was_blocked && !na_stream_blocked(stream) && conn->request)
+    na_request_writable(conn->request);
+  run(conn);
+}
+
+/* ---- from outside ---- */
+
+void na_http_server_start(na_conn *conn) {
+  conn->protocol = 1;
+  conn->phase = NA_CONN_IDLE;
+  conn->stream.watch.fn = on_event;
+  conn->keep_alive = true;
+  conn->body = (na_h1_body){.done = true};
+  na_conn_deadline(conn, from_now(conn, conn->worker->config->idle_timeout_ms), on_idle);
+  run(conn);
+}
+
+void na_http_server_drain(na_conn *conn) {
+  if (!conn->request && na_input_length(&conn->in) == 0 && !na_stream_blocked(&conn->stream))
+    end_connection(conn);
+}
+
+void na_http_server_cut(na_conn *conn) {
+  na_request_abort(conn->request, NA_FLAG_LR, "drain_timeout");
+}

@@ -1,0 +1,583 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#include "http_upstream.h"
+
+#include <assert.h>
+#include <errno.h>
+#include <linux/tcp.h>
+#include <netinet/in.h>
+#include <stdlib.h>
+#include <sys/socket.h>
+
+#include "connect.h"
+#include "http_head.h"
+
+/* Reads per event before others get their turn. */
+#define RESPONSE_ROUNDS 8
+
+static void on_event(na_watch *watch, uint32_t events);
+static void respond(na_upstream *upstream);
+
+/* ---- the end ---- */
+
+static void upstream_free(na_grave *grave) {
+  free(na_container_of(grave, na_upstream, grave));
+}
+
+static void no_longer_pending(na_upstream *upstream) {
+  if (upstream->pending)
+    na_cluster_release(upstream->cluster, NA_LIMIT_PENDING);
+  upstream->pending = false;
+}
+
+static void no_longer_idle(na_upstream *upstream) {
+  if (!na_link_in_list(&upstream->idle))
+    return;
+  na_link_remove(&upstream->idle);
+  upstream->pool->nidle--;
+  na_count_down(&upstream->worker->counters, NA_COUNTER_UPSTREAM_CX_IDLE);
+}
+
+void na_upstream_close(na_upstream *upstream) {
+  if (upstream->dead)
+    return;
+  na_worker *worker = upstream->worker;
+  upstream->dead = true;
+  if (upstream->request)
+    upstream->request->upstream = NULL;
+  upstream->request = NULL;
+  no_longer_idle(upstream);
+  no_longer_pending(upstream);
+  na_timer_disarm(&upstream->timer);
+  if (na_stream_is_open(&upstream->stream))
+    na_count_down(&worker->counters, NA_COUNTER_UPSTREAM_CX_ACTIVE);
+  na_stream_close(&upstream->stream, false);
+  na_input_free(&upstream->in);
+  if (upstream->counted)
+    na_cluster_release(upstream->cluster, NA_LIMIT_CONNECTIONS);
+  if (upstream->cluster)
+    na_cluster_unref(upstream->cluster);
+  na_pool_unref(worker, upstream->pool);
+  na_loop_bury(&worker->loop, &upstream->grave, upstream_free);
+}
+
+/* ---- idle in the pool ---- */
+
+static uint32_t idle_timeout_ms(const na_upstream *upstream) {
+  uint32_t own = upstream->cluster ? upstream->cluster->config.idle_timeout_ms : 0;
+  return own ? own : upstream->worker->config->pool_idle_timeout_ms;
+}
+
+static bool may_be_reused(const na_upstream *upstream) {
+  const na_worker *worker = upstream->worker;
+  const na_stream *stream = &upstream->stream;
+  uint32_t max = upstream->cluster ? upstream->cluster->config.max_requests_per_connection : NA_NEVER;
+  return upstream->keep_alive && !stream->peer_closing && !stream->broken && !na_stream_blocked(stream) &&
+         na_input_length(&upstream->in) == 0 && !worker->stopping && upstream->requests < max &&
+         !atomic_load_explicit(&upstream->pool->key.workload->removed, memory_order_relaxed);
+}
+
+static void release(na_upstream *upstream) {
+  na_worker *worker = upstream->worker;
+  upstream->request = NULL;
+  if (!may_be_reused(upstream)) {
+    na_upstream_close(upstream);
+    return;
+  }
+  if (upstream->pool->nidle >= worker->config->pool_max_idle) {
+    na_worker_count(worker, NA_COUNTER_UPSTREAM_CX_POOL_OVERFLOW);
+    na_upstream_close(upstream);
+    return;
+  }
+  na_list_push_front(&upstream->pool->idle, &upstream->idle);
+  upstream->pool->nidle++;
+  na_worker_count(worker, NA_COUNTER_UPSTREAM_CX_IDLE);
+  upstream->idle_deadline_ms = worker->loop.now_ms + idle_timeout_ms(upstream);
+  if (!na_timer_armed(&upstream->timer))
+    na_timer_arm(&worker->loop.wheel, &upstream->timer, upstream->idle_deadline_ms);
+}
+
+/* ---- sending the request ---- */
+
+/* The request's upstream failed: what to do depends on how far it got. */
+static void lost(na_upstream *upstream) {
+  na_http_request *request = upstream->request;
+  bool nothing_came = !upstream->head_done && na_input_length(&upstream->in) == 0;
+  bool answering = upstream->head_done;
+  bool stale = upstream->reused && nothing_came;
+  if (stale && !request->idempotent && upstream->stream.watch.fd >= 0) {
+    /* Not idempotent: only if the peer's TCP took nothing of it. The SYN counts as one byte. */
+    struct tcp_info info = {0};
+    socklen_t size = sizeof info;
+    stale = getsockopt(upstream->stream.watch.fd, IPPROTO_TCP, TCP_INFO, &info, &size) == 0 &&
+            info.tcpi_bytes_acked <= upstream->sent_before + 1;
+  }
+  na_upstream_close(upstream); /* detaches the request */
+  if (!answering)
+    na_request_upstream_lost(request, stale);
+  else
+    na_request_abort(request, NA_FLAG_UC, "upstream_reset_after_response_started{connection_termination}");
+}
+
+static int send_bytes(na_upstream *upstream, const char *head, size_t head_n, const char *body, size_t body_n) {
+  upstream->sent += head_n + body_n;
+  return na_stream_send2(&upstream->stream, head, head_n, body, body_n);
+}
+
+/* Keep what is sent, in case it must be sent again. */
+static void remember(na_http_request *request, const char *body, size_t n) {
+  if (!request->replayable || n == 0)
+    return;
+  if (na_buffer_length(&request->replay) + n > NA_REPLAY_BYTES || na_buffer_append(&request->replay, body, n) < 0) {
+    request->replayable = false;
+    na_buffer_free(&request->replay);
+  }
+}
+
+/* Take body bytes for sending; -1 after the request was answered with 400. */
+static long take_body(na_http_request *request, const char **bytes) {
+  na_h1_error error;
+  long n = request->responder->take(request, bytes, &error);
+  if (n < 0) {
+    na_worker_count(request->worker, NA_COUNTER_DOWNSTREAM_RQ_PROTOCOL_ERROR);
+    na_request_reply(request, error.status, NA_FLAG_DPE, "http1.codec_error", error.reason);
+    return -1;
+  }
+  request->bytes_in += (uint64_t)n;
+  return n;
+}
+
+/* Head, what a first attempt sent already, and what of the body is at hand: in one system call. */
+static void send_request(na_upstream *upstream) {
+  na_http_request *request = upstream->request;
+  na_worker *worker = upstream->worker;
+  const na_h1_head *head = na_request_head(request);
+  na_out out = {.p = worker->scratch, .size = worker->scratch_size};
+  na_write_request_head(request, head, &out);
+  na_out_bytes(&out, na_buffer_bytes(&request->replay), na_buffer_length(&request->replay));
+  if (out.over) {
+    na_request_reply(request, 500, NA_FLAG_LR, "request_headers_too_large",
+                     "request headers too large after rewriting");
+    return;
+  }
+  request->state = NA_REQUEST_SENT;
+  upstream->sent_before = upstream->sent;
+  const char *body = NULL;
+  long n = request->body_sent ? 0 : take_body(request, &body);
+  if (n < 0)
+    return;
+  if (upstream->reused)
+    remember(request, body, (size_t)n);
+  else
+    request->replayable = false;
+  if (send_bytes(upstream, out.p, out.n, body, (size_t)n) < 0)
+    lost(upstream);
+  else
+    request->responder->more(request);
+}
+
+void na_upstream_pump(na_upstream *upstream) {
+  na_http_request *request = upstream->request;
+  if (request->state < NA_REQUEST_SENT || na_stream_blocked(&upstream->stream) || upstream->stream.broken)
+    return;
+  const char *body;
+  long n = take_body(request, &body);
+  if (n <= 0)
+    return;
+  remember(request, body, (size_t)n);
+  request->last_ms = upstream->worker->loop.now_ms;
+  if (send_bytes(upstream, body, (size_t)n, NULL, 0) < 0) {
+    upstream->stream.readable = true; /* an answer may have come before the failure: read it */
+    na_upstream_resume(upstream);
+  }
+}
+
+/* ---- reading the response ---- */
+
+/* Body bytes in the input, as they go to the client, and how much of the input they use up. */
+typedef struct body_span {
+  char *bytes;
+  size_t n;
+  size_t taken;
+} body_span;
+
+static void broken_response(na_upstream *upstream) {
+  na_http_request *request = upstream->request;
+  bool answering = upstream->head_done;
+  na_worker_count(upstream->worker, NA_COUNTER_UPSTREAM_RQ_PROTOCOL_ERROR);
+  na_upstream_close(upstream);
+  if (answering)
+    na_request_abort(request, NA_FLAG_UPE, "upstream_reset_after_response_started{protocol_error}");
+  else
+    na_request_reply(request, 502, NA_FLAG_UPE, "upstream_reset_before_response_started{protocol_error}",
+                     "upstream connect error or disconnect/reset before headers. reset reason: protocol error");
+}
+
+static void complete(na_upstream *upstream) {
+  na_http_request *request = upstream->request;
+  /* An answer before the end of the request leaves the rest of the request on the way: no second use. */
+  if (!request->body_sent)
+    upstream->keep_alive = false;
+  request->upstream = NULL;
+  release(upstream);
+  na_request_finish(request);
+}
+
+static int pass_body(na_upstream *upstream, const body_span *span) {
+  na_http_request *request = upstream->request;
+  request->bytes_out = upstream->body.bytes;
+  request->last_ms = upstream->worker->loop.now_ms;
+  int error = request->responder->body(request, span->bytes, span->n, upstream->body.done);
+  if (!error)
+    na_input_consume(&upstream->in, span->taken);
+  return error;
+}
+
+static void downstream_failed(na_upstream *upstream) {
+  na_http_request *request = upstream->request;
+  na_upstream_close(upstream);
+  na_worker_count(request->worker, NA_COUNTER_DOWNSTREAM_RQ_ABORTED);
+  na_request_abort(request, NA_FLAG_DC, "downstream_remote_disconnect");
+}
+
+/* Body bytes in the input behind `skip` others. False after a framing error was dealt with. */
+static bool find_body(na_upstream *upstream, size_t skip, body_span *span) {
+  na_h1_error error;
+  size_t length = na_input_length(&upstream->in) - skip;
+  long n;
+  span->bytes = (char *)na_input_bytes(&upstream->in) + skip;
+  if (upstream->body.kind == NA_BODY_CHUNKED && upstream->request->conn->http10) {
+    n = na_h1_body_decode(&upstream->body, span->bytes, length, &span->n, &error);
+  } else {
+    n = na_h1_body_feed(&upstream->body, span->bytes, length, &error);
+    span->n = (size_t)n;
+  }
+  if (n < 0)
+    broken_response(upstream);
+  span->taken = skip + (size_t)n;
+  return n >= 0;
+}
+
+static bool read_body(na_upstream *upstream) {
+  body_span span;
+  if (!find_body(upstream, 0, &span))
+    return false;
+  if (pass_body(upstream, &span) < 0) {
+    downstream_failed(upstream);
+    return false;
+  }
+  if (upstream->body.done)
+    complete(upstream);
+  return upstream->request != NULL;
+}
+
+static na_response response_of(const na_h1_head *head) {
+  return (na_response){.status = head->status,
+                       .reason = head->reason,
+                       .headers = head->headers,
+                       .nheaders = head->nheaders,
+                       .body = head->body};
+}
+
+static bool pass_informational(na_upstream *upstream, const na_h1_head *head) {
+  na_response response = response_of(head);
+  na_http_request *request = upstream->request;
+  if (request->responder->head(request, &response, NULL, 0, false) < 0) {
+    downstream_failed(upstream);
+    return false;
+  }
+  na_input_consume(&upstream->in, head->head_bytes);
+  upstream->scanned = 0;
+  return true;
+}
+
+static bool switch_protocols(na_upstream *upstream, const na_h1_head *head) {
+  na_http_request *request = upstream->request;
+  if (!request->upgrade || !request->body_sent || !head->upgrade) {
+    broken_response(upstream); /* nobody asked for it */
+    return false;
+  }
+  na_response response = response_of(head);
+  response.upgrade = true;
+  request->status = 101;
+  request->first_us = upstream->worker->loop.now_us;
+  if (request->responder->head(request, &response, NULL, 0, false) < 0) {
+    downstream_failed(upstream);
+    return false;
+  }
+  na_input_consume(&upstream->in, head->head_bytes);
+  na_worker_count(upstream->worker, NA_COUNTER_UPGRADES);
+  upstream->head_done = true;
+  request->state = NA_REQUEST_ANSWERING;
+  request->detail = "via_upstream";
+  request->responder->tunnel(request);
+  return false;
+}
+
+static bool pass_head(na_upstream *upstream, const na_h1_head *head) {
+  na_http_request *request = upstream->request;
+  body_span span;
+  upstream->keep_alive = head->keep_alive;
+  na_h1_body_init(&upstream->body, head);
+  if (!find_body(upstream, head->head_bytes, &span))
+    return false;
+  na_response response = response_of(head);
+  bool end = upstream->body.done;
+  request->state = NA_REQUEST_ANSWERING;
+  request->status = head->status;
+  request->detail = "via_upstream";
+  request->bytes_out = upstream->body.bytes;
+  request->last_ms = upstream->worker->loop.now_ms;
+  request->replayable = false;
+  upstream->head_done = true;
+  upstream->scanned = 0;
+  if (request->responder->head(request, &response, span.bytes, span.n, end) < 0) {
+    downstream_failed(upstream);
+    return false;
+  }
+  na_input_consume(&upstream->in, span.taken);
+  if (end)
+    complete(upstream);
+  return upstream->request != NULL;
+}
+
+/* Read a head; *more tells that bytes are missing. False when there is nothing to go on with. */
+static bool read_head(na_upstream *upstream, bool *more) {
+  na_worker *worker = upstream->worker;
+  na_http_request *request = upstream->request;
+  const na_config *config = worker->config;
+  na_h1_limits limits = {config->max_head_bytes, config->max_headers, config->max_request_line};
+  na_h1_error error;
+  int n = na_h1_parse_response(na_input_bytes(&upstream->in), na_input_length(&upstream->in), &upstream->scanned,
+                               &limits, request->is_head, false, worker->head, &error);
+  *more = n == 0;
+  if (n == 0)
+    return true;
+  if (n < 0) {
+    broken_response(upstream);
+    return false;
+  }
+  if (!request->first_us)
+    request->first_us = worker->loop.now_us;
+  if (worker->head->status == 101)
+    return switch_protocols(upstream, worker->head);
+  if (worker->head->status < 200)
+    return pass_informational(upstream, worker->head);
+  return pass_head(upstream, worker->head);
+}
+
+/* End of data, or an error. */
+static void ended(na_upstream *upstream, ssize_t n) {
+  if (n == 0 && upstream->head_done && upstream->body.kind == NA_BODY_UNTIL_CLOSE) {
+    upstream->body.done = true;
+    upstream->keep_alive = false;
+    body_span nothing = {0};
+    if (pass_body(upstream, &nothing) < 0)
+      downstream_failed(upstream);
+    else
+      complete(upstream);
+    return;
+  }
+  lost(upstream);
+}
+
+/* One step; false: nothing to do until the next event. */
+static bool step(na_upstream *upstream, bool *more) {
+  na_worker *worker = upstream->worker;
+  na_http_request *request = upstream->request;
+  if (request->responder->blocked(request))
+    return false;
+  if (na_input_length(&upstream->in) == 0 || *more) {
+    if (!upstream->stream.readable)
+      return false;
+    ssize_t n = na_input_fill(&upstream->in, &upstream->stream, worker->io, NA_IO_BYTES,
+                              worker->config->max_head_bytes + NA_IO_BYTES);
+    if (n == -EAGAIN)
+      return false;
+    if (n <= 0) {
+      ended(upstream, n);
+      return false;
+    }
+    *more = false;
+  }
+  return upstream->head_done ? read_body(upstream) : read_head(upstream, more);
+}
+
+static void respond(na_upstream *upstream) {
+  bool more = upstream->scanned > 0;
+  for (int round = 0; upstream->request; round++) {
+    if (round == RESPONSE_ROUNDS) {
+      na_loop_again(&upstream->worker->loop, &upstream->stream.watch);
+      break;
+    }
+    if (!step(upstream, &more))
+      break;
+  }
+  if (!upstream->dead && na_input_keep(&upstream->in) < 0 && upstream->request)
+    lost(upstream);
+}
+
+void na_upstream_resume(na_upstream *upstream) {
+  na_loop_again(&upstream->worker->loop, &upstream->stream.watch);
+}
+
+/* ---- events ---- */
+
+static void connected(na_upstream *upstream) {
+  upstream->stream.connecting = false;
+  no_longer_pending(upstream);
+  na_timer_disarm(&upstream->timer);
+  if (upstream->worker->access.records)
+    na_connect_local(upstream->stream.watch.fd, &upstream->local);
+  upstream->request->local = upstream->local;
+  send_request(upstream);
+}
+
+static void connect_failed(na_upstream *upstream, int error) {
+  na_http_request *request = upstream->request;
+  na_worker_count(upstream->worker, NA_COUNTER_UPSTREAM_CX_CONNECT_FAIL);
+  na_upstream_close(upstream);
+  na_request_connect_failed(request, error);
+}
+
+static void on_timer(na_timer *timer) {
+  na_upstream *upstream = na_container_of(timer, na_upstream, timer);
+  na_loop *loop = &upstream->worker->loop;
+  if (upstream->stream.connecting) {
+    na_worker_count(upstream->worker, NA_COUNTER_UPSTREAM_CX_CONNECT_TIMEOUT);
+    connect_failed(upstream, -ETIMEDOUT);
+  } else if (upstream->request) {
+    na_timer_arm(&loop->wheel, timer, loop->now_ms + idle_timeout_ms(upstream)); /* in use: look again later */
+  } else if (upstream->idle_deadline_ms > loop->now_ms) {
+    na_timer_arm(&loop->wheel, timer, upstream->idle_deadline_ms);
+  } else {
+    na_upstream_close(upstream);
+  }
+}
+
+static void on_connecting(na_upstream *upstream, uint32_t events) {
+  int error = events ? upstream->stream.transport->connected(&upstream->stream) : -EINPROGRESS;
+  if (error == 0)
+    connected(upstream);
+  else if (error != -EINPROGRESS)
+    connect_failed(upstream, error);
+}
+
+static void on_event(na_watch *watch, uint32_t events) {
+  na_stream *stream = na_stream_of(watch);
+  na_upstream *upstream = na_container_of(stream, na_upstream, stream);
+  if (upstream->dead)
+    return;
+  bool was_blocked = na_stream_blocked(stream);
+  int error = na_stream_events(stream, events);
+  if (stream->connecting) {
+    on_connecting(upstream, events);
+    return;
+  }
+  if (!upstream->request) { /* idle: whatever comes, it is of no more use */
+    if (stream->readable || error)
+      na_upstream_close(upstream);
+    return;
+  }
+  if (was_blocked && !na_stream_blocked(stream) && !error) {
+    upstream->request->last_ms = upstream->worker->loop.now_ms;
+    upstream->request->responder->more(upstream->request);
+  }
+  respond(upstream); /* also after an error: the answer may have come before it */
+}
+
+/* ---- getting a connection ---- */
+
+static na_upstream *from_pool(na_pool *pool) {
+  if (na_list_empty(&pool->idle))
+    return NULL;
+  na_upstream *upstream = na_container_of(pool->idle.next, na_upstream, idle);
+  no_longer_idle(upstream);
+  upstream->reused = true;
+  return upstream;
+}
+
+static na_upstream *new_upstream(na_http_request *request, na_pool *pool) {
+  na_upstream *upstream = calloc(1, sizeof *upstream);
+  if (!upstream)
+    return NULL;
+  upstream->worker = request->worker;
+  upstream->pool = pool;
+  upstream->cluster = request->cluster ? na_cluster_ref(request->cluster) : NULL;
+  na_link_init(&upstream->idle);
+  na_timer_init(&upstream->timer, on_timer);
+  na_stream_init(&upstream->stream, &request->worker->loop, on_event, upstream);
+  return upstream;
+}
+
+static bool within_limits(na_upstream *upstream) {
+  if (!upstream->cluster)
+    return true;
+  upstream->counted = na_cluster_acquire(upstream->cluster, NA_LIMIT_CONNECTIONS);
+  upstream->pending = upstream->counted && na_cluster_acquire(upstream->cluster, NA_LIMIT_PENDING);
+  return upstream->pending;
+}
+
+static void open_connection(na_http_request *request, na_upstream *upstream) {
+  na_worker *worker = request->worker;
+  const na_pool_key *key = &upstream->pool->key;
+  if (!within_limits(upstream)) {
+    na_worker_count(worker, NA_COUNTER_UPSTREAM_CX_OVERFLOW);
+    na_upstream_close(upstream);
+    na_request_reply(request, 503, NA_FLAG_UO, "upstream_reset_before_response_started{overflow}",
+                     "upstream connect error or disconnect/reset before headers. reset reason: overflow");
+    return;
+  }
+  bool foreign = !na_ip_is_any(key->source.ip);
+  int fd = na_connect(worker, key->workload, &key->remote, foreign ? &key->source : NULL);
+  int error = fd < 0 ? fd : na_stream_connect(&upstream->stream, fd, &na_transport_tcp);
+  if (error < 0) {
+    if (foreign && (error == -EPERM || error == -EACCES))
+      na_worker_count(worker, NA_COUNTER_UPSTREAM_CX_TRANSPARENT_FAIL);
+    connect_failed(upstream, error);
+    return;
+  }
+  na_worker_count(worker, NA_COUNTER_UPSTREAM_CX);
+  na_worker_count(worker, NA_COUNTER_UPSTREAM_CX_ACTIVE);
+  uint32_t timeout = upstream->cluster ? upstream->cluster->config.connect_timeout_ms : NA_DEFAULT_CONNECT_TIMEOUT_MS;
+  na_timer_arm(&worker->loop.wheel, &upstream->timer, worker->loop.now_ms + timeout);
+}
+
+static na_pool_key key_of(const na_http_request *request) {
+  const na_conn *conn = request->conn;
+  na_pool_key key = {.workload = conn->workload,
+                     .cluster = request->cluster ? request->cluster->state : NULL,
+                     .remote = request->remote};
+  bool own = na_ip_is_loopback(conn->peer.ip) || na_workload_owns(conn->workload, conn->peer.ip);
+  if (na_conn_inbound(conn) && !own)
+    memcpy(key.source.ip, conn->peer.ip, 16);
+  return key;
+}
+
+void na_upstream_assign(na_http_request *request, bool fresh) {
+  assert(!request->upstream);
+  na_worker *worker = request->worker;
+  na_pool_key key = key_of(request);
+  na_pool *pool = na_pool_get(worker, &key);
+  na_upstream *upstream = pool && !fresh ? from_pool(pool) : NULL;
+  bool reused = upstream != NULL;
+  if (reused)
+    na_pool_unref(worker, pool); /* it has its own reference */
+  else if (pool)
+    upstream = new_upstream(request, pool);
+  if (!upstream) {
+    if (pool)
+      na_pool_unref(worker, pool);
+    na_request_reply(request, 503, NA_FLAG_OM, "overload", "out of memory");
+    return;
+  }
+  upstream->request = request;
+  upstream->head_done = false;
+  upstream->scanned = 0;
+  upstream->requests++;
+  request->upstream = upstream;
+  request->local = upstream->local;
+  if (reused)
+    send_request(upstream);
+  else
+    open_connection(request, upstream);
+}

@@ -1,0 +1,128 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#include "upstream_pool.h"
+
+#include <assert.h>
+#include <errno.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "http_upstream.h"
+
+#define POOL_BUCKETS_MIN 256
+
+struct na_pools {
+  na_pool **buckets;
+  uint32_t mask;
+  uint32_t n;
+};
+
+int na_pools_init(na_worker *worker) {
+  na_pools *pools = calloc(1, sizeof *pools);
+  if (!pools)
+    return -ENOMEM;
+  pools->buckets = calloc(POOL_BUCKETS_MIN, sizeof *pools->buckets);
+  if (!pools->buckets) {
+    free(pools);
+    return -ENOMEM;
+  }
+  pools->mask = POOL_BUCKETS_MIN - 1;
+  worker->pools = pools;
+  return 0;
+}
+
+void na_pools_free(na_worker *worker) {
+  if (!worker->pools)
+    return;
+  na_pools_close(worker, NULL);
+  assert(worker->pools->n == 0);
+  free(worker->pools->buckets);
+  free(worker->pools);
+  worker->pools = NULL;
+}
+
+static uint32_t hash_key(const na_pool_key *key) {
+  uint64_t words[4], h = ((uintptr_t)key->workload ^ (uintptr_t)key->cluster << 7) + key->remote.port;
+  memcpy(words, key->remote.ip, 16);
+  memcpy(words + 2, key->source.ip, 16);
+  for (int i = 0; i < 4; i++) {
+    h = (h ^ words[i]) * 0xd6e8feb86659fd93;
+    h ^= h >> 32;
+  }
+  return (uint32_t)h;
+}
+
+static bool same_key(const na_pool_key *a, const na_pool_key *b) {
+  return a->workload == b->workload && a->cluster == b->cluster && na_address_eq(&a->remote, &b->remote) &&
+         na_address_eq(&a->source, &b->source);
+}
+
+/* Keep chains short; without memory they just get longer. */
+static void grow(na_pools *pools) {
+  uint32_t size = (pools->mask + 1) * 2;
+  na_pool **buckets = calloc(size, sizeof *buckets);
+  if (!buckets)
+    return;
+  for (uint32_t i = 0; i <= pools->mask; i++)
+    for (na_pool *pool = pools->buckets[i], *next; pool; pool = next) {
+      next = pool->next;
+      pool->next = buckets[pool->hash & (size - 1)];
+      buckets[pool->hash & (size - 1)] = pool;
+    }
+  free(pools->buckets);
+  pools->buckets = buckets;
+  pools->mask = size - 1;
+}
+
+na_pool *na_pool_get(na_worker *worker, const na_pool_key *key) {
+  na_pools *pools = worker->pools;
+  uint32_t hash = hash_key(key);
+  for (na_pool *pool = pools->buckets[hash & pools->mask]; pool; pool = pool->next)
+    if (pool->hash == hash && same_key(&pool->key, key)) {
+      pool->refs++;
+      return pool;
+    }
+  na_pool *pool = calloc(1, sizeof *pool);
+  if (!pool)
+    return NULL;
+  if (pools->n > pools->mask)
+    grow(pools);
+  pool->key = *key;
+  pool->hash = hash;
+  pool->refs = 1;
+  na_link_init(&pool->idle);
+  na_workload_ref(key->workload);
+  pool->next = pools->buckets[hash & pools->mask];
+  pools->buckets[hash & pools->mask] = pool;
+  pools->n++;
+  return pool;
+}
+
+void na_pool_unref(na_worker *worker, na_pool *pool) {
+  if (--pool->refs)
+    return;
+  assert(pool->nidle == 0);
+  na_pool **at = &worker->pools->buckets[pool->hash & worker->pools->mask];
+  while (*at != pool)
+    at = &(*at)->next;
+  *at = pool->next;
+  worker->pools->n--;
+  na_workload_unref(pool->key.workload);
+  free(pool);
+}
+
+static void close_idle(na_worker *worker, na_pool *pool) {
+  pool->refs++; /* the last connection would take the pool with it */
+  while (!na_list_empty(&pool->idle))
+    na_upstream_close(na_container_of(pool->idle.next, na_upstream, idle));
+  na_pool_unref(worker, pool);
+}
+
+void na_pools_close(na_worker *worker, const na_workload *workload) {
+  na_pools *pools = worker->pools;
+  for (uint32_t i = 0; i <= pools->mask; i++)
+    for (na_pool *pool = pools->buckets[i], *next; pool; pool = next) {
+      next = pool->next;
+      if (!workload || pool->key.workload == workload)
+        close_idle(worker, pool);
+    }
+}
