@@ -1,0 +1,112 @@
+/* SPDX-License-Identifier: Apache-2.0
+ *
+ * A worker: one thread with its own loop, connections, pools and statistics. Nothing here is touched by another thread,
+ * except counters (read), the rings (their other end) and the mailbox.
+ */
+#ifndef NODEAGENT_WORKER_H
+#define NODEAGENT_WORKER_H
+
+#include <pthread.h>
+#include <semaphore.h>
+
+#include "access.h"
+#include "counters.h"
+#include "events.h"
+#include "http1.h"
+#include "loop.h"
+#include "netns.h"
+#include "snapshot.h"
+#include "stats.h"
+#include "workload.h"
+
+typedef struct na_worker na_worker;
+typedef struct na_pools na_pools;     /* upstream_pool.h */
+typedef struct na_parking na_parking; /* parking.h */
+
+/* One read at most. */
+#define NA_IO_BYTES 65536
+/* Pipes kept for splicing, per worker. */
+#define NA_PIPES 16
+
+/* Something for a worker to do, sent by the control thread, which waits for its end. */
+typedef struct na_command {
+  struct na_command *next;
+  void (*fn)(na_worker *worker, void *argument);
+  void *argument;
+  sem_t *done;
+} na_command;
+
+struct na_worker {
+  na_engine *engine;
+  const na_config *config;
+  na_snapshots *snapshots;
+  uint32_t index;
+  pthread_t thread;
+  bool started;
+  na_loop loop;
+  na_watch mailbox_watch;
+  _Atomic(na_command *) mailbox;
+  bool stopping; /* no new connections; all are draining */
+  bool stopped;  /* leave the loop */
+  na_netns home; /* the thread's own network namespace */
+  int spare_fd;  /* given up to accept and close when descriptors run out */
+
+  const na_snapshot *snapshot; /* of this turn */
+  uint64_t generation;         /* that parked things were tried against */
+
+  na_link listeners;
+  na_link conns;
+  na_link reporting; /* relays with bytes not in the statistics yet */
+  na_link drains;
+  uint64_t next_id;
+  na_pools *pools;
+  na_parking *parking;
+  int pipes[NA_PIPES][2];
+  uint32_t npipes;
+
+  na_counters counters;
+  na_stats stats;
+  na_access_ring access;
+  na_event_ring events;
+  uint64_t random[2];
+  uint64_t wall_offset_us; /* wall clock - CLOCK_MONOTONIC */
+
+  char *io;      /* NA_IO_BYTES: the one read buffer; used only by the function that an event called */
+  char *scratch; /* heads on their way out */
+  size_t scratch_size;
+  na_h1_head *head; /* the head being looked at; used as `io` is */
+};
+
+/* Prepare a worker, not running. */
+int na_worker_init(na_worker *worker, na_engine *engine, const na_config *config, na_snapshots *snapshots,
+                   uint32_t index, int event_fd);
+void na_worker_free(na_worker *worker);
+int na_worker_start(na_worker *worker);
+/* Make the loop begin a turn. Any thread; never blocks. */
+void na_worker_wake(na_worker *worker);
+/* Control thread: run fn on the worker and wait for its end; at once when the thread is not running. */
+void na_worker_call(na_worker *worker, void (*fn)(na_worker *worker, void *argument), void *argument);
+/* Control thread: stop as na_engine_stop says, and join. */
+void na_worker_begin_stop(na_worker *worker, uint32_t drain_ms);
+void na_worker_join(na_worker *worker);
+/* Worker: let connections of the workload (NULL: of all) drain for at most drain_ms, then cut them. */
+void na_worker_drain(na_worker *worker, na_workload *workload, uint32_t drain_ms);
+/* Worker: a connection of the workload is gone. */
+void na_worker_conn_gone(na_worker *worker, const na_workload *workload);
+
+/* 64 random bits; not for secrets. */
+static inline uint64_t na_random(na_worker *worker) {
+  /* xoroshiro128++ */
+  uint64_t a = worker->random[0], b = worker->random[1];
+  uint64_t sum = a + b, result = (sum << 17 | sum >> 47) + a;
+  b ^= a;
+  worker->random[0] = (a << 49 | a >> 15) ^ b ^ (b << 21);
+  worker->random[1] = b << 28 | b >> 36;
+  return result;
+}
+
+static inline void na_worker_count(na_worker *worker, enum na_counter_id id) {
+  na_count(&worker->counters, id);
+}
+
+#endif
