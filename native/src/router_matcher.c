@@ -181,7 +181,7 @@ static bool match_header(const na_matcher *matcher, const na_request *request) {
   if (matcher->name[0] == ':')
     return match_named(matcher, pseudo_header(request, matcher, &value) ? &value : NULL);
   size_t bytes;
-  uint32_t first;
+  uint32_t first = 0;
   uint32_t count = count_values(request, matcher, &bytes, &first);
   if (count > 1)
     return match_joined(request, matcher, first, bytes);
