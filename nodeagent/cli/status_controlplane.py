@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any, Final
 
-from nodeagent.cli.render import table, word
+from nodeagent.cli.render import duration, table, word
 
 # Columns as istioctl names them; types of ours and of newer xDS follow.
 _COLUMNS: Final = {
@@ -16,7 +17,6 @@ _COLUMNS: Final = {
     "Address": "WORKLOADS",
     "Authorization": "POLICIES",
 }
-_NOT_SUBSCRIBED: Final = "-"
 
 
 def is_controlplane(answer: dict[str, Any]) -> bool:
@@ -24,44 +24,38 @@ def is_controlplane(answer: dict[str, Any]) -> bool:
     return "clients" in answer
 
 
-def _errors(answer: dict[str, Any]) -> list[dict[str, Any]]:
-    issues: list[dict[str, Any]] = answer.get("config_errors", [])
-    return issues
-
-
 def is_healthy(answer: dict[str, Any]) -> bool:
-    """Whether the configuration has no errors and no client has rejected what it was sent."""
-    if any(issue.get("severity", "error") == "error" for issue in _errors(answer)):
-        return False
-    return not any(kind.get("nack") for client in answer["clients"] for kind in _types(client))
+    """Whether it is ready, its configuration has no error and no client has rejected what it was sent."""
+    return bool(answer["ready"]) and not answer["issues"]["error"] and not any(_rejections(answer))
 
 
-def _types(client: dict[str, Any]) -> list[dict[str, Any]]:
-    types: list[dict[str, Any]] = client["types"]
-    return types
+def _rejections(answer: dict[str, Any]) -> Iterator[tuple[str, str, str]]:
+    """Yield (client, type, reason)."""
+    for client in answer["clients"]:
+        for type_url, kind in client["types"].items():
+            if kind["nack"]:
+                yield client["node"], _short(type_url), kind["nack"]
 
 
 def show(answer: dict[str, Any]) -> None:
     """Print it."""
-    state = word("ready") if is_healthy(answer) else word("error")
-    print(f"control plane: {state}")
-    for label in ("version", "uptime_seconds", "resources"):
-        if label in answer:
-            print(f"  {label.removesuffix('_seconds'):<15}{_value(answer[label])}")
+    issues = answer["issues"]
+    print(f"control plane: {word('ready' if answer['ready'] else 'not ready')}")
+    print(f"  version        {answer['version']}, up {duration(answer['uptime_seconds'])}")
+    print(f"  configuration  generation {answer['generation']}: {_counts(answer['resources'])}")
+    print(f"  issues         {_counts(issues)}")
+    print()
     _clients(answer["clients"])
-    for client in answer["clients"]:
-        for kind in _types(client):
-            if kind.get("nack"):
-                print(
-                    f"{word('error')}: {client['node']} rejected {_short(kind['type_url'])}: {kind['nack']}"
-                )
-    _issues(_errors(answer))
+    for client, kind, reason in _rejections(answer):
+        print(f"{word('error')}: {client} rejected {kind}: {reason}")
+    if answer["config_errors"]:
+        print()
+    for issue in answer["config_errors"]:
+        print(f"{word(issue['severity'])} [{issue['code']}]: {issue['text']}")
 
 
-def _value(value: Any) -> str:
-    if isinstance(value, dict):
-        return ", ".join(f"{count} {name}" for name, count in value.items() if count) or "none"
-    return f"{value:.0f}" if isinstance(value, float) else str(value)
+def _counts(counts: dict[str, int]) -> str:
+    return ", ".join(f"{count} {name}" for name, count in counts.items() if count) or "none"
 
 
 def _short(type_url: str) -> str:
@@ -70,28 +64,14 @@ def _short(type_url: str) -> str:
 
 
 def _clients(clients: list[dict[str, Any]]) -> None:
-    print()
     if not clients:
         print("no client is connected")
         return
-    present = {_short(kind["type_url"]) for client in clients for kind in _types(client)}
-    columns = [name for name in _COLUMNS.values() if name in present] + sorted(
-        present - set(_COLUMNS.values())
-    )
+    present = {_short(type_url) for client in clients for type_url in client["types"]}
+    columns = [name for name in _COLUMNS.values() if name in present]
+    columns += sorted(present - set(columns))
     rows = []
     for client in clients:
-        states = {_short(kind["type_url"]): str(kind["state"]) for kind in _types(client)}
-        rows.append(
-            [client["node"], client.get("type", ""), *(states.get(name, _NOT_SUBSCRIBED) for name in columns)]
-        )
+        states = {_short(type_url): kind["state"] for type_url, kind in client["types"].items()}
+        rows.append([client["node"], client["type"], *(states.get(name, "") for name in columns)])
     table(["NODE", "TYPE", *columns], sorted(rows))
-
-
-def _issues(issues: list[dict[str, Any]]) -> None:
-    if issues:
-        print()
-    for issue in issues:
-        place = ": ".join(issue[part] for part in ("source", "resource", "path") if issue.get(part))
-        code = f" [{issue['code']}]" if issue.get("code") else ""
-        text = f"{place}: {issue['message']}" if place else issue["message"]
-        print(f"{word(issue.get('severity', 'error'))}{code}: {text}")
