@@ -86,8 +86,10 @@ class DnsServer:
         return packed
 
     def _reply(self, query: Any) -> Any:
-        if query.header.opcode != 0 or len(query.questions) != 1:
+        if query.header.opcode != 0:
             return _refusal(query, RCODE.NOTIMP)
+        if len(query.questions) != 1:
+            return _refusal(query, RCODE.FORMERR)
         question = query.q
         answer = self.zone.resolve(str(question.qname), QTYPE.get(question.qtype, "TYPE0"))
         reply = query.reply(ra=1, aa=int(answer.authoritative))

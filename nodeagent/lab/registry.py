@@ -8,17 +8,8 @@ from typing import Any
 
 from nodeagent.errors import LabError
 from nodeagent.lab.manifests import Manifest, ObjectKey
-from nodeagent.lab.services import (
-    Backend,
-    Service,
-    ServiceSpec,
-    build_services,
-    decode_service,
-    decode_slice,
-    is_service,
-    is_slice,
-    service_notes,
-)
+from nodeagent.lab.service_objects import decode_service, decode_slice, is_service, is_slice, service_notes
+from nodeagent.lab.services import Backend, Service, ServiceSpec, build_services
 from nodeagent.lab.store import Change, ConfigStore
 from nodeagent.lab.virtual_ips import VirtualIps
 

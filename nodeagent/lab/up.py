@@ -18,7 +18,7 @@ from nodeagent.lab import cgroups, down, rpc
 from nodeagent.lab.manifests import Manifest, read_manifests
 from nodeagent.lab.names import LABS, LabNames
 from nodeagent.lab.registry import check_manifests, require_known
-from nodeagent.lab.services import is_pod
+from nodeagent.lab.service_objects import is_pod
 
 _LOOK_SECONDS: Final = 0.1
 _LOG_LINES: Final = 8

@@ -17,7 +17,7 @@ from nodeagent.lab.mesh import MeshProcess
 from nodeagent.lab.pods import Pod
 from nodeagent.lab.registry import require_known
 from nodeagent.lab.rpc import Handler
-from nodeagent.lab.services import is_pod
+from nodeagent.lab.service_objects import is_pod
 from nodeagent.lab.status import describe
 
 if TYPE_CHECKING:

@@ -42,7 +42,7 @@ class VirtualIps:
         if spec.cluster_ips:
             addresses = self._complete(spec)
         else:
-            addresses = self._given.get(spec.key) or self._choose(spec.key)
+            addresses = self._kept(spec) or _of_families(self._choose(spec.key), spec)
         if self._given.get(spec.key) != addresses:
             self._given[spec.key] = addresses
             self._save()
@@ -56,6 +56,10 @@ class VirtualIps:
     def given(self) -> dict[str, tuple[Address, ...]]:
         """Return all allocations."""
         return dict(self._given)
+
+    def _kept(self, spec: ServiceSpec) -> tuple[Address, ...]:
+        known = self._given.get(spec.key, ())
+        return known if tuple(address.version for address in known) == spec.families else ()
 
     def _taken(self, but: str) -> set[Address]:
         return {address for key, addresses in self._given.items() if key != but for address in addresses}
@@ -73,10 +77,7 @@ class VirtualIps:
                 )
             if address in taken:
                 raise LabError(f"Service {spec.key}: spec.clusterIP: {address} belongs to another Service")
-        missing = [
-            a for a in self._choose(spec.key) if a.version not in {b.version for b in spec.cluster_ips}
-        ]
-        return (*spec.cluster_ips, *missing)
+        return _of_families((*spec.cluster_ips, *self._choose(spec.key)), spec)
 
     def _choose(self, key: str) -> tuple[Address, ...]:
         taken = self._taken(key)
@@ -95,3 +96,8 @@ class VirtualIps:
         fresh = self._file.with_suffix(".new")
         fresh.write_text(json.dumps(stored, indent=1))
         fresh.replace(self._file)
+
+
+def _of_families(addresses: tuple[Address, ...], spec: ServiceSpec) -> tuple[Address, ...]:
+    """Pick the first address of each family that the service is to have."""
+    return tuple(next(a for a in addresses if a.version == family) for family in spec.families)
