@@ -8,12 +8,13 @@ from typing import Final
 from envoy.config.cluster.v3 import cluster_pb2
 from envoy.config.endpoint.v3 import endpoint_pb2
 from envoy.config.listener.v3 import listener_pb2
-from envoy.config.route.v3 import route_components_pb2, route_pb2
+from envoy.config.route.v3 import route_pb2
 
 from nodeagent.controlplane.change import Change
 from nodeagent.controlplane.resources import INBOUND, STATIC, Group, Kind, Resource, type_url
 from nodeagent.controlplane.translate import clusters, endpoints, inbound, listeners, routes, workloads
 from nodeagent.controlplane.view import View
+from nodeagent.controlplane.virtual_hosts import VirtualHostKind
 from nodeagent.model import names
 from nodeagent.model.names import ClusterName
 from nodeagent.proto import authorization_pb2, workload_pb2
@@ -213,79 +214,6 @@ class RouteKind(_ByName):
         """Services and routes; on demand only what decides whether the route configuration exists."""
         del view
         return {*change.services, *change.routes, *change.ports}
-
-
-class VirtualHostKind:
-    """VHDS: one virtual host, asked for as `route configuration/host` by any of its names."""
-
-    type_url = type_url(route_components_pb2.VirtualHost)
-    wildcard = False
-    complete = False
-
-    def groups(self, view: View) -> Iterable[Group]:
-        """Virtual hosts are served by name only."""
-        del view
-        return ()
-
-    def build(self, view: View, group: Group) -> Mapping[str, Resource]:
-        """The virtual hosts of a host, for each of its ports."""
-        service = view.service(str(group))
-        found: dict[str, Resource] = {}
-        for port in service.tcp_ports if service else ():
-            assert service is not None
-            host = routes.virtual_host(view, service, port.port)
-            if host is None:
-                continue
-            tables = [str(port.port)]
-            if not port.protocol.is_http:
-                tables.append(listeners.service_route_name(service.host, port.port))
-            for table in tables:
-                every = [f"{table}/{domain}" for domain in host.domains]
-                found[every[0]] = Resource.of(every[0], host, every[1:])
-        return found
-
-    def group_of(self, view: View, name: str) -> Group | None:
-        """The service that a host name or address means in the client's namespace."""
-        table, _, domain = name.partition("/")
-        service = _service_named(view, domain.lower())
-        if service is None:
-            return None
-        return service.host if table.isdecimal() or table.rpartition(":")[0] == service.host else None
-
-    def pick(self, resources: Mapping[str, Resource], name: str) -> Iterable[Resource]:
-        """The virtual host that has that name among its names, under the name asked for."""
-        table, _, domain = name.partition("/")
-        wanted = f"{table}/{domain.lower()}"
-        for resource in resources.values():
-            every = (resource.name, *resource.aliases)
-            if wanted in every:
-                others = tuple(alias for alias in every if alias != name)
-                return (Resource(name, resource.body, resource.version, others),)
-        return ()
-
-    def affected(self, view: View, change: Change) -> set[Group]:
-        """Services and routes."""
-        del view
-        return {*change.services, *change.routes}
-
-    def moves(self, change: Change) -> bool:
-        """Names may have come to mean another service."""
-        return bool(change.services or change.routes)
-
-
-def _service_named(view: View, domain: str) -> routes.Service | None:
-    """The service that a Host (without port) means to the client."""
-    suffix = f".svc.{view.world.settings.domain}"
-    text = domain.removesuffix(".")
-    address = names.canonical_address(text.strip("[]"))
-    if address is not None:
-        service = view.world.registry.service_at(address)
-        return service if service is not None and view.sees(service) else None
-    stem = text.removesuffix(suffix).removesuffix(".svc")
-    candidates = [text, f"{stem}{suffix}"]
-    if "." not in text:
-        candidates.append(f"{text}.{view.namespace}{suffix}")
-    return next((found for host in candidates if (found := view.service(host)) is not None), None)
 
 
 class AddressKind:

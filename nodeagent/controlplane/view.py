@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
+from nodeagent.controlplane.istio.rules import HostPolicy
 from nodeagent.model.service import Service, exported
 
 if TYPE_CHECKING:
@@ -75,6 +76,10 @@ class View:
     def sees(self, service: Service) -> bool:
         """Whether the service is exported to the client's namespace."""
         return exported(service.export_to, service.namespace, self.namespace)
+
+    def policy(self, service: Service) -> HostPolicy:
+        """What DestinationRules say to the client of a service."""
+        return self.world.rules.policy(service, self.namespace)
 
     def service(self, host: str) -> Service | None:
         """The service of a host, if the client sees it."""

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any, Final, TypeAlias
 
 from nodeagent.controlplane.change import Change
 from nodeagent.controlplane.decode import Problems
+from nodeagent.controlplane.istio.destination_rule import decode_destination_rule
+from nodeagent.controlplane.istio.rules import Rules
+from nodeagent.controlplane.istio.virtual_service import decode_virtual_service
 from nodeagent.controlplane.kubernetes.objects import (
     MeshScope,
     decode_endpoint_slice,
@@ -19,6 +22,7 @@ from nodeagent.controlplane.registry import Registry
 from nodeagent.controlplane.report import Issue, Report, Severity
 from nodeagent.controlplane.sources.base import Batch, ObjectKey, RawObject
 from nodeagent.model import names
+from nodeagent.model.names import host_matches
 
 _Decoder: TypeAlias = Callable[[RawObject, Problems, MeshScope], Any]
 
@@ -47,11 +51,34 @@ class _KnownKind:
 
 
 _CORE: Final = frozenset({"v1"})
+_ISTIO: Final = frozenset({"v1", "v1beta1", "v1alpha3"})
+_NETWORKING: Final = "networking.istio.io"
+UNREGISTERED_PORT: Final = 80
+"""Where hosts that only a VirtualService names, and no service, are routed (Istio)."""
 KINDS: Final[dict[tuple[str, str], _KnownKind]] = {
     ("", "Service"): _KnownKind(_CORE, decode_service),
     ("", "Pod"): _KnownKind(_CORE, decode_pod),
     ("discovery.k8s.io", "EndpointSlice"): _KnownKind(_CORE, decode_endpoint_slice),
+    (_NETWORKING, "VirtualService"): _KnownKind(_ISTIO, decode_virtual_service),
+    (_NETWORKING, "DestinationRule"): _KnownKind(_ISTIO, decode_destination_rule),
 }
+# Known by name, so that a user is told that they have no effect, and why.
+LATER_KINDS: Final = frozenset(
+    {
+        *(
+            (_NETWORKING, kind)
+            for kind in ("EnvoyFilter", "Gateway", "ProxyConfig", "ServiceEntry", "Sidecar")
+        ),
+        *((_NETWORKING, kind) for kind in ("WorkloadEntry", "WorkloadGroup")),
+        ("security.istio.io", "AuthorizationPolicy"),
+        ("security.istio.io", "PeerAuthentication"),
+        ("security.istio.io", "RequestAuthentication"),
+        ("telemetry.istio.io", "Telemetry"),
+        ("extensions.istio.io", "WasmPlugin"),
+    }
+)
+# Read by nothing, and rightly so.
+_UNUSED_KINDS: Final = frozenset({("", "Namespace"), ("", "Node")})
 
 
 class World:
@@ -61,6 +88,7 @@ class World:
         self.settings = settings
         self.report = report
         self.registry = Registry()
+        self.rules = Rules(settings.root_namespace)
         self.generation = 0
         """Counts batches applied."""
         self._values: dict[ObjectKey, Any] = {}
@@ -73,6 +101,11 @@ class World:
             self._put(key, None, change)
         for raw in batch.changed:
             self._take(raw, change)
+        # A service decides the port of routes that lead to it, and stands in for a host that had none.
+        for host in list(change.services):
+            self._note_routes(self.rules.referring_hosts(host), change)
+            if change.services and self.rules.virtual_services:
+                change.ports.add(UNREGISTERED_PORT)
         self.generation += 1
         return change
 
@@ -83,6 +116,8 @@ class World:
     def _take(self, raw: RawObject, change: Change) -> None:
         known = KINDS.get((raw.key.group, raw.key.kind))
         problems = Problems(raw.source, str(raw.key))
+        if (raw.key.group, raw.key.kind) in _UNUSED_KINDS:
+            return
         if known is None or raw.version not in known.versions:
             self.report.replace(("object", raw.key), [_unknown_kind(raw, known)])
             return
@@ -119,12 +154,35 @@ class World:
                 self.registry.put_workload(uid, value, change)
             case "EndpointSlice":
                 self.registry.put_slice(key, value, change)
+            case "VirtualService":
+                self._note_routes(self.rules.put_virtual_service(key, value), change)
+            case "DestinationRule":
+                for host in self.rules.put_destination_rule(key, value):
+                    change.rules |= self._covered(host)
+
+    def _note_routes(self, hosts: Iterable[str], change: Change) -> None:
+        """Hosts of a VirtualService, as written: which services and ports are routed otherwise now."""
+        for host in hosts:
+            covered = self._covered(host)
+            change.routes |= covered | {host}
+            for name in covered:
+                change.ports.update(port.port for port in self.registry.services[name].tcp_ports)
+            change.ports.add(UNREGISTERED_PORT)
+
+    def _covered(self, host: str) -> set[str]:
+        """Services that a host, perhaps a wildcard, covers."""
+        if not host.startswith("*"):
+            return {host} & self.registry.services.keys()
+        return {name for name in self.registry.services if host_matches(host, name)}
 
 
 def _unknown_kind(raw: RawObject, known: _KnownKind | None) -> Issue:
     api = f"{raw.key.group}/{raw.version}" if raw.key.group else raw.version
+    if known is None and (raw.key.group, raw.key.kind) in LATER_KINDS:
+        message = f"kind {raw.key.kind} is not supported yet; it has no effect"
+        return Issue(Severity.WARNING, "not-supported-yet", message, raw.source, str(raw.key))
     if known is not None:
         message = f"apiVersion {api} is not known; there are: {', '.join(sorted(known.versions))}"
         return Issue(Severity.ERROR, "unknown-version", message, raw.source, str(raw.key), "apiVersion")
     message = f"kind {raw.key.kind} ({api}) is not known; it is ignored"
-    return Issue(Severity.WARNING, "unknown-kind", message, raw.source, str(raw.key), "kind")
+    return Issue(Severity.WARNING, "unknown-kind", message, raw.source, str(raw.key))

@@ -1,1 +1,1 @@
-"""The Istio API: decoding with strict checks, validation."""
+"""The Istio API: values of its resources, strict decoding, look-up, and analysis across resources."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from datetime import timedelta
 from typing import Final, TypeAlias
 
 from envoy.config.cluster.v3 import circuit_breaker_pb2, cluster_pb2
@@ -10,14 +11,21 @@ from envoy.config.core.v3 import address_pb2, base_pb2
 from envoy.extensions.upstreams.http.v3 import http_protocol_options_pb2
 from google.protobuf.struct_pb2 import Value
 
-from nodeagent.controlplane.translate.packing import ads, pack, seconds
+from nodeagent.controlplane.istio.values import ConnectionPool, LoadBalancer, PolicyBlocks
+from nodeagent.controlplane.translate.packing import ads, duration, pack
 from nodeagent.controlplane.view import View
 from nodeagent.model import names
 from nodeagent.model.names import ClusterName
 from nodeagent.model.service import Service, ServicePort
 
 Cluster: TypeAlias = cluster_pb2.Cluster
-_CONNECT_TIMEOUT_SECONDS: Final = 10.0
+HttpProtocolOptions: TypeAlias = http_protocol_options_pb2.HttpProtocolOptions
+_BALANCERS: Final = {
+    LoadBalancer.LEAST_REQUEST: Cluster.LEAST_REQUEST,
+    LoadBalancer.RANDOM: Cluster.RANDOM,
+    LoadBalancer.ROUND_ROBIN: Cluster.ROUND_ROBIN,
+}
+_CONNECT_TIMEOUT: Final = timedelta(seconds=10)
 # Istio lifts Envoy's default limits of 1024: a mesh must not refuse what the application would take.
 _UNLIMITED: Final = 2**32 - 1
 _HTTP_OPTIONS: Final = "envoy.extensions.upstreams.http.v3.HttpProtocolOptions"
@@ -28,46 +36,75 @@ _INBOUND_SOURCE_V6: Final = "::6"
 
 def outbound_clusters(view: View, service: Service) -> Iterable[Cluster]:
     """One cluster for each port of the service and each of its subsets."""
+    policy = view.policy(service)
     for port in service.tcp_ports:
-        yield _outbound(view, service, port)
+        yield _outbound(service, port, "", policy.blocks(port.port))
+        for subset in policy.subsets:
+            yield _outbound(service, port, subset.name, policy.blocks(port.port, subset))
 
 
-def _outbound(view: View, service: Service, port: ServicePort) -> Cluster:
-    name = str(ClusterName(names.OUTBOUND, port.port, "", service.host))
+def _outbound(service: Service, port: ServicePort, subset: str, blocks: PolicyBlocks) -> Cluster:
+    name = str(ClusterName(names.OUTBOUND, port.port, subset, service.host))
+    pool = blocks.connection_pool or ConnectionPool()
     found = Cluster(
         name=name,
         type=Cluster.EDS,
         eds_cluster_config=Cluster.EdsClusterConfig(eds_config=ads(), service_name=name),
-        connect_timeout=seconds(_CONNECT_TIMEOUT_SECONDS),
-        lb_policy=Cluster.LEAST_REQUEST,
+        connect_timeout=duration(pool.connect_timeout or _CONNECT_TIMEOUT),
+        lb_policy=_BALANCERS[blocks.load_balancer or LoadBalancer.LEAST_REQUEST],
         metadata=_service_metadata([service]),
     )
-    found.circuit_breakers.CopyFrom(_breakers())
-    # Endpoints that are gone from discovery are gone: do not keep them for their last health check.
+    found.circuit_breakers.CopyFrom(_breakers(pool))
     found.common_lb_config.locality_weighted_lb_config.SetInParent()
+    options = _outbound_http_options(port, pool)
+    if options is not None:
+        found.typed_extension_protocol_options[_HTTP_OPTIONS].CopyFrom(pack(options))
+    return found
+
+
+def _outbound_http_options(port: ServicePort, pool: ConnectionPool) -> HttpProtocolOptions | None:
+    """How HTTP is spoken to the service; None: HTTP/1.1 with Envoy's defaults, or no HTTP at all."""
+    if not port.protocol.may_be_http:
+        return None
     if port.protocol.is_http2:
-        found.typed_extension_protocol_options[_HTTP_OPTIONS].CopyFrom(pack(_explicit_http2()))
-    return found
+        options = _explicit_http2()
+    elif port.protocol.is_http:
+        options = HttpProtocolOptions()
+        options.explicit_http_config.http_protocol_options.SetInParent()
+    else:
+        options = _downstream_protocol()
+    common = options.common_http_protocol_options
+    if pool.http_idle_timeout is not None:
+        common.idle_timeout.CopyFrom(duration(pool.http_idle_timeout))
+    if pool.max_requests_per_connection is not None:
+        common.max_requests_per_connection.value = pool.max_requests_per_connection
+    plain = (
+        port.protocol.is_http
+        and not port.protocol.is_http2
+        and not options.HasField("common_http_protocol_options")
+    )
+    return None if plain else options
 
 
-def _breakers() -> circuit_breaker_pb2.CircuitBreakers:
+def _breakers(pool: ConnectionPool) -> circuit_breaker_pb2.CircuitBreakers:
     found = circuit_breaker_pb2.CircuitBreakers()
-    threshold = found.thresholds.add()
-    for limit in ("max_connections", "max_pending_requests", "max_requests", "max_retries"):
-        getattr(threshold, limit).value = _UNLIMITED
-    threshold.track_remaining = True
+    threshold = found.thresholds.add(track_remaining=True)
+    threshold.max_connections.value = pool.max_connections or _UNLIMITED
+    threshold.max_pending_requests.value = pool.max_pending_requests or _UNLIMITED
+    threshold.max_requests.value = pool.max_requests or _UNLIMITED
+    threshold.max_retries.value = _UNLIMITED
     return found
 
 
-def _explicit_http2() -> http_protocol_options_pb2.HttpProtocolOptions:
-    options = http_protocol_options_pb2.HttpProtocolOptions()
+def _explicit_http2() -> HttpProtocolOptions:
+    options = HttpProtocolOptions()
     options.explicit_http_config.http2_protocol_options.SetInParent()
     return options
 
 
-def _downstream_protocol() -> http_protocol_options_pb2.HttpProtocolOptions:
+def _downstream_protocol() -> HttpProtocolOptions:
     """Speak to the application what the client spoke."""
-    options = http_protocol_options_pb2.HttpProtocolOptions()
+    options = HttpProtocolOptions()
     options.use_downstream_protocol_config.http_protocol_options.SetInParent()
     options.use_downstream_protocol_config.http2_protocol_options.SetInParent()
     return options
@@ -94,7 +131,7 @@ def passthrough_cluster() -> Cluster:
 def black_hole_cluster() -> Cluster:
     """A cluster with no endpoint: refuses."""
     return Cluster(
-        name=names.BLACK_HOLE_CLUSTER, type=Cluster.STATIC, connect_timeout=seconds(_CONNECT_TIMEOUT_SECONDS)
+        name=names.BLACK_HOLE_CLUSTER, type=Cluster.STATIC, connect_timeout=duration(_CONNECT_TIMEOUT)
     )
 
 
@@ -120,9 +157,9 @@ def _original_dst(name: str) -> Cluster:
         name=name,
         type=Cluster.ORIGINAL_DST,
         lb_policy=Cluster.CLUSTER_PROVIDED,
-        connect_timeout=seconds(_CONNECT_TIMEOUT_SECONDS),
+        connect_timeout=duration(_CONNECT_TIMEOUT),
     )
-    found.circuit_breakers.CopyFrom(_breakers())
+    found.circuit_breakers.CopyFrom(_breakers(ConnectionPool()))
     return found
 
 

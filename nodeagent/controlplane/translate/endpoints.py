@@ -19,9 +19,13 @@ from nodeagent.model.workload import Locality, matches_labels
 def load_assignments(view: View, service: Service) -> Iterable[endpoint_pb2.ClusterLoadAssignment]:
     """One for each port and subset of the service."""
     by_port = view.world.registry.endpoints(service.host)
+    policy = view.policy(service)
     for port in service.tcp_ports:
         endpoints = by_port.get(port.port, ())
         yield _assignment(view, ClusterName(OUTBOUND, port.port, "", service.host), endpoints)
+        for subset in policy.subsets:
+            name = ClusterName(OUTBOUND, port.port, subset.name, service.host)
+            yield _assignment(view, name, select(endpoints, subset.labels))
 
 
 def _assignment(

@@ -12,6 +12,7 @@ from envoy.config.route.v3 import route_components_pb2, route_pb2
 
 from nodeagent.controlplane.registry import target_port
 from nodeagent.controlplane.translate import clusters, connections
+from nodeagent.controlplane.translate.http_routes import set_timeout
 from nodeagent.controlplane.translate.listeners import ANY_V4, ANY_V6
 from nodeagent.controlplane.translate.packing import seconds, socket_address
 from nodeagent.controlplane.view import View
@@ -127,12 +128,10 @@ def _only_plaintext_http(chain: FilterChain) -> None:
 
 def _routes(cluster: str, host_name: str) -> route_pb2.RouteConfiguration:
     """Everything to one cluster. The time that a request takes is the application's affair."""
-    action = route_components_pb2.RouteAction(cluster=cluster, timeout=seconds(0))
-    action.max_stream_duration.max_stream_duration.CopyFrom(seconds(0))
-    action.max_stream_duration.grpc_timeout_header_max.CopyFrom(seconds(0))
-    route = route_components_pb2.Route(
-        name="default", match=route_components_pb2.RouteMatch(prefix="/"), route=action
-    )
+    action = route_components_pb2.RouteAction(cluster=cluster)
+    set_timeout(action, None)
+    route = route_components_pb2.Route(name="default", route=action)
+    route.match.prefix = "/"
     host = route_components_pb2.VirtualHost(name=host_name, domains=["*"], routes=[route])
     found = route_pb2.RouteConfiguration(name=cluster, virtual_hosts=[host])
     found.validate_clusters.value = False

@@ -10,9 +10,9 @@ from envoy.config.listener.v3 import listener_pb2
 
 from nodeagent.controlplane.translate import connections
 from nodeagent.controlplane.translate.packing import seconds, socket_address
+from nodeagent.controlplane.translate.tcp_routes import tcp_chains
 from nodeagent.controlplane.view import View
 from nodeagent.model import names
-from nodeagent.model.names import ClusterName
 from nodeagent.model.service import Service, ServicePort
 
 Listener: TypeAlias = listener_pb2.Listener
@@ -77,10 +77,9 @@ def listened_addresses(view: View, service: Service, port: ServicePort) -> tuple
 
 def _address_listener(view: View, service: Service, port: ServicePort, address: str) -> Listener:
     listener = _listener(address_listener_name(address, port.port), address, port.port)
-    cluster = str(ClusterName(names.OUTBOUND, port.port, "", service.host))
-    tcp = connections.tcp_filter(cluster, [(cluster, 1)])
+    chains = tcp_chains(view, service, port.port)
     if not port.protocol.may_be_http:
-        listener.filter_chains.add(filters=[tcp])
+        listener.filter_chains.extend(chains)
         return listener
     listener.listener_filters.append(connections.http_inspector())
     # The application may wait for the server to speak first: go on as TCP then, as istiod has it.
@@ -91,7 +90,8 @@ def _address_listener(view: View, service: Service, port: ServicePort, address: 
     chain = listener.filter_chains.add(filters=[http])
     chain.filter_chain_match.transport_protocol = "raw_buffer"
     chain.filter_chain_match.application_protocols.extend(connections.PLAINTEXT_HTTP)
-    listener.default_filter_chain.filters.append(tcp)
+    listener.filter_chains.extend(chains[:-1])
+    listener.default_filter_chain.CopyFrom(chains[-1])
     return listener
 
 

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import Final, TypeAlias
+from typing import TypeAlias
 
 from envoy.config.route.v3 import route_components_pb2, route_pb2
 
+from nodeagent.controlplane.translate.http_routes import http_routes, set_timeout
 from nodeagent.controlplane.translate.listeners import service_route_name
-from nodeagent.controlplane.translate.packing import ads, seconds
+from nodeagent.controlplane.translate.packing import ads
 from nodeagent.controlplane.view import View
+from nodeagent.controlplane.world import UNREGISTERED_PORT
 from nodeagent.model import names
 from nodeagent.model.names import ClusterName, is_ipv6
 from nodeagent.model.service import Service
@@ -17,8 +19,6 @@ from nodeagent.model.service import Service
 VirtualHost: TypeAlias = route_components_pb2.VirtualHost
 Route: TypeAlias = route_components_pb2.Route
 RouteConfiguration: TypeAlias = route_pb2.RouteConfiguration
-# Where hosts that only a VirtualService names, and no service, are routed.
-UNREGISTERED_PORT: Final = 80
 
 
 def short_names(host: str, namespace: str, domain: str) -> tuple[str, ...]:
@@ -47,13 +47,37 @@ def virtual_host(view: View, service: Service, port: int) -> VirtualHost | None:
     found = service.port(port)
     if found is None or not found.protocol.may_be_http:
         return None
-    routes = [default_route(service, port)]
+    routes = _ruled_routes(view, service.host, port) or [default_route(service, port)]
     return VirtualHost(
         name=f"{service.host}:{port}",
         domains=domains(view, service, port),
         routes=routes,
         include_request_attempt_count=True,
     )
+
+
+def unregistered_virtual_host(view: View, host: str) -> VirtualHost | None:
+    """The virtual host of a host that only a VirtualService knows; None if no route of it is for the client."""
+    port = UNREGISTERED_PORT
+    routes = _ruled_routes(view, host, port)
+    if not routes:
+        return None
+    name = f"[{host}]" if is_ipv6(host) else host
+    return VirtualHost(
+        name=f"{name}:{port}",
+        domains=[name, f"{name}:{port}"] if name != "*" else ["*"],
+        routes=routes,
+        include_request_attempt_count=True,
+    )
+
+
+def _ruled_routes(view: View, host: str, port: int) -> list[Route]:
+    """Routes of the first VirtualService for the host that has any for the client."""
+    for rule in view.world.rules.virtual_services_for(host, view.namespace):
+        routes = http_routes(view, rule, port)
+        if routes:
+            return routes
+    return []
 
 
 def default_route(service: Service, port: int) -> Route:
@@ -67,9 +91,8 @@ def default_route(service: Service, port: int) -> Route:
 
 def forward(cluster: str) -> route_components_pb2.RouteAction:
     """An action to one cluster with no time limit (Istio: off by default)."""
-    action = route_components_pb2.RouteAction(cluster=cluster, timeout=seconds(0))
-    action.max_stream_duration.max_stream_duration.CopyFrom(seconds(0))
-    action.max_stream_duration.grpc_timeout_header_max.CopyFrom(seconds(0))
+    action = route_components_pb2.RouteAction(cluster=cluster)
+    set_timeout(action, None)
     return action
 
 
@@ -89,7 +112,8 @@ def route_configuration(view: View, name: str, hosts: Iterable[VirtualHost]) -> 
         found.vhds.config_source.CopyFrom(ads())
     else:
         found.virtual_hosts.extend(_without_shared_domains(hosts))
-    found.virtual_hosts.append(allow_any())
+    if not any("*" in host.domains for host in found.virtual_hosts):
+        found.virtual_hosts.append(allow_any())
     # A cluster may come later than the route to it; until then 503.
     found.validate_clusters.value = False
     found.max_direct_response_body_size_bytes.value = 1 << 20
@@ -121,7 +145,15 @@ def port_routes(view: View, port: int) -> RouteConfiguration | None:
         found.protocol.is_http for service in services for found in service.tcp_ports if found.port == port
     ):
         return None
+    if port == UNREGISTERED_PORT:
+        hosts += unregistered_virtual_hosts(view)
     return route_configuration(view, str(port), hosts)
+
+
+def unregistered_virtual_hosts(view: View) -> list[VirtualHost]:
+    """Virtual hosts of the hosts that only VirtualServices know."""
+    unknown = view.world.rules.unregistered_hosts(view.world.registry.services)
+    return [found for host in unknown if (found := unregistered_virtual_host(view, host)) is not None]
 
 
 def service_routes(view: View, service: Service) -> Iterable[RouteConfiguration]:

@@ -210,7 +210,7 @@ class Subscription:
         else:
             for group in dirty:
                 asked |= self._by_group.get(group, set())
-        for name in asked:
+        for name in sorted(asked):
             self._check_name(view, cache, name, name in forced, found)
         found.removed -= found.updates.keys()
         for name in found.removed:
