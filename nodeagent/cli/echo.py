@@ -6,7 +6,7 @@ from typing import Annotated, Any
 
 import typer
 
-from nodeagent.errors import ConfigError
+from nodeagent.errors import CapabilityError, ConfigError
 
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None)
 
@@ -68,4 +68,9 @@ def echo(
         identity = Identity.of(name, namespace, labels)
     except ConfigError as error:
         raise typer.BadParameter(str(error)) from error
-    run(options, identity)
+    try:
+        run(options, identity)
+    except ModuleNotFoundError as error:
+        raise CapabilityError(
+            f"echo needs the Python package {error.name!r}: pip install 'nodeagent[echo]'"
+        ) from error
