@@ -70,9 +70,10 @@ class ZdsServer:
 
     async def close(self) -> None:
         """Stop listening and drop the agent."""
-        for task in self._tasks:
+        tasks = list(self._tasks)
+        for task in tasks:
             task.cancel()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
+        await asyncio.gather(*tasks, return_exceptions=True)
         if self._listener is not None:
             self._listener.close()
 
@@ -192,7 +193,11 @@ class _Session:
                 ),
             )
         )
-        descriptor = os.open(pod.netns, os.O_RDONLY | os.O_CLOEXEC)
+        try:
+            descriptor = os.open(pod.netns, os.O_RDONLY | os.O_CLOEXEC)
+        except OSError as error:
+            pod.error = f"network namespace {pod.netns}: {error.strerror}"
+            return False
         try:
             pod.error = await self._exchange(request, descriptor)
         finally:
