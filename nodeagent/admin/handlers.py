@@ -96,6 +96,13 @@ class Handlers:
 
     def admin(self) -> web.Application:
         """Return the application of the unix socket: everything."""
+        application = self.reading()
+        application.router.add_post("/logging", self._set_levels)
+        application.router.add_post("/quitquitquit", self._quit)
+        return application
+
+    def reading(self) -> web.Application:
+        """Return the application of the loopback port: what changes nothing: any local user may ask."""
         application = _application()
         application.router.add_get("/", self._paths)
         application.router.add_get("/status", self._status)
@@ -103,8 +110,6 @@ class Handlers:
             application.router.add_get(f"/{resource.path}", self._list(resource))
         application.router.add_get("/config_dump", self._config_dump)
         application.router.add_get("/logging", self._levels)
-        application.router.add_post("/logging", self._set_levels)
-        application.router.add_post("/quitquitquit", self._quit)
         self._add_ready(application)
         self._add_metrics(application)
         return application

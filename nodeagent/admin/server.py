@@ -10,7 +10,7 @@ from pathlib import Path
 from aiohttp import web
 
 from nodeagent.admin.handlers import Handlers
-from nodeagent.admin.listen import HttpServer, bind_tcp, bind_unix
+from nodeagent.admin.listen import HttpServer, bind_tcp, bind_unix, parse_address
 from nodeagent.admin.state import AgentState
 from nodeagent.errors import ConfigError
 
@@ -24,6 +24,18 @@ class AdminOptions:
     path: Path = Path("/run/nodeagent/admin.sock")
     metrics: str = "0.0.0.0:15020"
     ready: str = "0.0.0.0:15021"
+    # Where `istioctl ztunnel-config` and users of Envoy look; reading only. They expect 127.0.0.1:15000.
+    loopback: str = ""
+
+
+def _bind_loopback(address: str) -> socket.socket:
+    option = "--admin-address"
+    host, _ = parse_address(option, address)
+    if host not in ("localhost", "::1") and not host.startswith("127."):
+        raise ConfigError(
+            f"{option} {address}: not a loopback address; the admin API is for this machine only"
+        )
+    return bind_tcp(option, address)
 
 
 class AdminServer:
@@ -37,13 +49,17 @@ class AdminServer:
         self.problems: tuple[str, ...] = ()  # what does not work but does not stop the agent; for `warnings`
 
     async def start(self) -> None:
-        """Listen everywhere. ConfigError if the socket or the readiness port cannot be had.
+        """Listen everywhere. ConfigError if an address cannot be had, but for the metrics'.
 
         Without a metrics port the mesh works: that is a problem to show, not a reason not to start.
         """
         try:
             listener = bind_unix("--admin", self._options.path)
             await self._serve("admin", self._handlers.admin(), listener, self._options.path)
+            if self._options.loopback:
+                await self._serve(
+                    "loopback", self._handlers.reading(), _bind_loopback(self._options.loopback)
+                )
             if self._options.ready:
                 await self._serve("ready", self._handlers.ready(), bind_tcp("--ready", self._options.ready))
         except ConfigError:
@@ -67,7 +83,7 @@ class AdminServer:
         self._ports[name] = server.port
 
     def port(self, name: str) -> int:
-        """Return the TCP port of `metrics` or `ready` (useful where port 0 was asked for)."""
+        """Return the TCP port of `metrics`, `ready` or `loopback` (useful where port 0 was asked for)."""
         return self._ports[name]
 
     async def stop(self) -> None:

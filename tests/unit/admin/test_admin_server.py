@@ -194,6 +194,21 @@ async def test_metrics_port_serves_metrics_and_nothing_else(agent: Running) -> N
     assert (await agent.curl("/stats/prometheus"))[0] == 200
 
 
+async def test_loopback_port_is_for_reading(tmp_path: Path) -> None:
+    state = FakeState()
+    server = AdminServer(state, AdminOptions(tmp_path / "a.sock", "", "", "127.0.0.1:0"))
+    await server.start()
+    base = f"http://127.0.0.1:{server.port('loopback')}"
+    assert (await curl(f"{base}/config_dump"))[0] == 200
+    assert (await curl("-X", "POST", f"{base}/quitquitquit"))[0] == 404
+    assert (await curl("-X", "POST", f"{base}/logging?level=debug"))[0] == 405
+    await server.stop()
+    assert state.quits == 0
+    outside = AdminServer(state, AdminOptions(tmp_path / "a.sock", "", "", "0.0.0.0:0"))
+    with pytest.raises(ConfigError, match="not a loopback address"):
+        await outside.start()
+
+
 async def test_quit(agent: Running) -> None:
     assert await agent.curl("/quitquitquit", "-X", "POST") == (200, "shutting down\n")
     assert agent.state.quits == 1
