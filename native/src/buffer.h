@@ -22,7 +22,7 @@ static inline size_t na_buffer_length(const na_buffer *buffer) {
 }
 
 static inline char *na_buffer_bytes(const na_buffer *buffer) {
-  return buffer->data + buffer->start;
+  return buffer->data ? buffer->data + buffer->start : NULL;
 }
 
 /* Make room for n more bytes at the end; 0 or -ENOMEM. */
