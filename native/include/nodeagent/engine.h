@@ -418,7 +418,9 @@ NA_API int na_engine_explain_route(na_engine *engine, const char *table, const c
                                    const char *path, const char *headers, size_t n, char *route, size_t route_size,
                                    char *cluster, size_t cluster_size);
 /* Parse one HTTP/1 head with the data path's parser: bytes consumed, 0 incomplete, -status (400, 414, 431 ...) when
- * refused, with the reason in why. For tests and for explaining refusals. */
+ * refused, with the reason in `why`. When accepted, `why` tells how it was read, in lines: method, path and query,
+ * authority ("-" for empty), minor version, body (none, length, chunked), its length and keep-alive (0 or 1) with spaces
+ * between; then each header as "name: value". For tests and for explaining refusals. */
 NA_API int na_http1_check_request(const char *bytes, size_t n, char *why, size_t why_size);
 
 #ifdef __cplusplus
