@@ -90,7 +90,8 @@ class Namespace:
         def look() -> bool:
             # thread-self: the namespace belongs to the thread, not to the process.
             tables = (Path("/proc/thread-self/net") / name for name in ("tcp", "tcp6"))
-            lines = [line.split() for table in tables if table.exists() for line in table.open()]
+            text = "".join(table.read_text() for table in tables if table.exists())
+            lines = [line.split() for line in text.splitlines()]
             return any(len(line) > 3 and line[3] == "0A" and f"{line[1]} ".endswith(needle) for line in lines)
 
         return self.run(look)

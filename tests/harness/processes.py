@@ -34,7 +34,7 @@ class Process:
         prepare: Callable[[], None] | None = None,
         env: Mapping[str, str] | None = None,
     ) -> None:
-        self._output: IO[bytes] = tempfile.TemporaryFile()
+        self._output: IO[bytes] = tempfile.TemporaryFile()  # noqa: SIM115 - closed by close()
         self._listens = listens
         self.argv = list(argv)
         self.popen = subprocess.Popen(

@@ -1,0 +1,185 @@
+"""The data plane alone, as a process in a cgroup of its own: engine and capture, with no control plane.
+
+`CaptureAgent` starts this file and tells it what to do, a line of JSON each way. What it captures passes
+through unless a test applies more; inbound ports are detected.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import socket
+import subprocess
+import sys
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+from harness.netns import Namespace, Network
+
+UID = "pod"
+IP_TRANSPARENT, IPV6_TRANSPARENT = 19, 75  # linux/in.h, linux/in6.h
+
+
+class CaptureAgent:
+    """Starts the process in the cgroup that `join` moves it into, and waits until it answers."""
+
+    def __init__(self, join: Callable[[], None]) -> None:
+        self._process = subprocess.Popen(
+            [sys.executable, "-m", "harness.capture_agent"],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            preexec_fn=join,
+            env=os.environ | {"PYTHONPATH": f"{Path(__file__).parents[1]}:{Path(__file__).parents[2]}"},
+            text=True,
+        )
+
+    @property
+    def pid(self) -> int:
+        return self._process.pid
+
+    def ask(self, verb: str, **arguments: Any) -> Any:
+        """Have something done; its result, or AssertionError with what went wrong."""
+        assert self._process.stdin is not None
+        assert self._process.stdout is not None
+        print(json.dumps({"verb": verb, **arguments}), file=self._process.stdin, flush=True)
+        answer = json.loads(self._process.stdout.readline() or '{"error": "the agent is gone"}')
+        assert "error" not in answer, f"{verb}: {answer['error']}"
+        return answer["result"]
+
+    def enrol(self, namespace: Namespace, uid: str = UID) -> None:
+        """Serve and capture the namespace."""
+        self.ask("enrol", uid=uid, netns=str(namespace.path))
+
+    def kill(self) -> None:
+        """SIGKILL: what a crash leaves."""
+        self._process.kill()
+        self._process.wait()
+
+    def close(self) -> None:
+        for pipe in (self._process.stdin, self._process.stdout):
+            if pipe is not None:
+                pipe.close()
+        try:
+            self._process.wait(10)
+        except subprocess.TimeoutExpired:
+            self.kill()
+
+    def __enter__(self) -> CaptureAgent:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, value: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self.close()
+
+
+@dataclass
+class Captured:
+    """`pod` is captured by `agent`; `outside` is not."""
+
+    network: Network
+    pod: Namespace
+    outside: Namespace
+    agent: CaptureAgent
+
+    def connections(self) -> int:
+        """How many connections the agent has got so far."""
+        return int(self.agent.ask("counters")["downstream_cx_total"])
+
+    def address(self, namespace: Namespace, family: str) -> str:
+        return namespace.v4 if family == "v4" else namespace.v6
+
+
+def transparent_client(source: tuple[str, int], target: tuple[str, int]) -> socket.socket:
+    """A connection from a foreign address (IP_TRANSPARENT)."""
+    v6 = ":" in source[0]
+    client = socket.socket(socket.AF_INET6 if v6 else socket.AF_INET, socket.SOCK_STREAM)
+    client.settimeout(2)
+    level, option = (socket.IPPROTO_IPV6, IPV6_TRANSPARENT) if v6 else (socket.IPPROTO_IP, IP_TRANSPARENT)
+    client.setsockopt(level, option, 1)
+    client.bind(source)
+    client.connect(target)
+    return client
+
+
+async def main() -> None:
+    """Serve the verbs until standard input ends."""
+    # Not at the top: the test process does not need the extension.
+    from nodeagent.dataplane.capture import Capture
+    from nodeagent.dataplane.cgroup import own_group
+    from nodeagent.dataplane.engine import EngineOwner, EngineSettings
+    from nodeagent.dataplane.netns import NetworkNamespace
+    from nodeagent.dataplane.routing import read_addresses
+    from nodeagent.dataplane.ruleset import CaptureRules
+    from nodeagent.errors import NodeagentError
+    from nodeagent.snapshot.address import widen_address
+    from nodeagent.snapshot.values import Inbound, Snapshot
+
+    engine = EngineOwner(EngineSettings(workers=2))
+    engine.start()
+    pods: dict[str, tuple[NetworkNamespace, Capture]] = {}
+
+    async def enrol(uid: str, netns: str) -> None:
+        namespace = NetworkNamespace.open(netns)
+        addresses = [widen_address(raw) for raw in read_addresses(namespace)]
+        engine.add_workload(uid, namespace, "view", addresses)
+        engine.apply(Snapshot(inbound={**engine.applied.inbound, uid: Inbound()}))
+        capture = Capture(namespace, CaptureRules.for_agent(own_group()))
+        capture.apply()
+        pods[uid] = (namespace, capture)
+
+    async def release(uid: str) -> None:
+        pods[uid][1].release()
+
+    async def drain(uid: str, drain_ms: int) -> None:
+        await engine.remove_workload(uid, drain_ms)
+
+    async def remove(uid: str) -> None:
+        namespace, capture = pods.pop(uid)
+        capture.remove()
+        namespace.close()
+
+    async def reapply(uid: str) -> bool:
+        pods[uid][1].apply()
+        return pods[uid][1].in_force()
+
+    async def stats() -> list[dict[str, Any]]:
+        return [asdict(row) | {"peer": row.peer.hex()} for row in engine.drain_stats()]
+
+    async def counters() -> dict[str, int]:
+        return {counter.name: counter.value for counter in engine.counters()}
+
+    async def connections() -> list[str]:
+        return [str(connection) for connection in engine.connections(100)]
+
+    async def dial_as(uid: str, source: list[Any], target: list[Any]) -> str:
+        """Connect as the engine does inbound, but from a port of the test's choice; what the server says
+        first."""
+        client = pods[uid][0].run(lambda: transparent_client(tuple(source), tuple(target)))
+        kept.append(client)
+        return client.recv(1000).decode()
+
+    kept: list[socket.socket] = []
+    verbs: dict[str, Any] = {
+        verb.__name__: verb
+        for verb in (enrol, release, drain, remove, reapply, stats, counters, connections, dial_as)
+    }
+    while line := await asyncio.to_thread(sys.stdin.readline):
+        request = json.loads(line)
+        try:
+            answer = {"result": await verbs[request.pop("verb")](**request)}
+        except (NodeagentError, OSError) as error:
+            answer = {"error": str(error)}
+        print(json.dumps(answer), flush=True)
+    for client in kept:
+        client.close()
+    await engine.stop(0)
+    engine.close()
+
+
+if __name__ == "__main__":
+    asyncio.run(main())
