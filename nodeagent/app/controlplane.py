@@ -65,6 +65,9 @@ class ControlPlane:
         change = self.world.apply(batch)
         self.metrics.changes.inc()
         self.hub.publish(change)
+        if change:
+            # After the push is under way: analysis is for people, they can wait a moment longer.
+            self.world.analyze()
         log.debug(
             "generation %d: %d changed, %d removed",
             self.world.generation,

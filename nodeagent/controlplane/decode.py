@@ -210,12 +210,12 @@ class Fields:
             return None
         return str(value)
 
-    def object(self, name: str, *, required: bool = False) -> Fields | None:
+    def message(self, name: str, *, required: bool = False) -> Fields | None:
         """A nested object, to be read in a `with` of its own; None if unset or wrong."""
         value = self._take(name, (dict,), "an object", required)
         return None if value is None else Fields(value, self.at(name), self.problems)
 
-    def objects(self, name: str, *, required: bool = False) -> Iterator[Fields]:
+    def messages(self, name: str, *, required: bool = False) -> Iterator[Fields]:
         """The objects of a list; elements of another type are reported and left out."""
         for index, value in enumerate(self._list(name, required)):
             path = f"{self.at(name)}[{index}]"
@@ -245,7 +245,7 @@ class Fields:
         """An object whose values are strings."""
         return {key: value for key, value in self._map(name) if self._is_string(name, key, value)}
 
-    def object_map(self, name: str) -> Iterator[tuple[str, Fields]]:
+    def message_map(self, name: str) -> Iterator[tuple[str, Fields]]:
         """An object whose values are objects."""
         for key, value in self._map(name):
             path = f"{self.at(name)}[{key}]"

@@ -9,6 +9,7 @@ from typing import Any, Final, TypeAlias
 
 from nodeagent.controlplane.change import Change
 from nodeagent.controlplane.decode import Problems
+from nodeagent.controlplane.istio.analyze import analyze
 from nodeagent.controlplane.istio.destination_rule import decode_destination_rule
 from nodeagent.controlplane.istio.rules import Rules
 from nodeagent.controlplane.istio.virtual_service import decode_virtual_service
@@ -108,6 +109,15 @@ class World:
                 change.ports.add(UNREGISTERED_PORT)
         self.generation += 1
         return change
+
+    def analyze(self) -> None:
+        """Find what is wrong across resources; findings replace those of the last time."""
+        findings = analyze(self.rules, self.registry)
+        for owner in self.report.owners():
+            if isinstance(owner, tuple) and owner[0] == "analysis" and owner[1] not in findings:
+                self.report.replace(owner, ())
+        for key, issues in findings.items():
+            self.report.replace(("analysis", key), issues)
 
     def counts(self) -> dict[str, int]:
         """Number of objects in force by kind."""

@@ -35,7 +35,7 @@ def decode_destination_rule(raw: RawObject, problems: Problems, scope: MeshScope
     with Fields(raw.body, "", problems) as top:
         top.ignore("apiVersion", "kind", "status")
         read_metadata(top)
-        spec = top.object("spec", required=True)
+        spec = top.message("spec", required=True)
         if spec is None:
             return None
         with spec:
@@ -57,7 +57,7 @@ def decode_destination_rule(raw: RawObject, problems: Problems, scope: MeshScope
 
 def _subsets(spec: Fields) -> tuple[Subset, ...]:
     found: dict[str, Subset] = {}
-    for item in spec.objects("subsets"):
+    for item in spec.messages("subsets"):
         with item:
             name = item.string("name", required=True)
             subset = Subset(name, item.string_map("labels"), _traffic_policy(item) or TrafficPolicy())
@@ -70,14 +70,14 @@ def _subsets(spec: Fields) -> tuple[Subset, ...]:
 
 
 def _traffic_policy(fields: Fields) -> TrafficPolicy | None:
-    policy = fields.object("trafficPolicy")
+    policy = fields.message("trafficPolicy")
     if policy is None:
         return None
     with policy:
         policy.unsupported("tunnel", "proxyProtocol", "retryBudget")
         blocks = _blocks(policy)
         ports: dict[int, PolicyBlocks] = {}
-        for item in policy.objects("portLevelSettings"):
+        for item in policy.messages("portLevelSettings"):
             with item:
                 number = _port_selector(item)
                 settings = _blocks(item)
@@ -90,7 +90,7 @@ def _traffic_policy(fields: Fields) -> TrafficPolicy | None:
 
 
 def _port_selector(fields: Fields) -> int | None:
-    nested = fields.object("port", required=True)
+    nested = fields.message("port", required=True)
     if nested is None:
         return None
     with nested:
@@ -103,7 +103,7 @@ def _blocks(fields: Fields) -> PolicyBlocks:
 
 
 def _load_balancer(fields: Fields) -> LoadBalancer | None:
-    nested = fields.object("loadBalancer")
+    nested = fields.message("loadBalancer")
     if nested is None:
         return None
     with nested:
@@ -117,13 +117,13 @@ def _load_balancer(fields: Fields) -> LoadBalancer | None:
 
 
 def _connection_pool(fields: Fields) -> ConnectionPool | None:
-    pool = fields.object("connectionPool")
+    pool = fields.message("connectionPool")
     if pool is None:
         return None
     empty = Fields({}, "", fields.problems)
     with pool:
-        tcp = pool.object("tcp") or empty
-        http = pool.object("http") or empty
+        tcp = pool.message("tcp") or empty
+        http = pool.message("http") or empty
         with tcp, http:
             tcp.unsupported("idleTimeout", "maxConnectionDuration", "tcpKeepalive")
             http.unsupported("h2UpgradePolicy", "maxConcurrentStreams", "maxRetries", "useClientProtocol")

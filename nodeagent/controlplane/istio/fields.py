@@ -70,14 +70,14 @@ def string_match(fields: Fields, *, presence: bool = False) -> StringMatch | Non
 
 def string_match_field(fields: Fields, name: str) -> StringMatch | None:
     """A field that holds a StringMatch."""
-    nested = fields.object(name)
+    nested = fields.message(name)
     return None if nested is None else string_match(nested)
 
 
 def header_matches(fields: Fields, name: str) -> tuple[tuple[str, StringMatch], ...]:
     """A map of header names to StringMatch; names in lower case, in order of name."""
     found = []
-    for key, nested in fields.object_map(name):
+    for key, nested in fields.message_map(name):
         if key.startswith(":") and key not in _PSEUDO_HEADERS:
             fields.problems.error(
                 nested.path, f"{key!r} is not a pseudo-header; there are :authority, :method, ..."
@@ -93,7 +93,7 @@ def header_matches(fields: Fields, name: str) -> tuple[tuple[str, StringMatch], 
 def query_matches(fields: Fields, name: str) -> tuple[tuple[str, StringMatch], ...]:
     """A map of query parameter names to StringMatch, in order of name."""
     found = []
-    for key, nested in fields.object_map(name):
+    for key, nested in fields.message_map(name):
         match = string_match(nested, presence=True)
         if not key:
             fields.problems.error(nested.path, "a query parameter needs a name")
@@ -104,7 +104,7 @@ def query_matches(fields: Fields, name: str) -> tuple[tuple[str, StringMatch], .
 
 def headers(fields: Fields) -> Headers:
     """The `headers` field of a route or destination."""
-    nested = fields.object("headers")
+    nested = fields.message("headers")
     if nested is None:
         return Headers()
     with nested:
@@ -114,7 +114,7 @@ def headers(fields: Fields) -> Headers:
 
 
 def _operations(fields: Fields, side: str, *, authority_allowed: bool) -> tuple[HeaderOperations, str]:
-    nested = fields.object(side)
+    nested = fields.message(side)
     if nested is None:
         return HeaderOperations(), ""
     with nested:

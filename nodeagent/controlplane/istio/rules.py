@@ -155,6 +155,10 @@ class Rules:
                 return sorted(seen, key=lambda rule: (_distance(rule, namespace), rule.age))
         return []
 
+    def virtual_services_at(self, host: str) -> list[VirtualService]:
+        """VirtualServices that name exactly that host."""
+        return list(self._routes.at(host))
+
     def unregistered_hosts(self, services: Mapping[str, Service]) -> list[str]:
         """Hosts of VirtualServices that are no service and cover none, in order."""
         return sorted(host for host in self._routes.hosts() if not _covers_any(host, services))

@@ -181,12 +181,13 @@ class VirtualService:
 
     def destinations(self) -> list[tuple[str, Destination]]:
         """Every destination with the path of its field."""
-        found = []
-        for protocol, routes in (("http", self.http), ("tcp", self.tcp)):
-            for index, route in enumerate(routes):
-                for place, share in enumerate(route.destinations):
-                    found.append((f"spec.{protocol}[{index}].route[{place}].destination", share.destination))
-        return found
+        by_path = [(f"spec.http[{index}]", route.destinations) for index, route in enumerate(self.http)]
+        by_path += [(f"spec.tcp[{index}]", route.destinations) for index, route in enumerate(self.tcp)]
+        return [
+            (f"{path}.route[{place}].destination", share.destination)
+            for path, shares in by_path
+            for place, share in enumerate(shares)
+        ]
 
 
 class LoadBalancer(enum.Enum):

@@ -54,7 +54,7 @@ class _Reader:
         with Fields(self.raw.body, "", self.problems) as top:
             top.ignore("apiVersion", "kind", "status")
             read_metadata(top)
-            spec = top.object("spec", required=True)
+            spec = top.message("spec", required=True)
             if spec is None:
                 return None
             with spec:
@@ -65,8 +65,8 @@ class _Reader:
         gateways = self._gateways(spec, "gateways") or (MESH_GATEWAY,)
         if any(gateway != MESH_GATEWAY for gateway in gateways):
             self.problems.unsupported(spec.at("gateways"))
-        http = tuple(self._http_route(item) for item in spec.objects("http"))
-        tcp = tuple(self._tcp_route(item) for item in spec.objects("tcp"))
+        http = tuple(self._http_route(item) for item in spec.messages("http"))
+        tcp = tuple(self._tcp_route(item) for item in spec.messages("tcp"))
         spec.unsupported("tls")
         if not any(spec.has(name) for name in ("http", "tcp", "tls")):
             self.problems.error("spec", "one of http, tcp, tls must be set", "missing-field")
@@ -113,7 +113,7 @@ class _Reader:
             fields.unsupported(*_ROUTE_LATER, "delegate")
             found = HttpRoute(
                 name=fields.string("name"),
-                matches=tuple(self._http_match(item) for item in fields.objects("match")),
+                matches=tuple(self._http_match(item) for item in fields.messages("match")),
                 destinations=self._destinations(fields, headers=True),
                 redirect=self._redirect(fields),
                 direct_response=self._direct_response(fields),
@@ -163,7 +163,7 @@ class _Reader:
         )
 
     def _redirect(self, fields: Fields) -> Redirect | None:
-        nested = fields.object("redirect")
+        nested = fields.message("redirect")
         if nested is None:
             return None
         with nested:
@@ -197,7 +197,7 @@ class _Reader:
         return found
 
     def _direct_response(self, fields: Fields) -> DirectResponse | None:
-        nested = fields.object("directResponse")
+        nested = fields.message("directResponse")
         if nested is None:
             return None
         with nested:
@@ -208,7 +208,7 @@ class _Reader:
         return DirectResponse(status or 500, body)
 
     def _body(self, fields: Fields) -> bytes:
-        nested = fields.object("body")
+        nested = fields.message("body")
         if nested is None:
             return b""
         with nested:
@@ -228,7 +228,7 @@ class _Reader:
             return b""
 
     def _rewrite(self, fields: Fields) -> Rewrite | None:
-        nested = fields.object("rewrite")
+        nested = fields.message("rewrite")
         if nested is None:
             return None
         with nested:
@@ -246,7 +246,7 @@ class _Reader:
         return found
 
     def _regex_rewrite(self, fields: Fields) -> tuple[str, str] | None:
-        nested = fields.object("uriRegexRewrite")
+        nested = fields.message("uriRegexRewrite")
         if nested is None:
             return None
         with nested:
@@ -260,7 +260,7 @@ class _Reader:
 
     def _destinations(self, fields: Fields, *, headers: bool) -> tuple[WeightedDestination, ...]:
         found = []
-        for item in fields.objects("route"):
+        for item in fields.messages("route"):
             with item:
                 destination = self._destination(item)
                 weight = item.integer("weight", low=0, high=_MAX_WEIGHT) or 0
@@ -275,7 +275,7 @@ class _Reader:
         return tuple(found)
 
     def _destination(self, fields: Fields) -> Destination | None:
-        nested = fields.object("destination", required=True)
+        nested = fields.message("destination", required=True)
         if nested is None:
             return None
         with nested:
@@ -286,7 +286,7 @@ class _Reader:
         return Destination(read.full_host(text, self.namespace, self.domain), subset, port) if valid else None
 
     def _port_selector(self, fields: Fields) -> int | None:
-        nested = fields.object("port")
+        nested = fields.message("port")
         if nested is None:
             return None
         with nested:
@@ -296,7 +296,7 @@ class _Reader:
 
     def _tcp_route(self, fields: Fields) -> TcpRoute:
         with fields:
-            matches = tuple(self._tcp_match(item) for item in fields.objects("match"))
+            matches = tuple(self._tcp_match(item) for item in fields.messages("match"))
             destinations = self._destinations(fields, headers=False)
             if not fields.has("route"):
                 fields.error("route", "required, but missing", "missing-field")

@@ -36,7 +36,7 @@ class Metadata:
 
 def read_metadata(fields: Fields) -> Metadata:
     """Read `metadata` of an object; its name and namespace were checked by the source."""
-    metadata = fields.object("metadata", required=True)
+    metadata = fields.message("metadata", required=True)
     if metadata is None:
         return Metadata({}, {})
     with metadata:

@@ -78,7 +78,7 @@ def decode_service(raw: RawObject, problems: Problems, scope: MeshScope) -> Serv
     with Fields(raw.body, "", problems) as top:
         top.ignore("apiVersion", "kind", "status")
         metadata = read_metadata(top)
-        spec = top.object("spec", required=True)
+        spec = top.message("spec", required=True)
         if spec is None:
             return None
         with spec:
@@ -129,7 +129,7 @@ def _cluster_ips(spec: Fields) -> tuple[str, ...]:
 
 def _service_ports(spec: Fields, *, required: bool) -> tuple[ServicePort, ...]:
     ports: list[ServicePort] = []
-    for fields in spec.objects("ports", required=required):
+    for fields in spec.messages("ports", required=required):
         with fields:
             port = _service_port(fields)
         if port is None:
@@ -174,8 +174,8 @@ def decode_pod(raw: RawObject, problems: Problems, scope: MeshScope) -> Workload
     """A v1 Pod; None for one that runs nothing any more or has no address yet."""
     top = Fields(raw.body, "", problems)
     metadata = read_metadata(top)
-    spec = top.object("spec") or Fields({}, "spec", problems)
-    status = top.object("status") or Fields({}, "status", problems)
+    spec = top.message("spec") or Fields({}, "spec", problems)
+    status = top.message("status") or Fields({}, "status", problems)
     addresses = _pod_addresses(status)
     if not addresses or status.string("phase") in ("Succeeded", "Failed"):
         return None
@@ -203,7 +203,7 @@ def decode_pod(raw: RawObject, problems: Problems, scope: MeshScope) -> Workload
 
 
 def _pod_addresses(status: Fields) -> tuple[str, ...]:
-    texts = [item.string("ip") for item in status.objects("podIPs")]
+    texts = [item.string("ip") for item in status.messages("podIPs")]
     primary = status.string("podIP")
     found = []
     for text in dict.fromkeys([primary, *texts] if primary else texts):
@@ -226,14 +226,14 @@ def _controller(body: Mapping[str, Any]) -> tuple[str, str]:
 def _is_ready(status: Fields) -> bool:
     return any(
         item.string("type") == "Ready" and item.string("status") == "True"
-        for item in status.objects("conditions")
+        for item in status.messages("conditions")
     )
 
 
 def _container_ports(spec: Fields) -> tuple[ContainerPort, ...]:
     found = []
-    for container in spec.objects("containers"):
-        for item in container.objects("ports"):
+    for container in spec.messages("containers"):
+        for item in container.messages("ports"):
             number = item.port("containerPort")
             if number is not None:
                 found.append(ContainerPort(item.string("name"), number, item.string("protocol", "TCP")))
@@ -258,7 +258,7 @@ def decode_endpoint_slice(raw: RawObject, problems: Problems, scope: MeshScope) 
         metadata = read_metadata(top)
         kind = top.choice("addressType", ("IPv4", "IPv6", "FQDN"), "IPv4")
         ports = dict(_slice_ports(top))
-        endpoints = tuple(found for item in top.objects("endpoints") for found in _slice_endpoint(item, raw))
+        endpoints = tuple(found for item in top.messages("endpoints") for found in _slice_endpoint(item, raw))
     service = metadata.labels.get(SERVICE_NAME_LABEL)
     if not service:
         top.error(f"metadata.labels[{SERVICE_NAME_LABEL}]", "required, but missing", "missing-field")
@@ -271,7 +271,7 @@ def decode_endpoint_slice(raw: RawObject, problems: Problems, scope: MeshScope) 
 
 def _slice_ports(top: Fields) -> list[tuple[str, int]]:
     found = []
-    for item in top.objects("ports"):
+    for item in top.messages("ports"):
         with item:
             item.ignore("appProtocol", "protocol")
             number = item.port("port")
@@ -298,7 +298,7 @@ def _slice_endpoint(item: Fields, raw: RawObject) -> list[SliceEndpoint]:
 
 def _conditions_ready(item: Fields) -> bool:
     """Unknown readiness counts as ready (EndpointConditions.ready)."""
-    conditions = item.object("conditions")
+    conditions = item.message("conditions")
     if conditions is None:
         return True
     with conditions:
@@ -307,7 +307,7 @@ def _conditions_ready(item: Fields) -> bool:
 
 
 def _target_pod(item: Fields, namespace: str) -> tuple[str, str] | None:
-    target = item.object("targetRef")
+    target = item.message("targetRef")
     if target is None:
         return None
     with target:

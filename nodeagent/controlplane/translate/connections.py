@@ -10,6 +10,7 @@ from envoy.config.listener.v3 import listener_components_pb2
 from envoy.config.route.v3 import route_pb2
 from envoy.extensions.filters.http.router.v3 import router_pb2
 from envoy.extensions.filters.listener.http_inspector.v3 import http_inspector_pb2
+from envoy.extensions.filters.listener.original_dst.v3 import original_dst_pb2
 from envoy.extensions.filters.network.http_connection_manager.v3 import http_connection_manager_pb2
 from envoy.extensions.filters.network.tcp_proxy.v3 import tcp_proxy_pb2
 
@@ -70,6 +71,13 @@ def tcp_filter(
     if idle is not None:
         proxy.idle_timeout.CopyFrom(duration(idle))
     return Filter(name=TCP_PROXY, typed_config=pack(proxy))
+
+
+def original_destination() -> ListenerFilter:
+    """Takes for the destination the one that the connection had before it was redirected."""
+    return ListenerFilter(
+        name="envoy.filters.listener.original_dst", typed_config=pack(original_dst_pb2.OriginalDst())
+    )
 
 
 def http_inspector() -> ListenerFilter:

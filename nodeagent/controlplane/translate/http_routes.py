@@ -129,6 +129,7 @@ def set_timeout(action: RouteAction, timeout: timedelta | None) -> None:
     limit = timeout or timedelta()
     action.timeout.CopyFrom(duration(limit))
     if limit:
+        # Not max_stream_duration: with it Envoy takes no notice of timeout any more.
         action.max_grpc_timeout.CopyFrom(duration(limit))
     else:
         action.max_stream_duration.max_stream_duration.CopyFrom(duration(limit))

@@ -77,7 +77,8 @@ def virtual_inbound(view: View) -> listener_pb2.Listener:
         continue_on_listener_filters_timeout=True,
     )
     listener.additional_addresses.add(address=socket_address(ANY_V6, INBOUND_PORT))
-    listener.use_original_dst.value = True
+    # Not use_original_dst: it would hand the connection to the outbound listener of the same port.
+    listener.listener_filters.append(connections.original_destination())
     listener.listener_filters.append(connections.http_inspector())
     blackhole = listener.filter_chains.add(name="virtualInbound-blackhole")
     # Connecting to the capture port itself would loop.
@@ -93,37 +94,41 @@ def virtual_inbound(view: View) -> listener_pb2.Listener:
 
 
 def _port_chains(view: View, item: InboundPort) -> Iterable[FilterChain]:
+    """HTTP, TCP, or for an undeclared port both, told apart by the first bytes."""
     cluster = str(ClusterName(names.INBOUND, item.target, "", ""))
     name = f"{ANY_V4}_{item.target}"
     protocol = item.port.protocol
     if protocol.may_be_http:
         routes = _routes(cluster, f"{names.INBOUND}|http|{item.port.port}")
         http = connections.http_filter_with_routes(view.perspective, f"inbound_{name};", routes)
-        chain = FilterChain(name=name, filters=[http])
-        chain.filter_chain_match.destination_port.value = item.target
-        if not protocol.is_http:
-            _only_plaintext_http(chain)
-        yield chain
+        yield _chain(name, http, port=item.target, detected=not protocol.is_http)
     if not protocol.is_http:
-        chain = FilterChain(name=name, filters=[connections.tcp_filter(cluster, [(cluster, 1)])])
-        chain.filter_chain_match.destination_port.value = item.target
-        yield chain
+        yield _chain(name, connections.tcp_filter(cluster, [(cluster, 1)]), port=item.target)
 
 
 def _catch_all_chains(view: View) -> Iterable[FilterChain]:
     cluster = names.INBOUND_PASSTHROUGH_CLUSTER
-    http = connections.http_filter_with_routes(
-        view.perspective, cluster, _routes(cluster, f"{names.INBOUND}|http|0")
-    )
-    chain = FilterChain(name="virtualInbound-catchall-http", filters=[http])
-    _only_plaintext_http(chain)
-    yield chain
-    yield FilterChain(name=names.VIRTUAL_INBOUND, filters=[connections.tcp_filter(cluster, [(cluster, 1)])])
+    routes = _routes(cluster, f"{names.INBOUND}|http|0")
+    http = connections.http_filter_with_routes(view.perspective, cluster, routes)
+    yield _chain("virtualInbound-catchall-http", http, detected=True)
+    yield _chain(names.VIRTUAL_INBOUND, connections.tcp_filter(cluster, [(cluster, 1)]))
 
 
-def _only_plaintext_http(chain: FilterChain) -> None:
+def _chain(
+    name: str, network_filter: connections.Filter, *, port: int | None = None, detected: bool = False
+) -> FilterChain:
+    """A chain for plaintext; `detected`: only what was found to be HTTP.
+
+    Each names the transport: Envoy looks for the transport before the application protocol and does not go back, so
+    that a chain without it would never be reached beside one that has it.
+    """
+    chain = FilterChain(name=name, filters=[network_filter])
+    if port is not None:
+        chain.filter_chain_match.destination_port.value = port
     chain.filter_chain_match.transport_protocol = "raw_buffer"
-    chain.filter_chain_match.application_protocols.extend(connections.PLAINTEXT_HTTP)
+    if detected:
+        chain.filter_chain_match.application_protocols.extend(connections.PLAINTEXT_HTTP)
+    return chain
 
 
 def _routes(cluster: str, host_name: str) -> route_pb2.RouteConfiguration:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from typing import Any, Final
+from typing import Any, Final, TypeAlias
 
 from envoy.service.discovery.v3 import discovery_pb2
 from google.protobuf.any_pb2 import Any as AnyMessage
@@ -13,8 +13,8 @@ from nodeagent.controlplane.translate.packing import CLUSTER_TYPE, ENDPOINT_TYPE
 from nodeagent.controlplane.xds.stream import Stream
 from nodeagent.controlplane.xds.subscription import WILDCARD, Subscription
 
-Request = discovery_pb2.DeltaDiscoveryRequest
-Response = discovery_pb2.DeltaDiscoveryResponse
+Request: TypeAlias = discovery_pb2.DeltaDiscoveryRequest
+Response: TypeAlias = discovery_pb2.DeltaDiscoveryResponse
 # Half of what clients of this protocol accept in one message (200 MiB).
 MAX_MESSAGE_BYTES: Final = 100 << 20
 

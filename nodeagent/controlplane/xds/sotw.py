@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterable
-from typing import Any
+from typing import Any, TypeAlias
 
 from envoy.service.discovery.v3 import discovery_pb2
 from google.protobuf.any_pb2 import Any as AnyMessage
@@ -14,8 +14,8 @@ from nodeagent.controlplane.translate.packing import CLUSTER_TYPE, ENDPOINT_TYPE
 from nodeagent.controlplane.xds.stream import Stream
 from nodeagent.controlplane.xds.subscription import WILDCARD, Difference, Subscription
 
-Request = discovery_pb2.DiscoveryRequest
-Response = discovery_pb2.DiscoveryResponse
+Request: TypeAlias = discovery_pb2.DiscoveryRequest
+Response: TypeAlias = discovery_pb2.DiscoveryResponse
 
 
 class SotwStream(Stream):
