@@ -165,7 +165,10 @@ class DeltaProtocol:
         """The wanted names that a resource answers: its own, or aliases by which it was asked for."""
         if state.wants(item.name):
             return [item.name]
-        return [alias for alias in item.aliases if alias in state.wanted]
+        names = [alias for alias in item.aliases if alias in state.wanted]
+        if not names and not state.narrowed:
+            state.unrequested += 1
+        return names
 
     def _without_body(self, state: TypeState, name: str, item: Message, removed: list[str]) -> None:
         """A TTL heartbeat keeps what is there; else it is VHDS's way of saying that a name is not there."""
@@ -195,9 +198,13 @@ class DeltaProtocol:
 
     # -- what is held over a restart, what ends by itself --
 
-    def restore(self, type_url: str, resources: Mapping[str, Resource]) -> None:
+    def restore(self, type_url: str, resources: Mapping[str, Resource], absent: Iterable[str] = ()) -> None:
         """Take resources of an earlier run: they are in force and wanted until the server says otherwise."""
         state = self.types[type_url]
+        if not state.wildcard:
+            state.subscribe(absent)
+            for name in absent:
+                state.mark_absent(name)
         decoded = []
         for name, resource in resources.items():
             try:

@@ -38,6 +38,10 @@ class TypeState:
     """Of the last response; seconds since the epoch, 0 never."""
     nack: str = ""
     nacks: int = 0
+    unrequested: int = 0
+    """Resources that came without ever having been asked for, and were passed over."""
+    narrowed: bool = False
+    """Something was unsubscribed from, ever: what comes unrequested may be on the way since before."""
     asked_at: dict[str, float] = field(default_factory=dict)
     """When a name was asked for that has no answer yet (monotonic seconds)."""
 
@@ -79,12 +83,15 @@ class TypeState:
         """Want names no more, and forget what they stand for; False if none was wanted."""
         gone = {name for name in names if name in self.wanted}
         self.wanted -= gone
+        self.narrowed = self.narrowed or bool(gone)
         self._to_subscribe -= gone
         self._to_unsubscribe |= gone
         if not self.wildcard:
             for name in list(self.resources) if WILDCARD in gone else gone:
                 if name not in self.wanted:
                     self.forget(name)
+        for name in gone:
+            self.asked_at.pop(name, None)
         self.absent -= gone
         return bool(gone)
 

@@ -85,6 +85,7 @@ class DeltaStream:
     state: StreamState = field(default_factory=StreamState, init=False)
     protocol: DeltaProtocol = field(init=False)
     _wake: asyncio.Event = field(default_factory=asyncio.Event, init=False)
+    _reopen: asyncio.Event = field(default_factory=asyncio.Event, init=False)
     _writing: asyncio.Lock = field(default_factory=asyncio.Lock, init=False)
     _target: str = field(init=False)
 
@@ -102,11 +103,17 @@ class DeltaStream:
         if self.protocol.unsubscribe(type_url, names):
             self._wake.set()
 
+    def reopen(self) -> None:
+        """End the stream and open another at once, from what is held; for when who asks, or for what, is to
+        be said anew."""
+        self._reopen.set()
+
     async def run(self) -> None:
         """Connect again and again, until cancelled."""
         while True:
             try:
-                await self._connect_once()
+                if await self._connect_once():
+                    continue
                 raise XdsError("the server ended the stream")
             except (XdsError, grpc.RpcError, OSError) as error:
                 self._note_failure(error)
@@ -122,7 +129,8 @@ class DeltaStream:
         self.state.last_error = message
         self.state.attempts = self.backoff.attempts + 1
 
-    async def _connect_once(self) -> None:
+    async def _connect_once(self) -> bool:
+        """Exchange until the stream ends; True if it ended because it is to be opened anew."""
         async with grpc.aio.insecure_channel(self._target, options=_OPTIONS) as channel:
             await self._await_connection(channel)
             from envoy.service.discovery.v3 import discovery_pb2
@@ -134,7 +142,7 @@ class DeltaStream:
             )
             call = method(metadata=tuple(self.metadata()))
             try:
-                await self._exchange(call)
+                return await self._exchange(call)
             finally:
                 call.cancel()
 
@@ -154,19 +162,23 @@ class DeltaStream:
                 f"no connection within {CONNECT_TIMEOUT:g} s; is the control plane running and reachable?"
             ) from None
 
-    async def _exchange(self, call: Any) -> None:
+    async def _exchange(self, call: Any) -> bool:
         self.protocol.reopen()
+        self._reopen.clear()
         self._wake.set()
-        helpers = [
-            asyncio.create_task(self._send_subscriptions(call)),
-            asyncio.create_task(self._watch_clock()),
-        ]
+        receiver = asyncio.create_task(self._receive(call))
+        reopen = asyncio.create_task(self._reopen.wait())
+        helpers = (reopen, *map(asyncio.create_task, (self._send_subscriptions(call), self._watch_clock())))
         try:
-            await self._receive(call)
+            await asyncio.wait((receiver, reopen), return_when=asyncio.FIRST_COMPLETED)
+            if not receiver.done():
+                return True
+            receiver.result()
+            return False
         finally:
-            for helper in helpers:
-                helper.cancel()
-            await asyncio.gather(*helpers, return_exceptions=True)
+            for task in (receiver, *helpers):
+                task.cancel()
+            await asyncio.gather(receiver, *helpers, return_exceptions=True)
 
     async def _receive(self, call: Any) -> None:
         """Take responses until the stream ends; each is answered before the next is read, so that a server

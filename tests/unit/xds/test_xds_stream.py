@@ -344,6 +344,17 @@ async def test_a_stream_that_ends_well_is_opened_again(server: AdsServer) -> Non
         assert stream.state.connects == 2
 
 
+async def test_a_stream_can_be_opened_anew(server: AdsServer) -> None:
+    async with running(server.address, Recorder()) as stream:
+        session = await server.session()
+        await session.request()
+        await acked(session, session.respond(CLUSTER, [a_cluster("a")]))
+        stream.reopen()
+        first = await (await server.session()).request()
+        assert dict(first.initial_resource_versions) == {"a": "1"}
+        assert stream.state.last_error == ""
+
+
 async def test_a_slow_server_gets_each_answer_once(server: AdsServer) -> None:
     recorder = Recorder()
     async with running(server.address, recorder) as stream:

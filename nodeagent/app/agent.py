@@ -1,0 +1,317 @@
+"""The agent: puts its parts together, runs them, and ends them in order.
+
+Start: own cgroup, before the first socket is opened; engine; last good configuration from disk; control
+plane; then the CNI side, so that workloads meet an agent that knows something. Stop: take on no more
+workloads, drain the engine. Capture stays, so that nothing gets past while no agent runs.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import os
+import signal
+import socket
+from collections.abc import Callable, Coroutine
+from typing import TYPE_CHECKING, Any, Final
+
+from nodeagent import __version__
+from nodeagent.admin.server import AdminOptions, AdminServer
+from nodeagent.app.agent_configuration import Configuration
+from nodeagent.app.agent_enrolment import Enrolment
+from nodeagent.app.agent_metrics import AgentCollector
+from nodeagent.app.agent_ports import Dataplane
+from nodeagent.app.agent_saver import Saver
+from nodeagent.app.agent_state import Parts, State
+from nodeagent.app.agent_view import ViewController, ViewEvents
+from nodeagent.app.agent_views import Views
+from nodeagent.app.agent_workloads import NAME as WORKLOADS
+from nodeagent.app.agent_workloads import WorkloadStream
+from nodeagent.compiler.workloads import IndexChange, WorkloadIndex
+from nodeagent.config.agent import AgentConfig
+from nodeagent.enroll.zds import ZdsClient
+from nodeagent.snapshot.values import DestinationNeeded, Need, WorkloadRef
+from nodeagent.xds.lastgood import LastGood
+from nodeagent.xds.types import WORKLOAD_TYPES, Message
+
+if TYPE_CHECKING:
+    from nodeagent.telemetry.accesslog import AccessLog
+
+logger = logging.getLogger(__name__)
+
+CGROUP: Final = "nodeagent"
+STATS_PERIOD: Final = 1.0
+ACCESS_PERIOD: Final = 0.2
+USAGE_PERIOD: Final = 5.0
+HINTS_DEBOUNCE: Final = 0.1
+HOPE: Final = 3.0
+"""Seconds after the start during which a control plane that does not answer is waited for."""
+
+
+def main(config: AgentConfig) -> None:
+    """Run the agent until it is told to stop."""
+    logging.basicConfig(
+        level=config.log_level.upper(), format="%(asctime)s %(levelname)s %(name)s: %(message)s"
+    )
+    import uvloop
+
+    from nodeagent.app.agent_dataplane import KernelDataplane
+    from nodeagent.dataplane.cgroup import ensure_own_group
+
+    group = ensure_own_group(CGROUP)
+    dataplane = KernelDataplane(config, group)
+    reason = f"the agent is known by its cgroup {group.nft_path}"
+    uvloop.run(Agent(config, dataplane, reason).run())
+
+
+class Agent:
+    """The composition. `run` returns when it has been told to stop and has drained."""
+
+    def __init__(self, config: AgentConfig, dataplane: Dataplane, capture_reason: str = "") -> None:
+        self._config = config
+        self._stop = asyncio.Event()
+        self._tasks: list[asyncio.Task[None]] = []
+        self._hints: asyncio.Handle | None = None
+        self._started = 0.0
+        self.index = WorkloadIndex(config.node)
+        self.engine = dataplane.engine()
+        self.configuration = Configuration(self.engine)
+        store = LastGood(config.state / "xds")
+        self._store = store
+        self._saver = Saver(store)
+        self.workloads = WorkloadStream(
+            config.xds, _node(config), self.index, self._index_changed, self._workloads_stored
+        )
+        events = ViewEvents(self._view_changed, self._inbound_changed, self._view_stored)
+        self.views = Views(config, self.index, events, store, self._saver, dataplane.check)
+        self.enrolment = Enrolment(
+            self.engine,
+            self.views,
+            self.configuration,
+            self.index,
+            dataplane.capture,
+            dataplane.addresses,
+            config,
+            self._is_hopeful,
+        )
+        self.enrolment.on_synced = self._enrolment_synced
+        self._zds = ZdsClient(str(config.zds), self.enrolment)
+        self._metrics = self._make_metrics()
+        self._access_log = _make_access_log(config)
+        self.state = State(self._parts(capture_reason))
+        self._admin = AdminServer(self.state, AdminOptions(config.admin, config.metrics, config.ready))
+
+    def _parts(self, capture_reason: str) -> Parts:
+        return Parts(
+            self._config,
+            self.engine,
+            self.index,
+            self.workloads,
+            self.views,
+            self.configuration,
+            self.enrolment,
+            self._zds,
+            self._saver,
+            capture_reason,
+            self._render_metrics,
+            self.stop,
+            lambda: self._admin.problems,
+        )
+
+    # -- lifecycle --
+
+    def stop(self) -> None:
+        """Begin to drain and exit; SIGTERM does this."""
+        self._stop.set()
+
+    async def run(self) -> None:
+        """Run until stopped."""
+        loop = asyncio.get_running_loop()
+        self._started = loop.time()
+        for number in (signal.SIGTERM, signal.SIGINT):
+            loop.add_signal_handler(number, self.stop)
+        logger.info("nodeagent %s on node %s, pid %d", __version__, self._config.node, os.getpid())
+        self.engine.start()
+        try:
+            await self._start()
+            await self._stop.wait()
+        finally:
+            await self._shut_down()
+
+    async def _start(self) -> None:
+        if self._access_log is not None:
+            self._access_log.start()
+            asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, self._access_log.reopen)
+        self._restore_workloads()
+        self.engine.watch(asyncio.get_running_loop(), self._on_need)
+        await self._admin.start()
+        self._spawn("xds workloads", self.workloads.stream.run())
+        self._spawn("saver", self._saver.run())
+        self._spawn("statistics", self._every(STATS_PERIOD, self._pull_statistics))
+        self._spawn("usage", self._every(USAGE_PERIOD, self._pull_usage))
+        if self._access_log is not None:
+            self._spawn("access log", self._every(ACCESS_PERIOD, self._pull_access))
+        self._spawn("zds", self._zds.run())
+
+    def _spawn(self, name: str, body: Coroutine[Any, Any, None]) -> None:
+        task = asyncio.create_task(body, name=name)
+        task.add_done_callback(self._task_ended)
+        self._tasks.append(task)
+
+    def _task_ended(self, task: asyncio.Task[None]) -> None:
+        """None of them ends by itself: a defect of ours. The supervisor's restart is the way on."""
+        if not task.cancelled() and not self._stop.is_set():
+            logger.critical("%s ended unexpectedly", task.get_name(), exc_info=task.exception())
+            self.stop()
+
+    async def _shut_down(self) -> None:
+        logger.info("draining for at most %g s", self._config.drain)
+        self.engine.unwatch()
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+        await self.views.stop()
+        await self._saver.flush()
+        await self.engine.stop(int(self._config.drain * 1000))
+        self._pull_statistics()
+        self._pull_access()
+        await self._admin.stop()
+        if self._access_log is not None:
+            await asyncio.to_thread(self._access_log.close)
+        self.engine.close()
+        logger.info("stopped; captured workloads are refused until an agent runs again")
+
+    def _restore_workloads(self) -> None:
+        held = self._store.load(WORKLOADS)
+        for url in WORKLOAD_TYPES:
+            if url in held:
+                self.workloads.stream.protocol.restore(url, held[url].resources)
+        if held:
+            logger.info("restored %d workloads and services of an earlier run", len(self.index))
+
+    def _is_hopeful(self) -> bool:
+        """Whether it makes sense to wait for the control plane."""
+        early = asyncio.get_running_loop().time() - self._started < HOPE
+        return self.workloads.stream.state.connected or early
+
+    # -- events of the parts --
+
+    def _index_changed(self, change: IndexChange) -> None:
+        self.enrolment.workloads_changed(change.workloads)
+        if change.hints and self._hints is None:
+            self._hints = asyncio.get_running_loop().call_later(HINTS_DEBOUNCE, self._put_hints)
+
+    def _put_hints(self) -> None:
+        self._hints = None
+        self.configuration.put_hints(self.index.hints())
+        self.enrolment.services_changed()
+        for view in self.views:
+            view.reconsider()
+
+    def _view_changed(self, view: ViewController) -> None:
+        if self.views.get(view.name) is view:
+            self.configuration.put_view(view.view)
+
+    def _inbound_changed(self, view: ViewController) -> None:
+        self.enrolment.refresh_view(view)
+
+    def _view_stored(self, view: ViewController) -> None:
+        self._saver.mark(view.stream)
+
+    def _workloads_stored(self) -> None:
+        self._saver.mark(self.workloads.stream)
+
+    def _enrolment_synced(self) -> None:
+        self._store.keep_only({WORKLOADS, *(view.name for view in self.views)})
+
+    def _on_need(self, need: Need) -> None:
+        view = self.views.get(need.view)
+        if view is None:
+            return
+        if isinstance(need, DestinationNeeded):
+            view.need_destination(need.address, need.port)
+        else:
+            view.need_host(need.table, need.host)
+
+    # -- pulled from the engine --
+
+    async def _every(self, period: float, action: Callable[[], None]) -> None:
+        while True:
+            await asyncio.sleep(period)
+            try:
+                action()
+            except Exception:
+                logger.exception("%s failed", getattr(action, "__name__", action))
+
+    def _pull_statistics(self) -> None:
+        self._metrics.update(self.engine.drain_stats())
+
+    def _pull_access(self) -> None:
+        if self._access_log is not None:
+            self._access_log.submit(self.engine.drain_access())
+
+    def _pull_usage(self) -> None:
+        for use in self.engine.usage():
+            view = self.views.get(use.view)
+            if view is not None:
+                view.touch(use)
+        for view in self.views:
+            view.sweep()
+
+    # -- telemetry --
+
+    def _make_metrics(self) -> Any:
+        from nodeagent.telemetry.metrics import Metrics
+
+        collector = AgentCollector(self.workloads, self.views, self.configuration, self._zds, self._saver)
+        return Metrics(self, collector.register())
+
+    def _render_metrics(self) -> bytes:
+        self._pull_statistics()
+        page: bytes = self._metrics.render(self.engine.counters())
+        return page
+
+    def by_uid(self, uid: str) -> WorkloadRef | None:
+        """Who a workload of this node is (telemetry's lookup)."""
+        return self.enrolment.ref(uid)
+
+    def by_address(self, address: bytes) -> WorkloadRef | None:
+        """Who is at an address (telemetry's lookup)."""
+        return self.index.workload_at(address)
+
+
+def _make_access_log(config: AgentConfig) -> AccessLog | None:
+    if config.access_log == "off":
+        return None
+    from nodeagent.telemetry import log_format
+    from nodeagent.telemetry.accesslog import STDOUT, AccessLog
+
+    form = log_format.json_format() if config.access_log == "json" else log_format.text_format()
+    return AccessLog(config.access_log_file or STDOUT, form)
+
+
+def _node(config: AgentConfig) -> Message:
+    """The xDS node of the stream of workloads, in ztunnel's form."""
+    from envoy.config.core.v3 import base_pb2
+
+    name = os.environ.get("POD_NAME", socket.gethostname())
+    namespace = os.environ.get("POD_NAMESPACE", "nodeagent-system")
+    address = os.environ.get("INSTANCE_IP", "127.0.0.1")
+    node = base_pb2.Node(
+        id=f"ztunnel~{address}~{name}.{namespace}~{namespace}.svc.{config.domain}",
+        user_agent_name="nodeagent",
+        user_agent_version=__version__,
+    )
+    node.metadata.update(
+        {
+            "NAME": name,
+            "NAMESPACE": namespace,
+            "INSTANCE_IPS": address,
+            "NODE_NAME": config.node,
+            "CLUSTER_ID": config.cluster_id,
+        }
+    )
+    with contextlib.suppress(KeyError):
+        node.metadata["SERVICE_ACCOUNT"] = os.environ["SERVICE_ACCOUNT"]
+    return node

@@ -1,0 +1,223 @@
+"""Takes this node's workloads on and lets them go: view, engine, inbound configuration, capture, in this
+order."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+from collections import OrderedDict
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from typing import Final
+
+from nodeagent.app.agent_configuration import Configuration
+from nodeagent.app.agent_ports import Capture, Engine
+from nodeagent.app.agent_view import ViewController
+from nodeagent.app.agent_views import Subject, Views
+from nodeagent.compiler.inbound import assemble_inbound
+from nodeagent.compiler.workloads import WorkloadEntry, WorkloadIndex
+from nodeagent.config.agent import AgentConfig
+from nodeagent.dataplane.netns import NetworkNamespace
+from nodeagent.enroll.zds import EnrolledPod
+from nodeagent.errors import DataplaneError
+from nodeagent.snapshot.values import WorkloadRef
+
+logger = logging.getLogger(__name__)
+
+ADDRESS_WAIT: Final = 1.0
+"""Seconds that a new workload waits for the control plane to tell of it."""
+FAILURES_KEPT: Final = 64
+"""Workloads that could not be taken on, kept to be shown."""
+INBOUND_WAIT: Final = 1.5
+"""Seconds that a new workload waits for its inbound configuration before it is captured without."""
+
+
+@dataclass(slots=True)
+class Enrolled:
+    """A workload that is served, or about to be, or on its way out."""
+
+    pod: EnrolledPod
+    netns: NetworkNamespace
+    addresses: tuple[bytes, ...]
+    state: str = "pending"
+    error: str = ""
+    view: ViewController | None = None
+    capture: Capture | None = None
+
+
+class Enrolment:
+    """The Enroller that the ZDS client drives (enroll/zds.py)."""
+
+    def __init__(
+        self,
+        engine: Engine,
+        views: Views,
+        configuration: Configuration,
+        index: WorkloadIndex,
+        make_capture: Callable[[NetworkNamespace], Capture],
+        read_addresses: Callable[[NetworkNamespace], Iterable[bytes]],
+        config: AgentConfig,
+        is_hopeful: Callable[[], bool],
+    ) -> None:
+        self._engine = engine
+        self._views = views
+        self._configuration = configuration
+        self._index = index
+        self._make_capture = make_capture
+        self._read_addresses = read_addresses
+        self._config = config
+        self._is_hopeful = is_hopeful
+        self._workloads: dict[str, Enrolled] = {}
+        self._failed: OrderedDict[str, Enrolled] = OrderedDict()
+        self._by_name: dict[tuple[str, str], str] = {}
+        self._arrivals: dict[tuple[str, str], asyncio.Event] = {}
+        self.on_synced: Callable[[], None] = lambda: None
+
+    # -- Enroller --
+
+    async def add(self, pod: EnrolledPod, netns: NetworkNamespace) -> None:
+        """Serve and capture a pod; all or nothing. Takes over `netns`."""
+        addresses = tuple(await asyncio.to_thread(self._read_addresses, netns))
+        workload = Enrolled(pod, netns, addresses)
+        self._workloads[pod.uid] = workload
+        self._by_name[pod.namespace, pod.name] = pod.uid
+        try:
+            await self._take_on(workload)
+        except BaseException as error:
+            await self._undo(workload)
+            self._note_failure(workload, str(error) or type(error).__name__)
+            raise
+        workload.state = "enrolled"
+        self._failed.pop(pod.uid, None)
+        logger.info("enrolled %s/%s", pod.namespace, pod.name)
+
+    def _note_failure(self, workload: Enrolled, error: str) -> None:
+        workload.state, workload.error = "failed", error
+        self._failed[workload.pod.uid] = workload
+        if len(self._failed) > FAILURES_KEPT:
+            self._failed.popitem(last=False)
+
+    async def _take_on(self, workload: Enrolled) -> None:
+        pod = workload.pod
+        entry = await self._await_address(pod)
+        subject = Subject(pod.name, pod.namespace, pod.service_account, workload.addresses, entry)
+        view = workload.view = self._views.acquire(pod.uid, subject)
+        self._configuration.put_view(view.view)
+        self._engine.add_workload(pod.uid, workload.netns, view.name, workload.addresses)
+        if self._is_hopeful():
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(view.inbound_ready.wait(), INBOUND_WAIT)
+        self.refresh_inbound(pod.uid)
+        self._configuration.publish()
+        workload.capture = self._make_capture(workload.netns)
+        await asyncio.to_thread(workload.capture.apply)
+
+    async def _await_address(self, pod: EnrolledPod) -> WorkloadEntry | None:
+        """What the control plane tells of a pod. The CNI side is often the quicker one."""
+        key = (pod.namespace, pod.name)
+        if self._index.workload_named(*key) is None and self._is_hopeful():
+            event = self._arrivals.setdefault(key, asyncio.Event())
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(event.wait(), ADDRESS_WAIT)
+            self._arrivals.pop(key, None)
+        return self._index.workload_named(*key)
+
+    async def _undo(self, workload: Enrolled) -> None:
+        """Leave nothing of a workload behind, however far it came. The namespace stays the caller's."""
+        uid = workload.pod.uid
+        if workload.capture is not None:
+            with contextlib.suppress(DataplaneError):
+                await asyncio.to_thread(workload.capture.remove)
+        await self._engine.remove_workload(uid, 0)
+        await self._forget(workload)
+
+    async def remove(self, uid: str) -> None:
+        """Restore plain networking, let connections end, and forget the pod."""
+        workload = self._workloads.get(uid)
+        if workload is None or workload.state != "enrolled":
+            return
+        workload.state = "draining"
+        assert workload.capture is not None
+        try:
+            await asyncio.to_thread(workload.capture.release)
+            await self._engine.remove_workload(uid, int(self._config.drain * 1000))
+            await asyncio.to_thread(workload.capture.remove)
+        finally:
+            await self._forget(workload)
+            workload.netns.close()
+        logger.info("let %s/%s go", workload.pod.namespace, workload.pod.name)
+
+    async def _forget(self, workload: Enrolled) -> None:
+        uid = workload.pod.uid
+        self._workloads.pop(uid, None)
+        if self._by_name.get((workload.pod.namespace, workload.pod.name)) == uid:
+            del self._by_name[workload.pod.namespace, workload.pod.name]
+        self._configuration.drop_inbound(uid)
+        if workload.view is not None:
+            view, workload.view = workload.view, None
+            await self._views.release(uid, view)
+            if not view.users:
+                self._configuration.drop_view(view.name)
+
+    def synced(self) -> None:
+        """The CNI side has named all workloads."""
+        self.on_synced()
+
+    # -- what changes later --
+
+    def refresh_inbound(self, uid: str) -> None:
+        """Put a workload's inbound configuration in force, as its view and the index have it now."""
+        workload = self._workloads.get(uid)
+        if workload is None or workload.view is None or workload.view.inbound is None:
+            return
+        entry = self._index.workload_named(workload.pod.namespace, workload.pod.name)
+        services = self._index.services_of(entry) if entry is not None else ()
+        self._configuration.put_inbound(uid, assemble_inbound(workload.view.inbound, services))
+
+    def refresh_view(self, view: ViewController) -> None:
+        """The inbound configuration of a view's workloads has changed."""
+        for uid in view.users:
+            self.refresh_inbound(uid)
+
+    def workloads_changed(self, uids: Iterable[str]) -> None:
+        """Resources of workloads (by xDS uid) came, changed or went."""
+        for uid in uids:
+            entry = self._index.workload(uid)
+            if entry is None:
+                continue
+            key = (entry.ref.namespace, entry.ref.name)
+            if key in self._arrivals:
+                self._arrivals[key].set()
+            if key in self._by_name:
+                self.refresh_inbound(self._by_name[key])
+
+    def services_changed(self) -> None:
+        """Services came, changed or went: inbound ports may belong to others."""
+        for uid in self._workloads:
+            self.refresh_inbound(uid)
+
+    # -- questions --
+
+    def __iter__(self) -> Iterator[Enrolled]:
+        return iter((*self._workloads.values(), *self._failed.values()))
+
+    def ref(self, uid: str) -> WorkloadRef | None:
+        """Who a workload of this node is, by the uid of its enrolment: as the control plane tells, else as
+        the CNI side does."""
+        workload = self._workloads.get(uid)
+        if workload is None:
+            return None
+        pod = workload.pod
+        entry = self._index.workload_named(pod.namespace, pod.name)
+        if entry is not None:
+            return entry.ref
+        return WorkloadRef(
+            uid="",
+            name=pod.name,
+            namespace=pod.namespace,
+            workload_name=pod.name,
+            cluster=self._config.cluster_id,
+            service_account=pod.service_account,
+            trust_domain=self._config.trust_domain,
+        )

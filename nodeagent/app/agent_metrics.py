@@ -1,0 +1,104 @@
+"""What the agent counts of itself, for Prometheus."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from prometheus_client import CollectorRegistry
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
+from prometheus_client.registry import Collector
+
+from nodeagent.app.agent_configuration import Configuration
+from nodeagent.app.agent_saver import Saver
+from nodeagent.app.agent_views import Views
+from nodeagent.app.agent_workloads import WorkloadStream
+from nodeagent.enroll.zds import ZdsClient
+from nodeagent.xds.stream import DeltaStream
+from nodeagent.xds.types import short_name
+
+
+class AgentCollector(Collector):
+    """Reads the agent's parts when Prometheus asks."""
+
+    def __init__(
+        self,
+        workloads: WorkloadStream,
+        views: Views,
+        configuration: Configuration,
+        zds: ZdsClient,
+        saver: Saver,
+    ) -> None:
+        self._workloads = workloads
+        self._views = views
+        self._configuration = configuration
+        self._zds = zds
+        self._saver = saver
+
+    def register(self) -> CollectorRegistry:
+        """A registry of its own with this collector."""
+        registry = CollectorRegistry(auto_describe=False)
+        registry.register(self)
+        return registry
+
+    def collect(self) -> Iterator[Metric]:
+        """All families."""
+        yield from self._xds()
+        yield from self._demand()
+        yield from self._snapshots()
+        yield from self._enrolment()
+
+    def _streams(self) -> list[DeltaStream]:
+        return [self._workloads.stream, *(view.stream for view in self._views)]
+
+    def _xds(self) -> Iterator[Metric]:
+        streams = self._streams()
+        yield _gauge("xds_streams", "xDS streams, one of workloads and one a view.", len(streams))
+        connected = sum(stream.state.connected for stream in streams)
+        yield _gauge("xds_streams_connected", "xDS streams that are connected.", connected)
+        connects = sum(stream.state.connects for stream in streams)
+        yield _counter("xds_connects", "Connections of the present xDS streams.", connects)
+        held = GaugeMetricFamily("nodeagent_xds_resources", "xDS resources held.", labels=["type"])
+        nacks = CounterMetricFamily("nodeagent_xds_nacks", "Rejected xDS responses.", labels=["type"])
+        counts: dict[str, tuple[int, int]] = {}
+        for stream in streams:
+            for url, state in stream.protocol.types.items():
+                resources, rejected = counts.get(url, (0, 0))
+                counts[url] = (resources + len(state.resources), rejected + state.nacks)
+        for url, (resources, rejected) in counts.items():
+            held.add_metric([short_name(url)], resources)
+            nacks.add_metric([short_name(url)], rejected)
+        yield held
+        yield nacks
+
+    def _demand(self) -> Iterator[Metric]:
+        counters = self._views.counters
+        yield _counter(
+            "on_demand_evicted", "Names dropped because --on-demand-limit was reached.", counters.evicted
+        )
+        yield _counter("on_demand_expired", "Names dropped after disuse.", counters.expired)
+
+    def _snapshots(self) -> Iterator[Metric]:
+        configuration = self._configuration
+        version = configuration.applied.version
+        yield _gauge("snapshot_version", "The snapshot in force.", version)
+        yield _gauge("snapshot_seconds", "How long the last change took.", configuration.state.seconds)
+        yield _counter("snapshot_failures", "Changes that were refused.", configuration.state.failures)
+        yield _counter(
+            "last_good_failures", "Failures to keep the configuration on disk.", self._saver.failures
+        )
+
+    def _enrolment(self) -> Iterator[Metric]:
+        counters = self._zds.counters
+        yield _gauge("workloads_enrolled", "Workloads of this node.", len(self._zds.pods))
+        yield _counter("zds_connections", "Connections to the CNI side.", counters.connections)
+        yield _counter("zds_add_failures", "Workloads that were refused.", counters.add_failures)
+        yield _counter("zds_malformed", "Malformed requests of the CNI side.", counters.malformed)
+        yield _counter("zds_over_limit", "Workloads refused over the limit.", counters.over_limit)
+
+
+def _gauge(name: str, text: str, value: float) -> Metric:
+    return GaugeMetricFamily(f"nodeagent_{name}", text, value=value)
+
+
+def _counter(name: str, text: str, value: float) -> Metric:
+    return CounterMetricFamily(f"nodeagent_{name}", text, value=value)

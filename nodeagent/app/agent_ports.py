@@ -1,0 +1,95 @@
+"""What the agent needs of the data plane, as Protocols: tests put doubles in their place."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Iterable, Sequence
+from typing import TYPE_CHECKING, Protocol
+
+from nodeagent.dataplane.netns import NetworkNamespace
+from nodeagent.dataplane.report import AccessRecord, Connection, Counter, StatRow
+from nodeagent.snapshot.values import Need, Snapshot, Use, VirtualHost
+
+if TYPE_CHECKING:
+    # Importing it loads the extension, which doubles do without.
+    from nodeagent.dataplane.builder import Rejection
+
+
+class Engine(Protocol):
+    """The owner of the engine; its methods are those of dataplane.engine.EngineOwner."""
+
+    def start(self) -> None:
+        """Start the workers."""
+
+    async def stop(self, drain_ms: int) -> None:
+        """Drain and join the workers."""
+
+    def close(self) -> None:
+        """Free the engine."""
+
+    def add_workload(
+        self, uid: str, namespace: NetworkNamespace | None, view: str, addresses: Iterable[bytes]
+    ) -> None:
+        """Serve a workload."""
+
+    async def remove_workload(self, uid: str, drain_ms: int) -> None:
+        """Let a workload go."""
+
+    def apply(self, snapshot: Snapshot) -> Sequence[Rejection]:
+        """Put a snapshot in force."""
+
+    def settled(self) -> bool:
+        """Whether every worker goes by the last snapshot."""
+
+    def committed(self) -> int:
+        """How many changes have been published."""
+
+    def watch(self, loop: asyncio.AbstractEventLoop, on_need: Callable[[Need], None]) -> None:
+        """Tell of each thing that traffic waits for."""
+
+    def unwatch(self) -> None:
+        """End watch()."""
+
+    def usage(self) -> list[Use]:
+        """What was used since the last call."""
+
+    def counters(self) -> Sequence[Counter]:
+        """Engine-wide counters and gauges."""
+
+    def connections(self, limit: int) -> Sequence[Connection]:
+        """Live downstream connections."""
+
+    def drain_stats(self) -> Sequence[StatRow]:
+        """Statistics since the last call."""
+
+    def drain_access(self) -> Sequence[AccessRecord]:
+        """Access records since the last call."""
+
+
+class Capture(Protocol):
+    """The owner of what captures one workload's traffic (dataplane.capture.Capture). Each call blocks."""
+
+    def apply(self) -> None:
+        """Capture."""
+
+    def release(self) -> None:
+        """Capture no new connections."""
+
+    def remove(self) -> None:
+        """Leave nothing behind."""
+
+
+class Dataplane(Protocol):
+    """Makes the owners."""
+
+    def engine(self) -> Engine:
+        """The engine, stopped."""
+
+    def capture(self, namespace: NetworkNamespace) -> Capture:
+        """The capture of a workload."""
+
+    def addresses(self, namespace: NetworkNamespace) -> Iterable[bytes]:
+        """Addresses in a namespace, 16 bytes each. Blocks."""
+
+    def check(self, host: VirtualHost) -> None:
+        """ValueError if the engine cannot use a virtual host."""

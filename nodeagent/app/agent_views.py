@@ -1,0 +1,146 @@
+"""Which view a workload uses, and the views that there are."""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any, Final
+
+from nodeagent import __version__
+from nodeagent.app.agent_demand import DemandCounters
+from nodeagent.app.agent_saver import Saver
+from nodeagent.app.agent_view import ON_DEMAND_FEATURE, ViewController, ViewEvents
+from nodeagent.compiler.pieces import Scope
+from nodeagent.compiler.workloads import WorkloadEntry, WorkloadIndex
+from nodeagent.config.agent import AgentConfig
+from nodeagent.snapshot.address import format_address
+from nodeagent.snapshot.values import VirtualHost
+from nodeagent.xds.lastgood import LastGood
+from nodeagent.xds.types import Message
+
+logger = logging.getLogger(__name__)
+
+_NAME_LIMIT: Final = 200
+"""na_event.view holds 255 bytes."""
+
+
+@dataclass(frozen=True, slots=True)
+class Subject:
+    """A workload of this node, by what the CNI side and the control plane tell of it."""
+
+    name: str
+    namespace: str
+    service_account: str
+    addresses: tuple[bytes, ...]
+    entry: WorkloadEntry | None = None
+
+
+def view_name(subject: Subject) -> str:
+    """The name of a workload's view, the same after a restart.
+
+    Workloads share one if the control plane cannot tell them apart: same namespace, service account and
+    labels. Where labels are not told, same owner. As long as the workload is not known at all it has a view
+    of its own.
+    """
+    entry = subject.entry
+    owner = (entry.ref.workload_name if entry is not None else "") or subject.name
+    rest: tuple[str, ...] = ("pod",)
+    if entry is not None and entry.labels is not None:
+        rest = tuple(f"{key}={value}" for key, value in entry.labels)
+    elif entry is not None:
+        rest = (entry.ref.workload_type, entry.ref.canonical_name, entry.ref.canonical_revision)
+    digest = hashlib.sha256("\0".join(("view", owner, *rest)).encode()).hexdigest()[:8]
+    account = subject.service_account or "default"
+    return f"{subject.namespace}/{account}/{owner}"[: _NAME_LIMIT - 9] + f"-{digest}"
+
+
+def node_of(subject: Subject, config: AgentConfig) -> Message:
+    """The xDS node by which a workload's configuration is asked for: that of a sidecar
+    (istio.io/bootstrap)."""
+    from envoy.config.core.v3 import base_pb2
+
+    addresses = [format_address(address) for address in subject.addresses]
+    first = addresses[0] if addresses else "127.0.0.1"
+    node = base_pb2.Node(
+        id=f"sidecar~{first}~{subject.name}.{subject.namespace}~{subject.namespace}.svc.{config.domain}",
+        cluster=f"{_canonical(subject)}.{subject.namespace}",
+        user_agent_name="nodeagent",
+        user_agent_version=__version__,
+        client_features=[] if config.xds_mode == "wildcard" else [ON_DEMAND_FEATURE],
+    )
+    metadata: dict[str, Any] = {
+        "NAME": subject.name,
+        "NAMESPACE": subject.namespace,
+        "SERVICE_ACCOUNT": subject.service_account or "default",
+        "NODE_NAME": config.node,
+        "CLUSTER_ID": config.cluster_id,
+        "INSTANCE_IPS": ",".join(addresses),
+    }
+    if subject.entry is not None and subject.entry.labels is not None:
+        metadata["LABELS"] = dict(subject.entry.labels)
+    node.metadata.update(metadata)
+    return node
+
+
+def _canonical(subject: Subject) -> str:
+    return subject.entry.ref.canonical_name if subject.entry is not None else subject.name
+
+
+class Views:
+    """The views of this node's workloads; each lives as long as a workload uses it."""
+
+    def __init__(
+        self,
+        config: AgentConfig,
+        index: WorkloadIndex,
+        events: ViewEvents,
+        store: LastGood,
+        saver: Saver,
+        check: Callable[[VirtualHost], None],
+    ) -> None:
+        self._config = config
+        self._index = index
+        self._events = events
+        self._store = store
+        self._saver = saver
+        self._check = check
+        self._views: dict[str, ViewController] = {}
+        self.counters = DemandCounters()
+
+    def acquire(self, uid: str, subject: Subject) -> ViewController:
+        """The view of a workload, made if it is the first; to be released under the same uid."""
+        name = view_name(subject)
+        view = self._views.get(name)
+        if view is None:
+            view = self._views[name] = self._make(name, subject)
+            view.restore(self._store.load(name))
+            view.start()
+        view.users.add(uid)
+        return view
+
+    def _make(self, name: str, subject: Subject) -> ViewController:
+        scope = Scope(name, self._index.workload_at, self._check)
+        node = node_of(subject, self._config)
+        return ViewController(name, node, self._config, self._index, scope, self._events, self.counters)
+
+    async def release(self, uid: str, view: ViewController) -> None:
+        """A workload uses its view no more; the last one ends it."""
+        view.users.discard(uid)
+        if not view.users and self._views.get(view.name) is view:
+            del self._views[view.name]
+            self._saver.forget(view.stream)
+            await view.stop()
+
+    def get(self, name: str) -> ViewController | None:
+        """The view of a name."""
+        return self._views.get(name)
+
+    def __iter__(self) -> Iterator[ViewController]:
+        return iter(tuple(self._views.values()))
+
+    async def stop(self) -> None:
+        """End all streams."""
+        for view in self:
+            await view.stop()

@@ -1,0 +1,74 @@
+"""Settings of the agent."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+from nodeagent.errors import ConfigError
+
+DEFAULT_XDS: Final = "istiod.istio-system.svc:15010"
+DEFAULT_ZDS: Final = Path("/var/run/ztunnel/ztunnel.sock")
+DEFAULT_ADMIN: Final = Path("/run/nodeagent/admin.sock")
+DEFAULT_STATE: Final = Path("/var/lib/nodeagent")
+DEFAULT_METRICS: Final = "0.0.0.0:15020"
+DEFAULT_READY: Final = "0.0.0.0:15021"
+LOG_LEVELS: Final = ("debug", "info", "warning", "error")
+XDS_MODES: Final = ("auto", "on-demand", "wildcard")
+ACCESS_LOGS: Final = ("off", "text", "json")
+
+
+@dataclass(frozen=True, slots=True)
+class AgentConfig:
+    """What `nodeagent run` was told on its command line or by NODEAGENT_* variables. Times are seconds."""
+
+    node: str
+    xds: str = DEFAULT_XDS
+    """`host:port` or `unix:PATH`, plain text."""
+    zds: Path = DEFAULT_ZDS
+    admin: Path = DEFAULT_ADMIN
+    state: Path = DEFAULT_STATE
+    cluster_id: str = "Kubernetes"
+    domain: str = "cluster.local"
+    trust_domain: str = "cluster.local"
+    workers: int = 1
+    metrics: str = DEFAULT_METRICS
+    """`ADDRESS:PORT`; empty: no metrics port."""
+    ready: str = DEFAULT_READY
+    """`ADDRESS:PORT`; empty: no readiness port."""
+    access_log: str = "off"
+    access_log_file: str = ""
+    """Empty: standard output."""
+    log_level: str = "info"
+    drain: float = 5.0
+    """How long connections may take to end, at shutdown and when a workload goes."""
+    xds_mode: str = "auto"
+    """on-demand: only what is used; wildcard: everything a sidecar gets; auto: by what the server does."""
+    on_demand_ttl: float = 600.0
+    """How long configuration stays without being used."""
+    on_demand_negative_ttl: float = 60.0
+    """How long it is remembered that a host is not known."""
+    on_demand_limit: int = 4096
+    """Destinations, and hosts, that a view holds; over it the least recently used goes."""
+
+    def __post_init__(self) -> None:
+        if not self.node:
+            raise ConfigError("--node: the name of this node is needed (in Kubernetes: spec.nodeName)")
+        _one_of("--log-level", self.log_level, LOG_LEVELS)
+        _one_of("--xds-mode", self.xds_mode, XDS_MODES)
+        _one_of("--access-log", self.access_log, ACCESS_LOGS)
+        _at_least("--workers", self.workers, 1)
+        _at_least("--drain", self.drain, 0)
+        _at_least("--on-demand-ttl", self.on_demand_ttl, 1)
+        _at_least("--on-demand-limit", self.on_demand_limit, 16)
+
+
+def _one_of(option: str, value: str, choices: tuple[str, ...]) -> None:
+    if value not in choices:
+        raise ConfigError(f"{option} {value}: not one of {', '.join(choices)}")
+
+
+def _at_least(option: str, value: float, least: float) -> None:
+    if value < least:
+        raise ConfigError(f"{option} {value:g}: must be at least {least:g}")
