@@ -82,9 +82,18 @@ def _document(sections: Iterable[tuple[str, Iterable[Any]]]) -> Iterator[bytes]:
     yield b"{"
     for name, items in sections:
         yield (b"\n" if first else b",\n") + encode(name) + b": "
-        yield from _array(items)
+        yield from _array(_up_to_failure(name, items))
         first = False
     yield b"\n}\n"
+
+
+def _up_to_failure(section: str, items: Iterable[Any]) -> Iterator[Any]:
+    """Yield the items; for one that cannot be made, one that says why, and no more: other sections go on."""
+    try:
+        yield from items
+    except Exception as error:
+        _log.exception("section %s of the configuration dump ends early", section)
+        yield {"error": f"{type(error).__name__}: {error}"}
 
 
 class Handlers:
@@ -162,20 +171,22 @@ class Handlers:
         if self._streams >= MAX_STREAMS:
             return text(503, f"error: {MAX_STREAMS} listings are being read already; try again")
         self._streams += 1
+        response = web.StreamResponse(headers={"Content-Type": "application/json"})
         try:
-            response = web.StreamResponse(headers={"Content-Type": "application/json"})
-            await response.prepare(request)
             async for batch in _batches(parts):
+                # Not before the first batch is there: what fails at once is still answered with 500.
+                await response.prepare(request)
                 await response.write(batch)
             await response.write_eof()
         except ConnectionError:
             raise
         except Exception:
+            if not response.prepared:
+                raise
             # The head is out: cutting the connection is the only way left to say that this is not all.
             _log.exception("%s failed amid the answer", request.path)
             if request.transport:
                 request.transport.abort()
-            raise ConnectionResetError("answer cut") from None
         finally:
             self._streams -= 1
         return response

@@ -175,6 +175,30 @@ async def test_a_failure_amid_a_list_cuts_the_connection(agent: Running) -> None
     assert len(await agent.json("/clusters")) == 2  # type: ignore[arg-type]
 
 
+async def test_what_fails_at_once_is_answered_with_500(agent: Running) -> None:
+    def broken() -> Iterator[WorkloadRow]:
+        raise RuntimeError("state is broken")
+        yield
+
+    agent.state.workload_rows = broken()
+    assert await agent.curl("/workloads") == (500, "error: RuntimeError: state is broken\n")
+
+
+async def test_a_broken_section_of_the_dump_leaves_the_others(agent: Running) -> None:
+    [row, _] = agent.state.workload_rows
+
+    def broken() -> Iterator[WorkloadRow]:
+        yield row
+        raise RuntimeError("state is broken")
+
+    agent.state.workload_rows = broken()
+    dump = await agent.json("/config_dump")
+    assert isinstance(dump, dict)
+    assert dump["workloads"][0]["name"] == "reviews-v1"
+    assert dump["workloads"][1] == {"error": "RuntimeError: state is broken"}
+    assert dump["xdsClusters"] == [{"name": V1}]
+
+
 async def test_readiness(agent: Running) -> None:
     url = f"http://127.0.0.1:{agent.server.port('ready')}/healthz/ready"
     assert await curl(url) == (200, "ready\n")
