@@ -172,7 +172,7 @@ def get(
     ],
     name: Annotated[
         str | None,
-        typer.Argument(metavar="[NAME]", help="Only what has this name, host name, address or cluster."),
+        typer.Argument(metavar="NAME", help="Only what has this name, host name, address or cluster."),
     ] = None,
     namespace: Annotated[
         str | None, typer.Option("--namespace", "-n", help="Only what is of this namespace.")
