@@ -73,6 +73,12 @@ static inline bool na_conn_inbound(const na_conn *conn) {
   return conn->kind == NA_LISTENER_INBOUND;
 }
 
+/* Whether the original destination is somewhere else. An explicit proxy was connected to itself: going there would be to
+ * go round in circles. */
+static inline bool na_conn_can_pass(const na_conn *conn) {
+  return conn->kind != NA_LISTENER_PLAIN;
+}
+
 /* Accept a socket: owns fd. */
 void na_conn_accept(na_worker *worker, na_workload *workload, enum na_listener_kind kind, int fd,
                     const na_address *peer, const na_address *local);

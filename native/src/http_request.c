@@ -180,6 +180,16 @@ void na_request_upstream_lost(na_http_request *request, bool stale) {
 
 /* ---- routing ---- */
 
+/* Whether there is somewhere to go. */
+static bool leads_somewhere(const na_http_request *request) {
+  uint32_t kind = request->cluster ? request->cluster->config.kind : NA_CLUSTER_ORIGINAL_DST;
+  if (kind == NA_CLUSTER_ORIGINAL_DST && !na_conn_can_pass(request->conn)) {
+    na_worker_count(request->worker, NA_COUNTER_DOWNSTREAM_CX_LOOP);
+    return false;
+  }
+  return kind != NA_CLUSTER_BLACKHOLE;
+}
+
 /* Go to the cluster; NULL: to where the connection was going. */
 static void forward(na_http_request *request, na_cluster *cluster) {
   request->remote = request->conn->local;
@@ -187,19 +197,17 @@ static void forward(na_http_request *request, na_cluster *cluster) {
     request->cluster = na_cluster_ref(cluster);
     request->cluster_tag = cluster->config.tag;
     na_mark_used(&cluster->state->used);
-    if (cluster->config.kind == NA_CLUSTER_BLACKHOLE) {
-      na_request_reply(request, 503, NA_FLAG_UH, "no_healthy_upstream", "no healthy upstream");
-      return;
-    }
     request->counted = na_cluster_acquire(cluster, NA_LIMIT_REQUESTS);
-    if (!request->counted) {
-      na_worker_count(request->worker, NA_COUNTER_UPSTREAM_RQ_OVERFLOW);
-      na_request_reply(request, 503, NA_FLAG_UO, "upstream_reset_before_response_started{overflow}",
-                       "upstream connect error or disconnect/reset before headers. reset reason: overflow");
-      return;
-    }
   }
-  na_request_connect(request, false);
+  if (cluster && !request->counted) {
+    na_worker_count(request->worker, NA_COUNTER_UPSTREAM_RQ_OVERFLOW);
+    na_request_reply(request, 503, NA_FLAG_UO, "upstream_reset_before_response_started{overflow}",
+                     "upstream connect error or disconnect/reset before headers. reset reason: overflow");
+  } else if (!leads_somewhere(request)) {
+    na_request_reply(request, 503, NA_FLAG_UH, "no_healthy_upstream", "no healthy upstream");
+  } else {
+    na_request_connect(request, false);
+  }
 }
 
 static void forward_by_route(na_http_request *request) {

@@ -98,19 +98,22 @@ static void release(na_upstream *upstream) {
 
 /* ---- sending the request ---- */
 
-/* The request's upstream failed: what to do depends on how far it got. */
-static void lost(na_upstream *upstream) {
+/* Whether the peer closed before it got a byte of this request: its end of data came, and acknowledged nothing of it. A
+ * reset does not tell: the acknowledgement may have been on its way. */
+static bool closed_before_request(const na_upstream *upstream) {
+  struct tcp_info info = {0};
+  socklen_t size = sizeof info;
+  return upstream->stream.eof && getsockopt(upstream->stream.watch.fd, IPPROTO_TCP, TCP_INFO, &info, &size) == 0 &&
+         info.tcpi_bytes_acked <= upstream->sent_before + 1; /* the SYN counts as one byte */
+}
+
+/* The request's upstream failed: what to do depends on how far it got. unsent: no byte of it was sent. */
+static void lost(na_upstream *upstream, bool unsent) {
   na_http_request *request = upstream->request;
-  bool nothing_came = !upstream->head_done && na_input_length(&upstream->in) == 0;
   bool answering = upstream->head_done;
-  bool stale = upstream->reused && nothing_came;
-  if (stale && !request->idempotent && upstream->stream.watch.fd >= 0) {
-    /* Not idempotent: only if the peer's TCP took nothing of it. The SYN counts as one byte. */
-    struct tcp_info info = {0};
-    socklen_t size = sizeof info;
-    stale = getsockopt(upstream->stream.watch.fd, IPPROTO_TCP, TCP_INFO, &info, &size) == 0 &&
-            info.tcpi_bytes_acked <= upstream->sent_before + 1;
-  }
+  bool nothing_came = !answering && na_input_length(&upstream->in) == 0;
+  bool harmless = unsent || request->idempotent || closed_before_request(upstream);
+  bool stale = upstream->reused && nothing_came && harmless;
   na_upstream_close(upstream); /* detaches the request */
   if (!answering)
     na_request_upstream_lost(request, stale);
@@ -170,7 +173,7 @@ static void send_request(na_upstream *upstream) {
   else
     request->replayable = false;
   if (send_bytes(upstream, out.p, out.n, body, (size_t)n) < 0)
-    lost(upstream);
+    lost(upstream, true);
   else
     request->responder->more(request);
 }
@@ -377,7 +380,7 @@ static void ended(na_upstream *upstream, ssize_t n) {
       complete(upstream);
     return;
   }
-  lost(upstream);
+  lost(upstream, false);
 }
 
 /* One step; false: nothing to do until the next event. */
@@ -413,7 +416,7 @@ static void respond(na_upstream *upstream) {
       break;
   }
   if (!upstream->dead && na_input_keep(&upstream->in) < 0 && upstream->request)
-    lost(upstream);
+    lost(upstream, false);
 }
 
 void na_upstream_resume(na_upstream *upstream) {

@@ -248,6 +248,14 @@ static void try_connect(na_tcp_proxy *proxy) {
 
 /* ---- the beginning ---- */
 
+/* To where the connection was going; returns flags when that cannot be. */
+static uint32_t pass_through(const na_conn *conn) {
+  if (na_conn_can_pass(conn))
+    return 0;
+  na_worker_count(conn->worker, NA_COUNTER_DOWNSTREAM_CX_LOOP);
+  return NA_FLAG_UH;
+}
+
 /* Sets the cluster (with a reference) or leaves NULL for the original destination; returns flags when there is none. */
 static uint32_t choose_cluster(na_tcp_proxy *proxy) {
   na_conn *conn = proxy->conn;
@@ -259,11 +267,11 @@ static uint32_t choose_cluster(na_tcp_proxy *proxy) {
   const na_view *view = na_snapshot_view(snapshot, conn->workload->view);
   na_destination *destination = view ? na_view_destination(view, conn->local.ip, conn->local.port) : NULL;
   if (!destination)
-    return 0;
+    return pass_through(conn);
   bool passthrough = false;
   na_cluster *cluster = na_snapshot_pick_cluster(snapshot, destination, na_random(conn->worker), &passthrough);
   if (passthrough)
-    return 0;
+    return pass_through(conn);
   if (!cluster)
     return NA_FLAG_NC;
   proxy->cluster = na_cluster_ref(cluster);
@@ -272,6 +280,8 @@ static uint32_t choose_cluster(na_tcp_proxy *proxy) {
   proxy->report.cluster = cluster->name;
   proxy->connect_timeout_ms = cluster->config.connect_timeout_ms;
   if (cluster->config.kind == NA_CLUSTER_BLACKHOLE)
+    return NA_FLAG_UH;
+  if (cluster->config.kind == NA_CLUSTER_ORIGINAL_DST && pass_through(conn))
     return NA_FLAG_UH;
   proxy->counted = na_cluster_acquire(cluster, NA_LIMIT_CONNECTIONS);
   return proxy->counted ? 0 : NA_FLAG_UO;
