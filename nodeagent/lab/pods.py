@@ -40,8 +40,9 @@ class Pod:
         self._domain = domain
         self._wanted: frozenset[Port] | None = None
         self._cgroup = names.pod_cgroup(plan.spec.namespace, plan.spec.name)
-        self._sandbox = Keeper(self._sandbox_launch, self.log, changed)
-        self._main = Keeper(self._main_launch, self.log, changed, restart=plan.spec.restart)
+        self._changed = changed
+        self._sandbox = Keeper(self._sandbox_launch, self.log, self._moved)
+        self._main = Keeper(self._main_launch, self.log, self._moved, restart=plan.spec.restart)
 
     @property
     def spec(self) -> PodSpec:
@@ -91,8 +92,8 @@ class Pod:
         await self._main.stop(grace if self.spec.command else 0)
         await self._sandbox.stop(0)
 
-    def check(self, targeted: Iterable[Port]) -> bool:
-        """Look whether the pod is ready; True when that changed.
+    def check(self, targeted: Callable[[Backend], Iterable[Port]]) -> bool:
+        """Look whether the pod is ready, `targeted` being what services ask of it; True when that changed.
 
         Ready is a running program that listens on its declared ports and those that services target. What is
         asked for is settled when the pod first becomes ready: a later service with a wrong target port must
@@ -101,13 +102,19 @@ class Pod:
         wanted = self._wanted
         if wanted is None:
             declared = {(port.protocol, port.container_port) for port in self.spec.ports}
-            wanted = frozenset(targeted) | declared
+            wanted = frozenset(targeted(self.backend())) | declared
         was = self.ready
         self.waiting_for = self._missing(wanted)
         self.ready = not self.waiting_for
         if self.ready:
             self._wanted = wanted
         return self.ready != was
+
+    def _moved(self) -> None:
+        """A process came or went: what is gone serves nobody from this moment, not from the next look."""
+        if self.keeper.pid is None:
+            self.ready = False
+        self._changed()
 
     def _missing(self, wanted: frozenset[Port]) -> str:
         keeper = self.keeper

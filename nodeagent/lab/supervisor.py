@@ -8,6 +8,8 @@ should be.
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import itertools
 import json
 import logging
 import os
@@ -40,7 +42,8 @@ log = logging.getLogger("nodeagent.lab")
 DOMAIN: Final = "cluster.local"
 _LOOK_SECONDS: Final = 0.1  # how often what is not ready is looked at
 _CALM_LOOKS: Final = 10  # what is ready is looked at every so many times
-_TRIM_LOOKS: Final = 50
+_TRIM_SECONDS: Final = 5.0
+_RETRY_SECONDS: Final = 1.0
 _POD_GRACE: Final = 2.0
 
 
@@ -98,24 +101,39 @@ class Supervisor:
 
     async def watch(self) -> None:
         """Look after readiness, and bring in force what changed, until stopped."""
-        looks = 0
-        while not self.stopping.is_set():
-            await self._look(calm=looks % _CALM_LOOKS == 0)
-            if self._dirty.is_set():
-                await self._refresh_logged()
-            if looks % _TRIM_LOOKS == 0:
-                for file in self.names.logs.glob("*.log"):
-                    trim_log(file)
-            looks += 1
+        # Apart, because an agent that hangs takes seconds to look at.
+        works = (self.stopping.wait(), self._watch_mesh(), self._watch_pods(), self._trim_logs())
+        tasks = [asyncio.ensure_future(work) for work in works]
+        done, going = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+        for task in going:
+            task.cancel()
+        await asyncio.gather(*going, return_exceptions=True)
+        for task in done:
+            task.result()  # one that failed has ended all
+
+    async def _watch_mesh(self) -> None:
+        for look in itertools.count():
+            calm = look % _CALM_LOOKS == 0
+            processes = [p for p in self._mesh_processes() if calm or not p.ready]
+            await asyncio.gather(*(process.check() for process in processes))
             await asyncio.sleep(_LOOK_SECONDS)
 
-    async def _look(self, *, calm: bool) -> None:
-        """Look at what is not ready, and when `calm` at all."""
-        processes = [p for p in self._mesh_processes() if calm or not p.ready]
-        await asyncio.gather(*(process.check() for process in processes))
-        for pod in self.pods.values():
-            if (calm or not pod.ready) and pod.check(self.registry.targeted_ports(pod.backend())):
-                self._changed()
+    async def _watch_pods(self) -> None:
+        for look in itertools.count():
+            calm = look % _CALM_LOOKS == 0
+            for pod in self.pods.values():
+                if (calm or not pod.ready) and pod.check(self.registry.targeted_ports):
+                    self._changed()
+            if self._dirty.is_set():
+                await self._refresh_logged()
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(self._dirty.wait(), _LOOK_SECONDS)
+
+    async def _trim_logs(self) -> None:
+        while True:
+            for file in self.names.logs.glob("*.log"):
+                trim_log(file)
+            await asyncio.sleep(_TRIM_SECONDS)
 
     def _mesh_processes(self) -> list[MeshProcess]:
         first: list[MeshProcess] = [self.controlplane] if self.controlplane is not None else []
@@ -154,6 +172,7 @@ class Supervisor:
             await self.refresh()
         except (NodeagentError, OSError) as error:
             log.error("refresh failed, trying again: %s", error)
+            await asyncio.sleep(_RETRY_SECONDS)
             self._changed()
 
     def _write_pods(self) -> None:
