@@ -44,7 +44,7 @@ CGROUP: Final = "nodeagent"
 STATS_PERIOD: Final = 1.0
 ACCESS_PERIOD: Final = 0.2
 USAGE_PERIOD: Final = 5.0
-HINTS_DEBOUNCE: Final = 0.1
+INDEX_DEBOUNCE: Final = 0.1
 HOPE: Final = 3.0
 """Seconds after the start during which a control plane that does not answer is waited for."""
 
@@ -72,7 +72,8 @@ class Agent:
         self._config = config
         self._stop = asyncio.Event()
         self._tasks: list[asyncio.Task[None]] = []
-        self._hints: asyncio.Handle | None = None
+        self._pending = IndexChange()
+        self._settling: asyncio.Handle | None = None
         self._started = 0.0
         self.index = WorkloadIndex(config.node)
         self.engine = dataplane.engine()
@@ -199,15 +200,23 @@ class Agent:
 
     def _index_changed(self, change: IndexChange) -> None:
         self.enrolment.workloads_changed(change.workloads)
-        if change.hints and self._hints is None:
-            self._hints = asyncio.get_running_loop().call_later(HINTS_DEBOUNCE, self._put_hints)
+        self._pending.addresses |= change.addresses
+        self._pending.hints |= change.hints
+        if (change.hints or change.addresses) and self._settling is None:
+            loop = asyncio.get_running_loop()
+            self._settling = loop.call_later(INDEX_DEBOUNCE, self._index_settled)
 
-    def _put_hints(self) -> None:
-        self._hints = None
-        self.configuration.put_hints(self.index.hints())
-        self.enrolment.services_changed()
+    def _index_settled(self) -> None:
+        """What was derived from the index is derived anew, once for a burst of changes."""
+        self._settling = None
+        change, self._pending = self._pending, IndexChange()
+        if change.hints:
+            self.configuration.put_hints(self.index.hints())
+            self.enrolment.services_changed()
         for view in self.views:
-            view.reconsider()
+            if change.hints:
+                view.reconsider()
+            view.refresh_workloads(change.addresses)
 
     def _view_changed(self, view: ViewController) -> None:
         if self.views.get(view.name) is view:

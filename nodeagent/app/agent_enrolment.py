@@ -16,17 +16,18 @@ from nodeagent.app.agent_ports import Capture, Engine
 from nodeagent.app.agent_view import ViewController
 from nodeagent.app.agent_views import Subject, Views
 from nodeagent.compiler.inbound import assemble_inbound
-from nodeagent.compiler.workloads import WorkloadEntry, WorkloadIndex
+from nodeagent.compiler.workloads import WorkloadIndex
 from nodeagent.config.agent import AgentConfig
 from nodeagent.dataplane.netns import NetworkNamespace
 from nodeagent.enroll.zds import EnrolledPod
-from nodeagent.errors import DataplaneError
+from nodeagent.errors import DataplaneError, NetnsError
 from nodeagent.snapshot.values import WorkloadRef
 
 logger = logging.getLogger(__name__)
 
 ADDRESS_WAIT: Final = 1.0
 """Seconds that a new workload waits for the control plane to tell of it."""
+LISTEN_ATTEMPTS: Final = 10
 FAILURES_KEPT: Final = 64
 """Workloads that could not be taken on, kept to be shown."""
 INBOUND_WAIT: Final = 1.5
@@ -44,6 +45,8 @@ class Enrolled:
     error: str = ""
     view: ViewController | None = None
     capture: Capture | None = None
+    moving: asyncio.Task[None] | None = None
+    """It changes from one view to another."""
 
 
 class Enrolment:
@@ -100,9 +103,8 @@ class Enrolment:
 
     async def _take_on(self, workload: Enrolled) -> None:
         pod = workload.pod
-        entry = await self._await_address(pod)
-        subject = Subject(pod.name, pod.namespace, pod.service_account, workload.addresses, entry)
-        view = workload.view = self._views.acquire(pod.uid, subject)
+        await self._await_address(pod)
+        view = workload.view = self._views.acquire(pod.uid, self._subject(workload))
         self._configuration.put_view(view.view)
         self._engine.add_workload(pod.uid, workload.netns, view.name, workload.addresses)
         if self._is_hopeful():
@@ -113,15 +115,14 @@ class Enrolment:
         workload.capture = self._make_capture(workload.netns)
         await asyncio.to_thread(workload.capture.apply)
 
-    async def _await_address(self, pod: EnrolledPod) -> WorkloadEntry | None:
-        """What the control plane tells of a pod. The CNI side is often the quicker one."""
+    async def _await_address(self, pod: EnrolledPod) -> None:
+        """Let the control plane tell of a pod first. The CNI side is often the quicker one."""
         key = (pod.namespace, pod.name)
         if self._index.workload_named(*key) is None and self._is_hopeful():
             event = self._arrivals.setdefault(key, asyncio.Event())
             with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(event.wait(), ADDRESS_WAIT)
             self._arrivals.pop(key, None)
-        return self._index.workload_named(*key)
 
     async def _undo(self, workload: Enrolled) -> None:
         """Leave nothing of a workload behind, however far it came. The namespace stays the caller's."""
@@ -139,6 +140,8 @@ class Enrolment:
             return
         workload.state = "draining"
         assert workload.capture is not None
+        if workload.moving is not None:
+            await asyncio.wait((workload.moving,))
         try:
             await asyncio.to_thread(workload.capture.release)
             await self._engine.remove_workload(uid, int(self._config.drain * 1000))
@@ -156,9 +159,12 @@ class Enrolment:
         self._configuration.drop_inbound(uid)
         if workload.view is not None:
             view, workload.view = workload.view, None
-            await self._views.release(uid, view)
-            if not view.users:
-                self._configuration.drop_view(view.name)
+            await self._release(uid, view)
+
+    async def _release(self, uid: str, view: ViewController) -> None:
+        await self._views.release(uid, view)
+        if not view.users:
+            self._configuration.drop_view(view.name)
 
     def synced(self) -> None:
         """The CNI side has named all workloads."""
@@ -191,6 +197,60 @@ class Enrolment:
                 self._arrivals[key].set()
             if key in self._by_name:
                 self.refresh_inbound(self._by_name[key])
+                self._check_view(self._workloads[self._by_name[key]])
+
+    def _check_view(self, workload: Enrolled) -> None:
+        """Labels may have changed, and with them the view that the workload belongs to."""
+        view = workload.view
+        if view is None or workload.state != "enrolled":
+            return
+        if self._views.is_right(view, self._subject(workload)) or workload.moving is not None:
+            return
+        workload.moving = asyncio.create_task(self._move(workload, view))
+
+    async def _move(self, workload: Enrolled, old: ViewController) -> None:
+        """Serve a workload by another view. Its connections end as if it went; new ones find the new view."""
+        uid = workload.pod.uid
+        view = workload.view = self._views.acquire(uid, self._subject(workload))
+        self._configuration.put_view(view.view)
+        try:
+            if self._is_hopeful():
+                with contextlib.suppress(TimeoutError):
+                    await asyncio.wait_for(view.inbound_ready.wait(), INBOUND_WAIT)
+            self.refresh_inbound(uid)
+            self._configuration.publish()
+            draining = asyncio.create_task(
+                self._engine.remove_workload(uid, int(self._config.drain * 1000)), name=f"drain {uid}"
+            )
+            await self._listen_again(workload, view)
+            await draining
+        except DataplaneError as error:
+            workload.error = str(error)
+            logger.error(
+                "workload %s/%s cannot change its view: %s", workload.pod.namespace, workload.pod.name, error
+            )
+        finally:
+            workload.moving = None
+            await self._release(uid, old)
+
+    async def _listen_again(self, workload: Enrolled, view: ViewController) -> None:
+        """Add a workload whose former listeners are being closed by the workers at this moment."""
+        for attempt in range(LISTEN_ATTEMPTS):
+            await asyncio.sleep(0.02 * attempt)
+            if workload.state != "enrolled":
+                return
+            try:
+                self._engine.add_workload(workload.pod.uid, workload.netns, view.name, workload.addresses)
+            except NetnsError:
+                if attempt == LISTEN_ATTEMPTS - 1:
+                    raise
+            else:
+                return
+
+    def _subject(self, workload: Enrolled) -> Subject:
+        pod = workload.pod
+        entry = self._index.workload_named(pod.namespace, pod.name)
+        return Subject(pod.name, pod.namespace, pod.service_account, workload.addresses, entry)
 
     def services_changed(self) -> None:
         """Services came, changed or went: inbound ports may belong to others."""

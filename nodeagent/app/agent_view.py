@@ -145,6 +145,11 @@ class ViewController:
             kind: set(held[url].resources) | held[url].absent for kind, url in _KINDS.items() if url in held
         }
 
+    def identify(self, node: Message) -> None:
+        """Ask in another name, or with other properties, from now on."""
+        if node != self.stream.node:
+            self.stream.identify(node)
+
     # -- updates (the stream's consumer) --
 
     def apply(self, update: Update) -> Mapping[str, str]:
@@ -232,6 +237,16 @@ class ViewController:
         ]
         if any(revised):
             self._changed()
+
+    def refresh_workloads(self, addresses: set[bytes]) -> None:
+        """Others are at some addresses now: endpoints there belong to them."""
+        moved = []
+        for name, piece in self._pieces.endpoints.items():
+            if any(endpoint.address in addresses for endpoint in piece.endpoints):
+                self._pieces.endpoints[name] = piece.resolved(self._scope)
+                moved.append(name)
+        if moved:
+            self._changed(moved)
 
     def touch(self, use: Use) -> None:
         """Something of the view was used."""

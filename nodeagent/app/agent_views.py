@@ -107,6 +107,8 @@ class Views:
         self._saver = saver
         self._check = check
         self._views: dict[str, ViewController] = {}
+        self._provisional: set[str] = set()
+        """Views of workloads that the control plane had not told of when they came."""
         self.counters = DemandCounters()
 
     def acquire(self, uid: str, subject: Subject) -> ViewController:
@@ -115,6 +117,8 @@ class Views:
         view = self._views.get(name)
         if view is None:
             view = self._views[name] = self._make(name, subject)
+            if subject.entry is None:
+                self._provisional.add(name)
             view.restore(self._store.load(name))
             view.start()
         view.users.add(uid)
@@ -125,11 +129,20 @@ class Views:
         node = node_of(subject, self._config)
         return ViewController(name, node, self._config, self._index, scope, self._events, self.counters)
 
+    def is_right(self, view: ViewController, subject: Subject) -> bool:
+        """Whether a workload uses the view that is made for such as it. The view of one that was not known at
+        first is its alone, and follows what becomes known of it."""
+        if view.name in self._provisional:
+            view.identify(node_of(subject, self._config))
+            return True
+        return view_name(subject) == view.name
+
     async def release(self, uid: str, view: ViewController) -> None:
         """A workload uses its view no more; the last one ends it."""
         view.users.discard(uid)
         if not view.users and self._views.get(view.name) is view:
             del self._views[view.name]
+            self._provisional.discard(view.name)
             self._saver.forget(view.stream)
             await view.stop()
 

@@ -8,7 +8,7 @@ the xDS names that it depends on are listed beside it.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Final
 
 from nodeagent.snapshot.values import (
@@ -111,3 +111,12 @@ class EndpointsPiece:
 
     endpoints: tuple[Endpoint, ...]
     warnings: tuple[str, ...] = ()
+
+    def resolved(self, scope: Scope) -> EndpointsPiece:
+        """The same, with each endpoint's workload as it is known now; who is not known stays as told."""
+        endpoints = []
+        for endpoint in self.endpoints:
+            workload = scope.workload_at(endpoint.address) or endpoint.workload
+            same = workload == endpoint.workload
+            endpoints.append(endpoint if same else replace(endpoint, workload=workload))
+        return replace(self, endpoints=tuple(endpoints))

@@ -12,6 +12,7 @@ from dataclasses import dataclass, field, replace
 from typing import Final, TypeVar
 
 from nodeagent.compiler.pieces import (
+    PASSTHROUGH,
     ClusterPiece,
     EndpointsPiece,
     HostPiece,
@@ -134,6 +135,8 @@ class _Assembler:
         if not self._wants.everything:
             self._needs[HOSTS] |= self._wants.hosts
             self._needs[LISTENERS].add(self._wants.catch_all)
+            # Each route configuration ends in it; known beforehand, it costs the first connection no round trip.
+            self._needs[CLUSTERS].add(PASSTHROUGH)
         pending = bool(self._incomplete) or not all(self._cluster_known.values())
         return Assembly(_share(self._previous, view), self._needs, frozenset(self._incomplete), pending)
 
@@ -267,9 +270,11 @@ class _Assembler:
         domains: set[str] = set()
         whole = True
         separate = self._vhds.get(piece.name, {}) if piece.on_demand else {}
+        separate_names = {host.value.name for host in separate.values()}
         for host in (*separate.values(), *piece.hosts):
             value, complete = self._host(host, before)
-            whole = whole and complete
+            # Hosts that come by themselves are waited for one by one (NA_EVENT_HOST).
+            whole = whole and (complete or host.value.name in separate_names)
             if value is not None and value.name not in hosts:
                 hosts[value.name] = _without(value, domains)
                 domains.update(domain.lower() for domain in value.domains)

@@ -71,6 +71,8 @@ class IndexChange:
 
     workloads: set[str] = field(default_factory=set)
     """Uids that came, changed or went."""
+    addresses: set[bytes] = field(default_factory=set)
+    """Addresses at which somebody else is now, or the same one with other properties."""
     hints: bool = False
     """Whether the set of service addresses or HTTP ports may have changed."""
 
@@ -98,9 +100,16 @@ class WorkloadIndex:
         kind = address.WhichOneof("type")
         if kind == "workload":
             workload = self._read_workload(name, address.workload)
+            before = self._workloads.get(name)
+            if before == workload:
+                return
             self.remove(name, change)
             self._add_workload(name, workload)
             change.workloads.add(name)
+            if before is not None and (before.ref, before.addresses) == (workload.ref, workload.addresses):
+                change.addresses.difference_update(workload.addresses)
+            else:
+                change.addresses.update(workload.addresses)
         elif kind == "service":
             service = _read_service(address.service)
             if self._services.get(name) != service:
@@ -116,6 +125,7 @@ class WorkloadIndex:
         if workload is not None:
             self._drop_workload(name, workload)
             change.workloads.add(name)
+            change.addresses.update(workload.addresses)
         service = self._services.pop(name, None)
         if service is not None:
             self._drop_service(name, service)

@@ -63,7 +63,7 @@ class DeltaProtocol:
         consumer: Consumer,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        self._node = node
+        self.node = node
         self._consumer = consumer
         self._clock = clock
         self._node_sent = False
@@ -104,7 +104,7 @@ class DeltaProtocol:
 
         if not self._node_sent:
             self._node_sent = True
-            fields["node"] = self._node
+            fields["node"] = self.node
         return discovery_pb2.DeltaDiscoveryRequest(type_url=type_url, **fields)
 
     # -- responses --

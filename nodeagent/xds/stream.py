@@ -108,6 +108,12 @@ class DeltaStream:
         be said anew."""
         self._reopen.set()
 
+    def identify(self, node: Message) -> None:
+        """Be another node from now on, on a new stream."""
+        self.node = node
+        self.protocol.node = node
+        self.reopen()
+
     async def run(self) -> None:
         """Connect again and again, until cancelled."""
         while True:

@@ -303,12 +303,41 @@ class TestEnrolment:
         assert view.startswith("default/default/stranger-")
         assert "uid-9" in node.engine.applied.inbound
 
+    async def test_what_becomes_known_of_a_stranger_is_told(self, node: Node) -> None:
+        view = await node.enroll("stranger", "uid-9")
+        pod = xds.workload("stranger", "10.244.0.5", labels={"app": "strange"})
+        node.server.put(ADDRESS, pod.workload.uid, pod)
+
+        def told() -> bool:
+            return any(dict(c.node.metadata).get("LABELS") == {"app": "strange"} for c in node.server.clients)
+
+        await node.until(told, "labels")
+        assert node.engine.workloads["uid-9"] == view
+        assert node.agent.enrolment.ref("uid-9").app == "strange"  # type: ignore[union-attr]
+
+    async def test_a_pod_that_gets_other_labels_changes_its_view(self, node: Node) -> None:
+        pods = [xds.workload(f"reviews-{n}", f"10.244.0.{n}", labels={"version": "v1"}) for n in (6, 7)]
+        for pod in pods:
+            node.server.put(ADDRESS, pod.workload.uid, pod)
+        old = await node.enroll("reviews-6", "uid-6")
+        assert await node.enroll("reviews-7", "uid-7") == old
+        changed = xds.workload("reviews-7", "10.244.0.7", labels={"version": "v2"})
+        node.server.put(ADDRESS, changed.workload.uid, changed)
+        new = await node.until(lambda: (v := node.engine.workloads.get("uid-7")) != old and v, "move")
+        assert node.engine.workloads["uid-6"] == old
+        assert "uid-7" in node.engine.applied.inbound
+        assert new in node.engine.applied.views
+        await node.agent.enrolment.remove("uid-7")
+        assert node.agent.views.get(new) is None
+        assert node.agent.views.get(old) is not None
+
 
 class TestOnDemand:
     async def test_nothing_is_subscribed_before_it_is_used(self, node: Node) -> None:
         await node.enroll()
         assert node.server.wanted(LISTENER) == {"virtualInbound", "virtualOutbound"}
-        assert node.server.wanted(CLUSTER) == set()
+        assert node.server.wanted(CLUSTER) == {"PassthroughCluster"}
+        assert node.server.wanted(ROUTE) | node.server.wanted(VIRTUAL_HOST) == set()
 
     async def test_a_connection_gets_all_of_its_service(self, node: Node) -> None:
         view = await node.enroll()
@@ -329,8 +358,8 @@ class TestOnDemand:
         started = asyncio.get_running_loop().time()
         node.connect(view)
         await node.destination(view)
-        # One round trip for what is implied, a second for what the routes name (the pass-through cluster).
-        assert asyncio.get_running_loop().time() - started < 0.6
+        # One round trip: the routes of this service name no cluster that its own name does not imply.
+        assert asyncio.get_running_loop().time() - started < 0.4
 
     async def test_no_part_shows_before_the_whole_is_there(self, node: Node) -> None:
         view = await node.enroll()
@@ -532,6 +561,15 @@ class TestChanges:
         await node.server.start()
         node.server.put(ENDPOINTS, OUTBOUND, xds.assignment(OUTBOUND, "10.244.0.60"))
         await node.until(lambda: node.endpoints(view) == ["10.244.0.60"], "the change", 20)
+
+    async def test_endpoints_follow_who_is_at_their_address(self, node: Node) -> None:
+        view = await self._used(node)
+        workload = lambda: node.view(view).endpoints[f"{view}/{OUTBOUND}"][0].workload  # noqa: E731
+        assert workload() is None
+        pod = xds.workload("reviews-1", "10.244.0.8", account="reviews", node="node-b")
+        node.server.put(ADDRESS, pod.workload.uid, pod)
+        await node.until(workload, "the workload")
+        assert workload().principal == "spiffe://cluster.local/ns/default/sa/reviews"
 
 
 class TestWildcard:
