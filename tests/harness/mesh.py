@@ -66,10 +66,11 @@ class Mesh:
         )
 
     def apply(self, text: str, *, check: bool = True) -> str:
-        """`lab apply` of YAML text; what it printed."""
+        """`lab apply` of YAML text; what it printed on both outputs."""
         path = self.folder / "apply.yaml"
         path.write_text(text)
-        return self.lab("apply", str(path), check=check)
+        command = (str(NODEAGENT), "lab", "apply", "--name", self.name, str(path))
+        return run(*command, check=check, both=True)
 
     def delete(self, text: str) -> str:
         """`lab delete` of what is in the YAML text."""
@@ -91,10 +92,14 @@ class Mesh:
         target = ["--name", self.name, "--node", node, "-o", "json"]
         return run(str(NODEAGENT), verb, *([kind] if kind else []), *target, *arguments, check=check)
 
-    def agent_pid(self, node: str) -> int:
-        """The process id of a node's agent; 0 while there is none."""
-        state = json.loads(self.lab("status", "-o", "json"))
-        return next((entry.get("pid") or 0 for entry in state["nodes"] if entry["name"] == node), 0)
+    def state(self) -> Any:
+        """`nodeagent lab status -o json`."""
+        return json.loads(self.lab("status", "-o", "json", check=False))
+
+    def agent_pid(self, node: str) -> int | None:
+        """The process id of a node's agent; None while there is none."""
+        agent = next(entry["agent"] for entry in self.state()["nodes"] if entry["name"] == node)
+        return agent["pid"] if agent["state"] == "running" else None
 
     # -- asking --
 
@@ -125,16 +130,15 @@ class Mesh:
         return seen
 
 
-def run(*command: str, check: bool = True, timeout: float = 120) -> str:
-    """Run a command; its standard output. CommandError with both outputs when it fails and `check` is set."""
+def run(*command: str, check: bool = True, timeout: float = 120, both: bool = False) -> str:
+    """Run a command; its standard output, or `both`. CommandError when it fails and `check` is set."""
     result = subprocess.run(
         command, capture_output=True, text=True, timeout=timeout, stdin=subprocess.DEVNULL, env=os.environ
     )
+    printed = f"{result.stdout}{result.stderr}"
     if check and result.returncode != 0:
-        raise CommandError(
-            f"{' '.join(command)}: exit status {result.returncode}\n{result.stdout}{result.stderr}"
-        )
-    return result.stdout
+        raise CommandError(f"{' '.join(command)}: exit status {result.returncode}\n{printed}")
+    return printed if both else result.stdout
 
 
 def eventually(probe: Callable[[], T], wanted: Callable[[T], bool], *, within: float = 10.0) -> T:
