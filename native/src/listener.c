@@ -55,9 +55,9 @@ static int local_address(int fd, na_address *out) {
 
 static void refuse(na_worker *worker, int fd, enum na_counter_id why) {
   struct linger linger = {.l_onoff = 1, .l_linger = 0};
+  na_worker_count(worker, why);
   (void)setsockopt(fd, SOL_SOCKET, SO_LINGER, &linger, sizeof linger);
   close(fd);
-  na_worker_count(worker, why);
 }
 
 /* Somebody talks to the listener itself, not through capture: to go there would be to go round in circles. */
