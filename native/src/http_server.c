@@ -133,6 +133,7 @@ static long take_body(na_http_request *request, const char **bytes, na_h1_error 
   }
   na_input_consume(&conn->in, (size_t)n);
   conn->bytes_in += (uint64_t)n;
+  request->bytes_in = conn->body.bytes;
   if (conn->body.done)
     na_request_body_sent(request);
   return n;

@@ -145,7 +145,6 @@ static long take_body(na_http_request *request, const char **bytes) {
     na_request_reply(request, error.status, NA_FLAG_DPE, "http1.codec_error", error.reason);
     return -1;
   }
-  request->bytes_in += (uint64_t)n;
   return n;
 }
 

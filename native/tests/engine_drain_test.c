@@ -1,0 +1,161 @@
+/* SPDX-License-Identifier: Apache-2.0
+ *
+ * Ending: draining and removing workloads, stopping engines.
+ */
+#include <fcntl.h>
+#include <pthread.h>
+
+#include "engine_rig.h"
+
+typedef struct scene {
+  rig r;
+  int listener;
+  uint16_t backend;
+  uint16_t port;
+} scene;
+
+static scene begin(enum na_protocol protocol) {
+  scene s = {0};
+  s.r = rig_start(NULL);
+  s.listener = listen_any(&s.backend);
+  s.port = rig_listen(&s.r);
+  rig_serve(&s.r, s.port, protocol, s.backend);
+  return s;
+}
+
+static void await_gone(rig *r, uint32_t id) {
+  for (int i = 0; i < RIG_WAIT_MS && !na_workload_gone(r->engine, id); i++)
+    sleep_ms(1);
+  assert_int_equal(na_workload_gone(r->engine, id), 1);
+}
+
+static void expect_refused(uint16_t port) {
+  int fd = socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0);
+  struct sockaddr_in address = {
+      .sin_family = AF_INET, .sin_port = htons(port), .sin_addr.s_addr = htonl(INADDR_LOOPBACK)};
+  assert_int_equal(connect(fd, (struct sockaddr *)&address, sizeof address), -1);
+  assert_int_equal(errno, ECONNREFUSED);
+  close(fd);
+}
+
+static void a_removed_workload_finishes_its_requests(void **state) {
+  scene s = begin(NA_PROTOCOL_HTTP);
+  int busy = dial(s.port), idle = dial(s.port);
+  put(busy, GET_ROOT);
+  int server = answer(s.listener);
+  get_head(server);
+  await_counter(&s.r, "downstream_cx_active", 2);
+  assert_int_equal(na_workload_remove(s.r.engine, 1, 60000), 0);
+  assert_int_equal(na_workload_remove(s.r.engine, 1, 60000), -ENOENT);
+  assert_int_equal(na_workload_listen(s.r.engine, 1, NA_LISTENER_PLAIN, 0, dup(s.listener)), -ENOENT);
+  expect_end(idle);
+  expect_refused(s.port);
+  assert_int_equal(na_workload_gone(s.r.engine, 1), 0);
+  assert_int_equal(na_workload_add(s.r.engine, 1, -1, "v", NULL, 0), -EEXIST);
+  put(server, OK_HELLO);
+  assert_has(expect_head(busy, "HTTP/1.1 200 OK"), "connection: close\r\n");
+  expect(busy, "hello");
+  expect_end(busy);
+  expect_end(server); /* not kept for anybody */
+  await_gone(&s.r, 1);
+  assert_int_equal(na_workload_add(s.r.engine, 1, -1, "v", NULL, 0), 0);
+  close(busy);
+  close(idle);
+  close(server);
+  close(s.listener);
+  rig_stop(&s.r);
+}
+
+static void a_drain_ends_at_its_deadline(void **state) {
+  for (int protocol = NA_PROTOCOL_TCP; protocol <= NA_PROTOCOL_HTTP; protocol++) {
+    scene s = begin((enum na_protocol)protocol);
+    int client = dial(s.port);
+    put(client, GET_ROOT);
+    int server = answer(s.listener);
+    get_head(server);
+    uint64_t start = now_ms();
+    assert_int_equal(na_workload_remove(s.r.engine, 1, 100), 0);
+    expect_reset(client);
+    assert_in_range(now_ms() - start, 90, 2000);
+    await_gone(&s.r, 1);
+    assert_int_equal(counter(&s.r, "downstream_cx_drain_cut_total"), 1);
+    close(client);
+    close(server);
+    close(s.listener);
+    rig_stop(&s.r);
+  }
+}
+
+static void removing_frees_the_namespace(void **state) {
+  scene s = begin(NA_PROTOCOL_HTTP);
+  int netns = open("/proc/self/ns/net", O_RDONLY | O_CLOEXEC), next = dup(netns);
+  close(next);
+  assert_int_equal(na_workload_add(s.r.engine, 2, netns, "v", NULL, 0), 0);
+  assert_int_equal(fcntl(next, F_GETFD), FD_CLOEXEC); /* the engine's own copy */
+  assert_int_equal(na_workload_remove(s.r.engine, 2, 1000), 0);
+  await_gone(&s.r, 2);
+  assert_int_equal(fcntl(next, F_GETFD), -1);
+  assert_int_equal(na_workload_add(s.r.engine, 3, s.listener, "v", NULL, 0), -EINVAL); /* no namespace at all */
+  close(netns);
+  close(s.listener);
+  rig_stop(&s.r);
+}
+
+static void *stop_engine(void *argument) {
+  return (void *)(intptr_t)na_engine_stop(argument, 60000);
+}
+
+static void stopping_lets_requests_end(void **state) {
+  scene s = begin(NA_PROTOCOL_HTTP);
+  int client = dial(s.port);
+  pthread_t stopper;
+  put(client, GET_ROOT);
+  int server = answer(s.listener);
+  get_head(server);
+  uint64_t start = now_ms();
+  assert_int_equal(pthread_create(&stopper, NULL, stop_engine, s.r.engine), 0);
+  sleep_ms(50);
+  expect_refused(s.port);
+  put(server, OK_HELLO);
+  expect_head(client, "HTTP/1.1 200 OK");
+  expect(client, "hello");
+  expect_end(client);
+  void *result;
+  pthread_join(stopper, &result);
+  assert_null(result);
+  assert_true(now_ms() - start < 5000); /* it does not sit out the 60 s */
+  na_engine_free(s.r.engine);
+  close(client);
+  close(server);
+  close(s.listener);
+}
+
+static void checks_its_arguments(void **state) {
+  na_engine *engine;
+  uint16_t port;
+  na_config bad = {.workers = 1000}, good = {.workers = 2};
+  assert_int_equal(na_engine_new(&bad, &engine), -EINVAL);
+  assert_int_equal(na_engine_new(&good, &engine), 0);
+  assert_int_equal(na_workload_add(engine, 0, -1, "v", NULL, 0), -EINVAL);
+  assert_int_equal(na_workload_add(engine, 1, -1, "v", NULL, 0), 0);
+  assert_int_equal(na_workload_add(engine, 1, -1, "v", NULL, 0), -EEXIST);
+  /* listeners may come before the start */
+  assert_int_equal(na_workload_listen(engine, 1, NA_LISTENER_PLAIN, 1, listen_any(&port)), 0);
+  assert_int_equal(na_workload_listen(engine, 1, NA_LISTENER_PLAIN, 2, listen_any(&port)), -EINVAL);
+  assert_int_equal(na_workload_listen(engine, 9, NA_LISTENER_PLAIN, 0, listen_any(&port)), -ENOENT);
+  assert_int_equal(na_engine_start(engine), 0);
+  assert_int_equal(na_engine_start(engine), -EALREADY);
+  assert_int_equal(na_workload_gone(engine, 42), 1);
+  na_engine_free(engine); /* stops by itself */
+}
+
+int main(void) {
+  const struct CMUnitTest tests[] = {
+      cmocka_unit_test(a_removed_workload_finishes_its_requests),
+      cmocka_unit_test(a_drain_ends_at_its_deadline),
+      cmocka_unit_test(removing_frees_the_namespace),
+      cmocka_unit_test(stopping_lets_requests_end),
+      cmocka_unit_test(checks_its_arguments),
+  };
+  return cmocka_run_group_tests(tests, NULL, NULL);
+}
