@@ -13,6 +13,7 @@ import re
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
@@ -20,6 +21,7 @@ from pathlib import Path
 from typing import Any, Final
 
 HERE: Final = Path(__file__).resolve().parent
+NODEAGENT: Final = (sys.executable, "-m", "nodeagent.cli.main", "lab")
 LAB: Final = "bookinfo-demo"
 REQUESTS: Final = 1000
 # 200 of 1,000 are expected at v3; six standard deviations of the binomial distribution are 76.
@@ -27,6 +29,10 @@ EXPECTED_V3: Final = 200
 TOLERANCE: Final = 60
 REVIEWS: Final = "http://reviews:9080/"
 BATCH: Final = 20
+# The load under which the route changes: bounded, though it is ended much sooner.
+LOAD_REQUESTS: Final = 20_000
+LOAD_RATE: Final = 200
+LOAD_SECONDS: Final = 20.0
 EFFECT_SECONDS: Final = 10.0
 RECOVERY_SECONDS: Final = 20.0
 METRICS_PORT: Final = 15020
@@ -49,7 +55,7 @@ def step(title: str) -> None:
 def nodeagent(*arguments: str, check: bool = True, shown: bool = False) -> str:
     """Run `nodeagent lab VERB --name LAB ...` and return what it printed."""
     verb, *rest = arguments
-    command = [sys.executable, "-m", "nodeagent.cli.main", "lab", verb, "--name", LAB, *rest]
+    command = [*NODEAGENT, verb, "--name", LAB, *rest]
     stderr = None if shown else subprocess.PIPE
     done = subprocess.run(command, stdout=subprocess.PIPE, stderr=stderr, text=True, timeout=150, check=False)
     if check and done.returncode != 0:
@@ -82,6 +88,59 @@ def pods_of(replies: list[dict[str, Any]]) -> Counter[str]:
 def written(counts: Counter[str]) -> str:
     """Write counts as text."""
     return ", ".join(f"{pod} {count}" for pod, count in sorted(counts.items())) or "nobody"
+
+
+class Load:
+    """One curl that asks reviews some hundred times a second, and when each answer came from whom."""
+
+    def __init__(self, pod: str) -> None:
+        url = f"{REVIEWS}?n=[1-{LOAD_REQUESTS}]"
+        curl = ["curl", "-sS", "-N", "--rate", f"{LOAD_RATE}/s", "-w", "\n%{http_code}\n", url]
+        command = [*NODEAGENT, "exec", "--name", LAB, pod, "--", *curl]
+        self._process = subprocess.Popen(
+            command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True, bufsize=1
+        )
+        self._seen: list[tuple[float, str]] = []
+        self._reader = threading.Thread(target=self._read, daemon=True)
+
+    @property
+    def count(self) -> int:
+        """Answers so far."""
+        return len(self._seen)
+
+    @property
+    def failed(self) -> int:
+        """Answers that were none of reviews with status 200."""
+        return sum(not pod.startswith("reviews-") for _, pod in self._seen)
+
+    def last_of(self, wanted: Callable[[str], bool]) -> float | None:
+        """When the last answer by a wanted pod came (monotonic seconds), or None."""
+        return max((when for when, pod in self._seen if wanted(pod)), default=None)
+
+    def wait_for(self, count: int) -> None:
+        """Wait until so many answers have come."""
+        wait_for(
+            lambda: self.count >= count, LOAD_SECONDS, f"only {self.count} of {count} requests were answered"
+        )
+
+    def _read(self) -> None:
+        pod = "nobody"
+        assert self._process.stdout is not None
+        for line in self._process.stdout:
+            if line.startswith("{"):
+                pod = json.loads(line).get("pod", "nobody")
+            elif line.strip():
+                self._seen.append((time.monotonic(), pod if line.strip() == "200" else "nobody"))
+                pod = "nobody"
+
+    def __enter__(self) -> Load:
+        self._reader.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._process.terminate()
+        self._process.wait(10)
+        self._reader.join(10)
 
 
 def status() -> dict[str, Any]:
@@ -174,16 +233,26 @@ def reviews_lines(log: Path) -> list[str]:
 
 
 def show_change() -> None:
-    """A change of the route takes effect while requests run."""
-    step("6. A live change: `nodeagent lab apply reviews-all-v3.yaml` gives everybody v3")
-    began = time.monotonic()
-    say("   " + nodeagent("apply", str(HERE / "reviews-all-v3.yaml")).strip())
-
-    def all_v3() -> bool:
-        return pods_of(answers("productpage", f"{REVIEWS}?n=[1-{BATCH}]")) == {"reviews-v3": BATCH}
-
-    wait_for(all_v3, EFFECT_SECONDS, "the changed route did not come into force")
-    say(f"   all requests go to v3, {time.monotonic() - began:.1f} s after the apply began")
+    """A change of the route takes effect while requests run, and none of them fails."""
+    step("6. A live change, under load: `nodeagent lab apply reviews-all-v3.yaml` gives everybody v3")
+    with Load("productpage") as load:
+        load.wait_for(100)
+        began = time.monotonic()
+        said = nodeagent("apply", str(HERE / "reviews-all-v3.yaml")).strip()
+        applied = time.monotonic() - began
+        load.wait_for(load.count + 300)
+        last = load.last_of(lambda pod: pod != "reviews-v3")
+        effect = max(0.0, last - began) if last else 0.0
+    say(f"   {said} (the command took {applied:.1f} s)")
+    say(f"   the last answer by v1 came {effect:.2f} s after it began")
+    say(f"   {load.count} requests ran meanwhile, {load.failed} failed")
+    if load.failed:
+        raise DemoError(f"{load.failed} of {load.count} requests failed during the change of the route")
+    if effect > EFFECT_SECONDS:
+        raise DemoError(f"the changed route came into force only after {effect:.1f} s")
+    counts = pods_of(answers("productpage", f"{REVIEWS}?n=[1-{BATCH}]"))
+    if counts != {"reviews-v3": BATCH}:
+        raise DemoError(f"after the change everybody should see reviews-v3, saw {written(counts)}")
 
 
 def show_outsider() -> None:
@@ -240,8 +309,8 @@ def lab() -> Iterator[None]:
     """Have the lab up for a while; nothing is left of it afterwards."""
     nodeagent("down", check=False)  # what a killed demo may have left
     say("Bringing up Bookinfo on two nodes (deploy/samples/bookinfo/lab.yaml)")
-    say(nodeagent("up", str(HERE / "lab.yaml"), shown=True).rstrip())
     try:
+        say(nodeagent("up", str(HERE / "lab.yaml"), shown=True).rstrip())
         yield
     finally:
         step("Taking it down")
