@@ -1,0 +1,62 @@
+"""The Bookinfo demo, as `make demo` runs it, and its parts that read what others write."""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import shutil
+import subprocess
+import sys
+from collections import Counter
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+from harness import require
+from harness.labs import LabUnderTest
+
+DEMO = Path(__file__).parents[2] / "deploy" / "samples" / "bookinfo" / "demo.py"
+
+
+@pytest.fixture(scope="module")
+def demo() -> ModuleType:
+    spec = importlib.util.spec_from_file_location("bookinfo_demo", DEMO)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.mark.lab
+@pytest.mark.timeout(240)
+def test_the_demo_is_ok_and_leaves_nothing(tmp_path: Path) -> None:
+    require("root", "nft", "engine", "curl")
+    done = subprocess.run(
+        [sys.executable, str(DEMO)], capture_output=True, text=True, timeout=180, check=False
+    )
+    assert done.stdout.splitlines()[-1:] == ["demo: ok"], done.stdout + done.stderr
+    assert done.returncode == 0
+    assert done.stdout.count("demo: ") == 1
+    assert LabUnderTest(tmp_path, "bookinfo-demo").footprint() == []
+
+
+def test_a_failure_is_one_last_line_with_the_reason() -> None:
+    if os.geteuid() != 0 or shutil.which("setpriv") is None:
+        pytest.skip("needs root and setpriv, to run the demo without root")
+    command = ["setpriv", "--reuid=65534", "--clear-groups", sys.executable, str(DEMO)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+    assert done.returncode == 1
+    assert done.stdout.splitlines()[-1].startswith("demo: FAILED: `nodeagent lab ")
+    assert "root" in done.stdout.splitlines()[-1] + done.stderr
+
+
+def test_metrics_are_added_up_by_workload(demo: ModuleType) -> None:
+    text = """# TYPE istio_requests_total counter
+istio_requests_total{reporter="source",destination_workload="a",response_code="200"} 3.0
+istio_requests_total{reporter="source",destination_workload="a",response_code="200",x="1"} 2
+istio_requests_total{reporter="source",destination_workload="a",response_code="503"} 9
+istio_requests_total{reporter="destination",destination_workload="b",response_code="200"} 7
+istio_requests_created{reporter="source",destination_workload="a",response_code="200"} 1.7e9
+"""
+    assert demo.requests_by_workload(text) == Counter({"a": 5})

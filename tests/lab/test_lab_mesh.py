@@ -1,0 +1,179 @@
+"""What the lab does with agents and control plane: enrolment, configuration, failures of each."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from harness import require
+from harness.labs import LabUnderTest
+from harness.mesh import eventually
+
+pytestmark = pytest.mark.lab
+
+LAB = """
+nodes: [{name: node-a}]
+pods:
+- {name: web-v1, node: node-a, labels: {app: web, version: v1}, command: [nodeagent, echo, --http, "8080"]}
+- {name: web-v2, node: node-a, labels: {app: web, version: v2}, command: [nodeagent, echo, --http, "8080"]}
+- {name: sleep, node: node-a, labels: {app: sleep}}
+- {name: outsider, node: node-a, mesh: false}
+config: [services.yaml]
+"""
+SERVICES = """
+apiVersion: v1
+kind: Service
+metadata: {name: web}
+spec: {selector: {app: web}, ports: [{name: http, port: 80, targetPort: 8080}]}
+---
+apiVersion: networking.istio.io/v1
+kind: DestinationRule
+metadata: {name: web}
+spec:
+  host: web
+  subsets: [{name: v1, labels: {version: v1}}, {name: v2, labels: {version: v2}}]
+"""
+ROUTE = """
+# to one version
+apiVersion: networking.istio.io/v1
+kind: VirtualService
+metadata: {name: web}
+spec:
+  hosts: [web]
+  http:
+  - route:
+    - destination: {host: web, subset: %s}
+"""
+
+
+@pytest.fixture(scope="module")
+def lab(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LabUnderTest]:
+    require("root", "nft", "ip", "curl", "engine")
+    lab = LabUnderTest(tmp_path_factory.mktemp("mesh"))
+    lab.write("services.yaml", SERVICES)
+    lab.must("up", lab.write("lab.yaml", LAB))
+    yield lab
+    lab.must("down")
+    assert lab.footprint() == []
+
+
+def version(lab: LabUnderTest, pod: str = "sleep") -> str:
+    """Which version answers the pod; the error number of curl when none does."""
+    done = lab.exec(pod, "curl", "-s", "--max-time", "3", "http://web/")
+    if done.returncode != 0 or not done.stdout.startswith("{"):
+        return f"curl {done.returncode} {done.stdout}"
+    return str(json.loads(done.stdout)["labels"]["version"])
+
+
+def route(lab: LabUnderTest, subset: str) -> str:
+    return lab.write("route.yaml", ROUTE % subset)
+
+
+def test_pods_are_enrolled_unless_the_file_says_no(lab: LabUnderTest) -> None:
+    state = lab.status()
+    mesh = {pod["name"]: pod["mesh"] for pod in state["pods"]}
+    assert mesh == {"web-v1": "enrolled", "web-v2": "enrolled", "sleep": "enrolled", "outsider": "no"}
+    assert state["nodes"][0]["agent"]["zds"]["connected"]
+    assert state["controlplane"]["ready"]
+
+
+def test_routes_come_change_and_go_live(lab: LabUnderTest) -> None:
+    assert lab.must("apply", route(lab, "v2")) == "VirtualService default/web created\n"
+    eventually(lambda: version(lab), lambda found: found == "v2", within=5)
+    assert lab.must("apply", route(lab, "v1")) == "VirtualService default/web configured\n"
+    eventually(lambda: version(lab), lambda found: found == "v1", within=5)
+    assert lab.must("delete", route(lab, "v1")) == "VirtualService default/web deleted\n"
+    eventually(lambda: {version(lab) for _ in range(8)}, lambda found: found == {"v1", "v2"}, within=15)
+
+
+def test_what_the_control_plane_finds_names_the_users_file_and_line(lab: LabUnderTest) -> None:
+    file = lab.write("bad.yaml", (ROUTE % "v1").replace("subset: v1", "subst: v1"))
+    done = lab.run("apply", file)
+    assert done.returncode == 1
+    assert "error: " in done.stderr
+    assert f"{file}:3: VirtualService default/web: spec.http[0].route[0].destination.subst" in done.stderr
+    assert {version(lab) for _ in range(4)} <= {"v1", "v2"}, "the rest works"
+    lab.must("delete", file)
+
+
+def test_a_route_to_a_missing_subset_is_told_of(lab: LabUnderTest) -> None:
+    file = route(lab, "v9")
+    done = lab.run("apply", file)
+    assert "VirtualService default/web" in done.stderr
+    assert "v9" in done.stderr
+    lab.must("delete", file)
+
+
+def test_a_label_takes_a_pod_out_of_the_mesh_and_back(lab: LabUnderTest) -> None:
+    lab.must("apply", route(lab, "v2"))
+    eventually(lambda: version(lab), lambda found: found == "v2", within=5)
+    labels = "{app: sleep, istio.io/dataplane-mode: none}"
+    pod = f"apiVersion: v1\nkind: Pod\nmetadata: {{name: sleep, labels: {labels}}}\n"
+    file = lab.write("pod.yaml", pod)
+    lab.must("apply", file)
+    eventually(lambda: lab.pod("default/sleep")["mesh"], lambda mesh: mesh == "no")
+    eventually(lambda: {version(lab) for _ in range(8)}, lambda found: found == {"v1", "v2"}, within=15)
+    lab.must("delete", file)
+    eventually(lambda: lab.pod("default/sleep")["mesh"], lambda mesh: mesh == "enrolled")
+    eventually(lambda: version(lab), lambda found: found == "v2", within=10)
+    lab.must("delete", route(lab, "v2"))
+
+
+def test_a_stopped_agent_is_fail_closed_and_a_started_one_serves(lab: LabUnderTest) -> None:
+    lab.must("stop", "node-a")
+    state = lab.status()
+    assert state["nodes"][0]["agent"]["state"] == "stopped"
+    assert "node-a" in [item["name"] for item in state["pending"]]
+    assert version(lab).startswith("curl 7"), "refused, not let past the mesh"
+    lab.must("start", "node-a")
+    eventually(lambda: version(lab), lambda found: found in ("v1", "v2"), within=10)
+    lab.must("restart", "node-a")
+    eventually(lambda: version(lab), lambda found: found in ("v1", "v2"), within=10)
+
+
+def test_a_killed_agent_is_started_again(lab: LabUnderTest) -> None:
+    before = lab.status()["nodes"][0]["agent"]
+    os.kill(before["pid"], signal.SIGKILL)
+
+    def agent() -> dict[str, object]:
+        found: dict[str, object] = lab.status()["nodes"][0]["agent"]
+        return found
+
+    after = eventually(agent, lambda now: now["ready"] and now["pid"] != before["pid"], within=20)
+    assert after["lastExit"] == "killed by SIGKILL"
+    eventually(lambda: lab.status()["pending"], lambda pending: pending == [], within=20)
+    assert version(lab) in ("v1", "v2")
+
+
+def test_without_control_plane_the_mesh_goes_on(lab: LabUnderTest) -> None:
+    lab.must("apply", route(lab, "v1"))
+    eventually(lambda: version(lab), lambda found: found == "v1", within=5)
+    lab.must("stop", "controlplane")
+    assert version(lab) == "v1"
+    done = lab.run("apply", route(lab, "v2"))
+    assert done.returncode == 0
+    assert "the control plane is not ready (stopped); it takes this when it is" in done.stderr
+    assert version(lab) == "v1"
+    lab.must("start", "controlplane")
+    eventually(lambda: version(lab), lambda found: found == "v2", within=25)
+    lab.must("delete", route(lab, "v2"))
+
+
+def test_the_agents_own_cgroup_holds_only_the_agent(lab: LabUnderTest) -> None:
+    (group,) = Path("/sys/fs/cgroup").glob(f"**/nodeagent.lab.{lab.name}/node-a.agent")
+    agent = lab.status()["nodes"][0]["agent"]
+    assert (group / "cgroup.procs").read_text().split() == [str(agent["pid"])]
+
+
+def test_names_of_nodes_that_are_not_there(lab: LabUnderTest) -> None:
+    done = lab.run("stop", "node-z")
+    assert done.returncode == 1
+    assert "there is no node 'node-z'; did you mean node-a?" in done.stderr
+
+
+def test_outsiders_reach_the_mesh(lab: LabUnderTest) -> None:
+    assert {version(lab, "outsider") for _ in range(10)} == {"v1", "v2"}
