@@ -30,6 +30,19 @@ static void write_original(const na_request *request, na_out *out) {
   na_out_str(out, request->path_query);
 }
 
+/* Make what was written from `start` on begin with a slash. */
+static void ensure_slash(na_out *out, size_t start) {
+  if (out->over || (out->n > start && out->p[start] == '/'))
+    return;
+  if (out->n == out->size) {
+    out->over = true;
+    return;
+  }
+  memmove(out->p + start + 1, out->p + start, out->n - start);
+  out->p[start] = '/';
+  out->n++;
+}
+
 static void write_replaced(const na_route *route, const na_request *request, const char *replacement, na_out *out) {
   uint32_t matched = matched_bytes(route, request->path);
   na_out_cstr(out, replacement);
@@ -46,14 +59,17 @@ static void write_substituted(const na_route *route, const na_request *request, 
 }
 
 void na_route_write_path(const na_route *route, const na_request *request, na_out *out) {
-  if (route->rewrite_prefix)
+  size_t start = out->n;
+  bool is_path = request->path.n && request->path.p[0] == '/'; /* else `*`, which stays */
+  if (is_path && route->rewrite_prefix)
     write_replaced(route, request, route->rewrite_prefix, out);
-  else if (route->rewrite_regex)
+  else if (is_path && route->rewrite_regex)
     write_substituted(route, request, out);
   else {
     write_original(request, out);
     return;
   }
+  ensure_slash(out, start);
   write_query(request, out);
 }
 
@@ -98,12 +114,14 @@ void na_route_write_location(const na_route *route, const na_request *request, n
   na_out_str(out, scheme);
   na_out_cstr(out, "://");
   write_authority(route, request, scheme, out);
+  size_t start = out->n;
   if (route->redirect.path)
     na_out_cstr(out, route->redirect.path);
   else if (route->redirect.prefix)
     write_replaced(route, request, route->redirect.prefix, out);
   else
     na_out_str(out, request->path);
+  ensure_slash(out, start);
   /* A query of the configured path takes the place of the request's. */
   bool has_query = route->redirect.path && strchr(route->redirect.path, '?');
   if (!route->redirect.strip_query && !has_query)
