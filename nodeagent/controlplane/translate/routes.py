@@ -140,11 +140,13 @@ def _without_shared_domains(hosts: Iterable[VirtualHost]) -> Iterable[VirtualHos
 def port_routes(view: View, port: int) -> RouteConfiguration | None:
     """The route configuration of all HTTP services on a port; None if there are none."""
     services = view.services_on_port(port)
-    hosts = [found for service in services if (found := virtual_host(view, service, port)) is not None]
     if not any(
         found.protocol.is_http for service in services for found in service.tcp_ports if found.port == port
     ):
         return None
+    if view.perspective.on_demand:
+        return route_configuration(view, str(port), ())
+    hosts = [found for service in services if (found := virtual_host(view, service, port)) is not None]
     if port == UNREGISTERED_PORT:
         hosts += unregistered_virtual_hosts(view)
     return route_configuration(view, str(port), hosts)

@@ -246,8 +246,9 @@ class Subscription:
         for count, group in enumerate(list(groups), 1):
             made = cache.resources(self.kind, view, group)
             before.discard(group)
-            gone |= self._held.get(group, set()) - made.keys()
-            present |= made.keys()
+            # update(), not |=: with a dict's keys on the right that would copy the whole set each time.
+            gone.update(self._held.get(group, set()).difference(made))
+            present.update(made)
             if made:
                 self._held[group] = set(made)
             else:
