@@ -21,7 +21,7 @@ from typing import Any, Final
 
 from nodeagent.config.lab import load_lab_file
 from nodeagent.errors import LabError, NodeagentError
-from nodeagent.lab import cgroups, netns, proxy, rpc, topology
+from nodeagent.lab import cgroups, conntrack, netns, proxy, rpc, topology
 from nodeagent.lab.dns_server import DnsServer, open_sockets
 from nodeagent.lab.dns_zone import build_zone
 from nodeagent.lab.manifests import Manifest, ObjectKey, parse_manifests
@@ -153,12 +153,17 @@ class Supervisor:
         async with self._refreshing:
             self._dirty.clear()
             backends = [pod.backend() for pod in self.pods.values()]
+            before = conntrack.udp_endpoints(self.services)
             self.services = self.registry.services(backends)
             namespaces = {pod.spec.namespace for pod in self.pods.values()}
             namespaces |= {service.spec.namespace for service in self.services}
             self.dns.zone = build_zone(DOMAIN, self.services, backends, namespaces)
             await asyncio.to_thread(self._write_pods)
             await self._apply_proxy(proxy.ruleset(self.services))
+            if gone := before - conntrack.udp_endpoints(self.services):
+                await asyncio.gather(
+                    *(asyncio.to_thread(conntrack.forget, n.netns, gone) for n in self.plan.nodes)
+                )
 
     async def _apply_proxy(self, ruleset: str) -> None:
         if ruleset == self._ruleset:
