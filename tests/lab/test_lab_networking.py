@@ -9,7 +9,7 @@ from collections.abc import Iterator
 
 import pytest
 from harness import require
-from harness.labs import LabUnderTest
+from harness.labs import NODEAGENT, LabUnderTest
 
 pytestmark = pytest.mark.lab
 
@@ -27,16 +27,17 @@ pods:
 - name: udp
   node: node-b
   labels: {app: udp}
-  command:
+  command: &server
   - python3
   - -c
   - |
-    import socket
+    import os, socket
     server = socket.socket(socket.AF_INET6, socket.SOCK_DGRAM)
     server.bind(("::", 7000))
     while True:
         data, client = server.recvfrom(999)
-        server.sendto(b"udp:" + data, client)
+        server.sendto(os.environ["POD_NAME"].encode() + b":" + data, client)
+- {name: udp-2, node: node-a, labels: {app: udp-2}, command: *server}
 - {name: sleep, node: node-a}
 - {name: sleep, namespace: other, node: node-b}
 config: [services.yaml]
@@ -209,3 +210,41 @@ def test_many_clients_at_once(lab: LabUnderTest) -> None:
 def in_netns(netns: str, *command: str) -> subprocess.CompletedProcess[str]:
     command = ("ip", "netns", "exec", netns, *command)
     return subprocess.run(command, capture_output=True, text=True, timeout=30, check=True)
+
+
+@pytest.mark.parametrize("family", ["AF_INET", "AF_INET6"])
+def test_udp_flows_leave_an_endpoint_that_is_gone(lab: LabUnderTest, family: str) -> None:
+    """One client socket all along: its flow is translated anew when the pod behind the service changes."""
+    program = (
+        "import socket, sys; f = socket."
+        + family
+        + "; s = socket.socket(f, socket.SOCK_DGRAM); s.settimeout(0.3)\n"
+        "s.connect(socket.getaddrinfo('udp', 53, f, socket.SOCK_DGRAM)[0][4])\n"
+        "for line in sys.stdin:\n"
+        "  try: s.send(b'hi'); print(s.recv(99).decode(), flush=True)\n"
+        "  except OSError as error: print(type(error).__name__, flush=True)\n"
+    )
+    command = [*NODEAGENT, "lab", "exec", "--name", lab.name, "sleep", "--", "python3", "-c", program]
+    file = lab.write(
+        "relabel.yaml", "apiVersion: v1\nkind: Pod\nmetadata: {name: udp, labels: {app: none}}\n"
+    )
+    other = "apiVersion: v1\nkind: Pod\nmetadata: {name: udp-2, labels: {app: udp}}\n"
+    other_file = lab.write("other.yaml", other)
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as client:
+        assert client.stdin is not None
+        assert client.stdout is not None
+
+        def ask() -> str:
+            client.stdin.write("\n")  # type: ignore[union-attr]
+            client.stdin.flush()  # type: ignore[union-attr]
+            return client.stdout.readline().strip()  # type: ignore[union-attr]
+
+        try:
+            assert ask() == "udp:hi"
+            lab.must("apply", file)
+            assert ask() != "udp:hi", "nobody serves now"
+            lab.must("apply", other_file)
+            assert ask() == "udp-2:hi"
+        finally:
+            lab.must("delete", file, other_file)
+            client.stdin.close()
