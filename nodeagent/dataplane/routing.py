@@ -62,9 +62,9 @@ def wanted_routes(families: list[int], links: list[Link], addresses: list[Addres
     for family in families:
         length = 4 if family == socket.AF_INET else 16
         speaking = {address.link for address in addresses if len(address.raw) == length}
-        routes.add(LocalRoute(family, RETURN_TABLE, LOOPBACK_INDEX))
+        routes.add(LocalRoute(family, RETURN_TABLE, LOOPBACK_INDEX, LOOPBACK_INDEX))
         routes.update(
-            LocalRoute(family, BOUND_TABLE, link.index, _LOOPBACK[socket.AddressFamily(family)])
+            LocalRoute(family, BOUND_TABLE, link.index, link.index, _LOOPBACK[socket.AddressFamily(family)])
             for link in links
             if link.up and link.index != LOOPBACK_INDEX and link.index in speaking
         )

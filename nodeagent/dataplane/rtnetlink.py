@@ -30,7 +30,7 @@ _LINK: Final = struct.Struct("=BxHiII")
 _ADDRESS: Final = struct.Struct("=BBBBI")
 _ROUTE: Final = struct.Struct("=BBBBBBBBI")
 _LINK_NAME, _IFA_ADDRESS, _IFA_LOCAL, _IFA_FLAGS = 3, 1, 2, 8
-_ROUTE_DESTINATION, _ROUTE_INTERFACE, _ROUTE_TABLE = 1, 4, 15
+_ROUTE_DESTINATION, _ROUTE_INTERFACE, _ROUTE_PRIORITY, _ROUTE_TABLE = 1, 4, 6, 15
 _RULE_DESTINATION, _RULE_PRIORITY, _RULE_MARK, _RULE_TABLE, _RULE_MASK, _RULE_PROTOCOL = 1, 6, 10, 15, 16, 21
 _TYPE_LOCAL, _SCOPE_UNIVERSE, _SCOPE_HOST, _RULE_TO_TABLE = 2, 0, 254, 1
 _UP: Final = 0x1
@@ -80,6 +80,8 @@ class LocalRoute:
     family: int
     table: int
     link: int
+    metric: int
+    """Differs between routes of several interfaces to one destination."""
     destination: bytes = b""
 
 
@@ -190,6 +192,7 @@ class RouteSocket:
                         family,
                         _number(attributes, _ROUTE_TABLE, table),
                         _number(attributes, _ROUTE_INTERFACE),
+                        _number(attributes, _ROUTE_PRIORITY),
                         attributes.get(_ROUTE_DESTINATION, b""),
                     )
                 )
@@ -229,7 +232,11 @@ class RouteSocket:
         return header + _pack_attributes(attributes)
 
     def _route(self, route: LocalRoute) -> bytes:
-        attributes = {_ROUTE_TABLE: _u32(route.table), _ROUTE_INTERFACE: _u32(route.link)}
+        attributes = {
+            _ROUTE_TABLE: _u32(route.table),
+            _ROUTE_INTERFACE: _u32(route.link),
+            _ROUTE_PRIORITY: _u32(route.metric),
+        }
         if route.destination:
             attributes[_ROUTE_DESTINATION] = route.destination
         scope = _SCOPE_HOST if route.family == socket.AF_INET else _SCOPE_UNIVERSE

@@ -141,6 +141,8 @@ class Network:
         port = f"p{self._count}-{name}"[:INTERFACE_NAME_LIMIT]
         namespace.ip("link", "add", "eth0", "type", "veth", "peer", "name", port, "netns", self.fabric.name)
         self.fabric.ip("link", "set", port, "master", "br0", "up")
+        # The link-local address at once, not when duplicate detection is through.
+        namespace.check(["sysctl", "-qw", "net.ipv6.conf.eth0.accept_dad=0"])
         namespace.ip("link", "set", "eth0", "up")
         namespace.v4, namespace.v6 = f"10.99.0.{self._count}", f"fd99::{self._count:x}"
         namespace.ip("addr", "add", f"{namespace.v4}/24", "dev", "eth0")
