@@ -70,7 +70,7 @@ static void on_linger(na_watch *watch, uint32_t events) {
     return;
   }
   while (stream->readable) {
-    ssize_t n = na_stream_recv(stream, conn->worker->io, NA_IO_BYTES);
+    ssize_t n = na_stream_recv(stream, conn->worker->io, conn->worker->io_size);
     if (n == -EAGAIN)
       break;
     if (n <= 0 || (conn->bytes_in += (uint64_t)n) > LINGER_BYTES) {

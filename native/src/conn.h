@@ -73,8 +73,8 @@ static inline bool na_conn_inbound(const na_conn *conn) {
   return conn->kind == NA_LISTENER_INBOUND;
 }
 
-/* Whether the original destination is somewhere else. An explicit proxy was connected to itself: going there would be to
- * go round in circles. */
+/* Whether the original destination is somewhere else. An explicit proxy was connected to itself: going there would be
+ * to go round in circles. */
 static inline bool na_conn_can_pass(const na_conn *conn) {
   return conn->kind != NA_LISTENER_PLAIN;
 }

@@ -63,7 +63,7 @@ static void on_event(na_watch *watch, uint32_t events) {
     return;
   (void)na_stream_events(stream, events);
   while (stream->readable) {
-    ssize_t n = na_input_fill(&conn->in, stream, conn->worker->io, NA_IO_BYTES, NA_IO_BYTES);
+    ssize_t n = na_input_fill(&conn->in, stream, conn->worker->io, conn->worker->io_size, conn->worker->io_size);
     if (n == -EAGAIN)
       break;
     if (n == 0) {

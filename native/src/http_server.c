@@ -192,7 +192,8 @@ static void client_gone(na_conn *conn) {
 
 static ssize_t read_more(na_conn *conn) {
   na_worker *worker = conn->worker;
-  return na_input_fill(&conn->in, &conn->stream, worker->io, NA_IO_BYTES, worker->config->max_head_bytes + NA_IO_BYTES);
+  return na_input_fill(&conn->in, &conn->stream, worker->io, worker->io_size,
+                       worker->config->max_head_bytes + worker->io_size);
 }
 
 static void begin(na_conn *conn, const na_h1_head *head) {

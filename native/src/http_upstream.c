@@ -391,8 +391,8 @@ static bool step(na_upstream *upstream, bool *more) {
   if (na_input_length(&upstream->in) == 0 || *more) {
     if (!upstream->stream.readable)
       return false;
-    ssize_t n = na_input_fill(&upstream->in, &upstream->stream, worker->io, NA_IO_BYTES,
-                              worker->config->max_head_bytes + NA_IO_BYTES);
+    ssize_t n = na_input_fill(&upstream->in, &upstream->stream, worker->io, worker->io_size,
+                              worker->config->max_head_bytes + worker->io_size);
     if (n == -EAGAIN)
       return false;
     if (n <= 0) {

@@ -55,7 +55,7 @@ static void unsplice(na_relay *relay, na_relay_half *half) {
 /* 0: nothing more now; 1: more may come; -errno with *side the index of the stream that failed. */
 static int pump_copy(na_relay *relay, int index, int *side) {
   na_relay_half *half = &relay->halves[index];
-  ssize_t n = na_stream_recv(half->from, relay->worker->io, NA_IO_BYTES);
+  ssize_t n = na_stream_recv(half->from, relay->worker->io, relay->worker->io_size);
   if (n == -EAGAIN)
     return 0;
   *side = index;

@@ -240,7 +240,8 @@ static int init_tables(na_worker *worker, int event_fd) {
 
 static int init_buffers(na_worker *worker) {
   worker->scratch_size = (size_t)worker->config->max_head_bytes * 2 + 32768;
-  worker->io = malloc(NA_IO_BYTES);
+  worker->io_size = worker->config->buffer_bytes;
+  worker->io = malloc(worker->io_size);
   worker->scratch = malloc(worker->scratch_size);
   worker->head = malloc(sizeof *worker->head);
   return worker->io && worker->scratch && worker->head ? 0 : -ENOMEM;

@@ -23,8 +23,6 @@ typedef struct na_worker na_worker;
 typedef struct na_pools na_pools;     /* upstream_pool.h */
 typedef struct na_parking na_parking; /* parking.h */
 
-/* One read at most. */
-#define NA_IO_BYTES 65536
 /* Pipes kept for splicing, per worker. */
 #define NA_PIPES 16
 
@@ -71,8 +69,9 @@ struct na_worker {
   uint64_t random[2];
   uint64_t wall_offset_us; /* wall clock - CLOCK_MONOTONIC */
 
-  char *io;      /* NA_IO_BYTES: the one read buffer; used only by the function that an event called */
-  char *scratch; /* heads on their way out */
+  char *io;       /* the one read buffer; used only by the function that an event called */
+  size_t io_size; /* config->buffer_bytes: what one direction of a connection queues at most, and a head */
+  char *scratch;  /* heads on their way out */
   size_t scratch_size;
   na_h1_head *head; /* the head being looked at; used as `io` is */
 };
