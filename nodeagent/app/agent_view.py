@@ -230,6 +230,9 @@ class ViewController:
 
     def reconsider(self) -> None:
         """The services have changed: what is wanted of a destination may be something else now."""
+        if self._wildcard:
+            self._changed()
+            return
         revised = [
             self._demand.revise(want_for(self._index, address, port))
             for address, port in self._demand.destinations
@@ -297,10 +300,16 @@ class ViewController:
         if self._auto and not self._wildcard and self._server_ignores_names():
             self._go_wildcard()
         self._demand.settle_hosts(self._host_is_there)
-        wants = Wants(self._demand.destinations, self._demand.hosts, self._wildcard)
+        wants = self._everything() if self._wildcard else Wants(self._demand.destinations, self._demand.hosts)
         self._assembly = assemble(self._scope, self._pieces, wants, self.view)
         self._subscribe(self._assembly.needs)
         return self._assembly.view
+
+    def _everything(self) -> Wants:
+        """With everything at hand, HTTP services still need a destination of their own: a listener of a port
+        cannot tell where what is not HTTP/1 is to go."""
+        wants = (want_for(self._index, address, port) for address, port in self._index.http_destinations())
+        return Wants({want.key: want for want in wants}, everything=True)
 
     def _host_is_there(self, name: str) -> bool | None:
         if name in self._pieces.hosts:

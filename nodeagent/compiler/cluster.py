@@ -182,10 +182,31 @@ def _service(message: Any, host: str) -> ServiceRef | None:
             known = {key: value.string_value for key, value in entry.struct_value.fields.items()}
             if known.get("host"):
                 return ServiceRef(known["host"], known.get("name", ""), known.get("namespace", ""))
+    return _service_of_host(host)
+
+
+def _service_of_host(host: str) -> ServiceRef | None:
+    """The service of an FQDN: Kubernetes' by its parts, others by their host, as Istio's telemetry has it."""
     if not host:
         return None
     name, _, rest = host.partition(".")
-    return ServiceRef(host, name, rest.partition(".")[0] if ".svc." in host else "")
+    if ".svc." in host:
+        return ServiceRef(host, name, rest.partition(".")[0])
+    return ServiceRef(host, host, "")
+
+
+def missing_cluster(name: str, scope: Scope) -> Cluster:
+    """Stands for a cluster that is named and not there: nothing gets through it, and reports say whose it
+    is."""
+    _, port, subset, host = _split_name(name)
+    return Cluster(
+        scope.name(name),
+        name,
+        ClusterKind.BLACKHOLE,
+        service=_service_of_host(host),
+        subset=subset,
+        port=port,
+    )
 
 
 # -- endpoints --

@@ -31,13 +31,9 @@ def compile_listener(message: Any, scope: Scope) -> ListenerPiece:
     for address, port in _binds(message):
         for outcome in _outcomes(address, port, chains, report):
             outcomes.setdefault((outcome.address, outcome.port), outcome)
-    if not outcomes:
-        raise ValueError("no filter chain takes plain connections" + _because(report))
+    if not outcomes and not report.warnings:
+        raise ValueError("there is no filter chain that takes connections")
     return ListenerPiece(message.name, tuple(outcomes.values()), None, report.warnings)
-
-
-def _because(report: Report) -> str:
-    return f" ({'; '.join(report.warnings)})" if report.warnings else ""
 
 
 def _usable_chains(message: Any, scope: Scope, report: Report) -> Iterator[Chain]:
@@ -117,7 +113,7 @@ def _choose(address: bytes | None, port: int, chains: list[Chain], report: Repor
     plain = [chain for chain in chains if chain.transport is not Transport.TLS]
     plain.sort(key=lambda chain: not chain.prefixes)
     if len(plain) < len(chains):
-        report.warn("filter chains for TLS are not supported yet; what would take them goes as plain TCP")
+        report.warn("filter chains for TLS are not supported yet; TLS goes the way of other TCP")
     http = next((chain for chain in plain if chain.is_http), None)
     tcp = next((chain for chain in plain if not chain.is_http), None)
     if http is None and tcp is None:

@@ -63,6 +63,8 @@ _FORWARD: Final = frozenset(
         "cluster", "weighted_clusters", "prefix_rewrite", "regex_rewrite", "host_rewrite_literal", "timeout",
         "max_stream_duration", "cluster_not_found_response_code", "max_grpc_timeout", "grpc_timeout_offset",
         "priority", "early_data_policy", "upgrade_configs",
+        # Reported as what leaves the route out.
+        "cluster_header", "cluster_specifier_plugin", "inline_cluster_specifier_plugin",
     )
 )  # fmt: skip
 _SHARE: Final = frozenset(("name", "weight", *_MUTATIONS))
@@ -197,14 +199,17 @@ def _compile_forward(action: Any, scope: Scope, report: Report, clusters: set[st
 
 
 def _timeout_ms(action: Any) -> int:
-    if action.HasField("timeout"):
-        value = action.timeout
-    elif action.max_stream_duration.HasField("max_stream_duration"):
-        value = action.max_stream_duration.max_stream_duration
-    else:
-        return DEFAULT_TIMEOUT_MS
-    # Zero means none here, and less than a millisecond is still a limit.
-    nanoseconds = value.ToNanoseconds()
+    """The shorter of timeout and max_stream_duration; in both, zero means none."""
+    timeout = _milliseconds(action.timeout) if action.HasField("timeout") else DEFAULT_TIMEOUT_MS
+    stream = action.max_stream_duration
+    if stream.HasField("max_stream_duration"):
+        return min(timeout, _milliseconds(stream.max_stream_duration))
+    return timeout
+
+
+def _milliseconds(duration: Any) -> int:
+    nanoseconds = duration.ToNanoseconds()
+    # Less than a millisecond is still a limit.
     return min(max(nanoseconds // 1_000_000, 1), NEVER - 1) if nanoseconds else NEVER
 
 

@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Final, TypeVar
 
+from nodeagent.compiler.cluster import missing_cluster
 from nodeagent.compiler.pieces import (
     PASSTHROUGH,
     ClusterPiece,
@@ -135,7 +136,8 @@ class _Assembler:
         if not self._wants.everything:
             self._needs[HOSTS] |= self._wants.hosts
             self._needs[LISTENERS].add(self._wants.catch_all)
-            # Each route configuration ends in it; known beforehand, it costs the first connection no round trip.
+            # Each route configuration ends in it; known beforehand, it costs the first connection no round
+            # trip.
             self._needs[CLUSTERS].add(PASSTHROUGH)
         pending = bool(self._incomplete) or not all(self._cluster_known.values())
         return Assembly(_share(self._previous, view), self._needs, frozenset(self._incomplete), pending)
@@ -337,9 +339,8 @@ class _Assembler:
                 if piece.value.kind is ClusterKind.ENDPOINTS:
                     endpoints[name] = self._endpoints(name, piece)
             elif self._pieces.known(CLUSTERS, xds_name):
-                clusters[name] = _same(
-                    self._previous.clusters.get(name), Cluster(name, xds_name, ClusterKind.BLACKHOLE)
-                )
+                missing = missing_cluster(xds_name, self._scope)
+                clusters[name] = _same(self._previous.clusters.get(name), missing)
             else:
                 clusters[name] = self._previous.clusters[name]
                 if name in self._previous.endpoints:

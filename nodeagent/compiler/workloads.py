@@ -227,6 +227,13 @@ class WorkloadIndex:
                 return service
         return None
 
+    def http_destinations(self) -> Iterator[tuple[bytes, int]]:
+        """(virtual address, port) of all ports that declare HTTP."""
+        for service in self._services.values():
+            for port in service.ports:
+                if port.http:
+                    yield from ((address, port.port) for address in service.addresses)
+
     def is_service_address(self, address: bytes) -> bool:
         """Whether the address is a virtual one of some service."""
         return address in self._by_vip

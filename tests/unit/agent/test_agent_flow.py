@@ -585,6 +585,9 @@ class TestWildcard:
             assert node.endpoints(view) == ["10.244.0.8", "10.244.0.9"]
             client = next(c for c in server.clients if c.node.id.startswith("sidecar"))
             assert list(client.node.client_features) == []
+            own = await node.destination(view)
+            assert own.table == f"{view}/9080"
+            assert [share.cluster for share in own.clusters] == [f"{view}/{OUTBOUND}"]
 
     async def test_auto_finds_out_that_a_server_sends_everything(self, tmp_path: Path) -> None:
         class Istiod(MeshServer):
