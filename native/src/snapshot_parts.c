@@ -182,11 +182,16 @@ int na_shared_map_new(const na_map_ops *ops, na_shared_map **out) {
 
 /* ---- copy on write ------------------------------------------------------------------------------------------ */
 
+/* The places of a copy: room to spare when it has to grow, so that adding many names one by one stays linear. */
+static uint32_t array_size(uint32_t have, uint32_t need) {
+  return need > have ? need + need / 4 + 8 : have;
+}
+
 int na_cluster_array_own(na_cluster_array **array, uint32_t n) {
   na_cluster_array *from = *array;
   if (!na_part_shared(&from->refs) && from->n >= n)
     return 0;
-  uint32_t size = n > from->n ? n : from->n;
+  uint32_t size = array_size(from->n, n);
   na_cluster_array *to = calloc(1, sizeof *to + size * sizeof *to->at);
   if (!to)
     return -ENOMEM;
@@ -203,7 +208,7 @@ int na_table_array_own(na_table_array **array, uint32_t n) {
   na_table_array *from = *array;
   if (!na_part_shared(&from->refs) && from->n >= n)
     return 0;
-  uint32_t size = n > from->n ? n : from->n;
+  uint32_t size = array_size(from->n, n);
   na_table_array *to = calloc(1, sizeof *to + size * sizeof *to->at);
   if (!to)
     return -ENOMEM;
