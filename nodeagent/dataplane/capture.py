@@ -11,6 +11,8 @@ call them by asyncio.to_thread().
 
 from __future__ import annotations
 
+import threading
+
 from nodeagent.dataplane.netns import NetworkNamespace
 from nodeagent.dataplane.nft import apply_ruleset, is_in_force, remove_ruleset
 from nodeagent.dataplane.routing import apply_routing, remove_routing
@@ -18,28 +20,36 @@ from nodeagent.dataplane.ruleset import CaptureRules
 
 
 class Capture:
-    """Owner of what capture puts into one namespace. The namespace stays the caller's, who closes it."""
+    """Owner of what capture puts into one namespace. The namespace stays the caller's, who closes it.
+
+    Safe for several threads: a coroutine that is cancelled while apply() runs leaves its thread running, and
+    the remove() that follows must be the later one.
+    """
 
     def __init__(self, namespace: NetworkNamespace, rules: CaptureRules) -> None:
         self._namespace = namespace
         self._rules = rules
+        self._lock = threading.Lock()
 
     def apply(self) -> None:
         """Capture. NftError or NetnsError if the kernel refuses; what was in force before is then still
         so."""
         # Routing first: by itself it does nothing, and the ruleset would be broken without it.
-        apply_routing(self._namespace)
-        apply_ruleset(self._namespace, self._rules)
+        with self._lock:
+            apply_routing(self._namespace)
+            apply_ruleset(self._namespace, self._rules)
 
     def release(self) -> None:
         """Stop capturing new connections."""
-        apply_ruleset(self._namespace, self._rules.released())
+        with self._lock:
+            apply_ruleset(self._namespace, self._rules.released())
 
     def remove(self) -> None:
         """Leave nothing behind. Connections that are still captured are cut off: release() and drain them
         first."""
-        remove_ruleset(self._namespace)
-        remove_routing(self._namespace)
+        with self._lock:
+            remove_ruleset(self._namespace)
+            remove_routing(self._namespace)
 
     def in_force(self) -> bool:
         """Whether the captured state is still there; a program in the pod with CAP_NET_ADMIN could have
