@@ -40,10 +40,8 @@ static void leave_cluster(na_http_request *request) {
 
 static void request_free(na_http_request *request) {
   assert(!request->upstream);
-  request->state = NA_REQUEST_FINISHED;
   na_unpark(&request->waiter);
   na_timer_disarm(&request->timer);
-  na_report_request(request);
   leave_cluster(request);
   if (request->vhost)
     na_vhost_unref(request->vhost);
@@ -57,6 +55,7 @@ static void end(na_http_request *request, bool aborted) {
     na_tunnel_close(request);
   drop_upstream(request);
   request->state = NA_REQUEST_FINISHED;
+  na_report_request(request); /* while there is a connection: the next call may close it */
   request->responder->finished(request, aborted);
   request_free(request);
 }
