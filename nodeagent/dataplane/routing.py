@@ -115,8 +115,8 @@ def remove_routing(namespace: NetworkNamespace) -> None:
 
 
 def read_addresses(namespace: NetworkNamespace) -> list[bytes]:
-    """The namespace's own addresses, 4 or 16 bytes each, without those of the loopback device and those still
-    under duplicate address detection. Blocks."""
+    """The namespace's own addresses, 4 or 16 bytes each, without those of the loopback device and those that
+    another host was found to have. Blocks."""
 
     def read() -> list[bytes]:
         with RouteSocket(PROTOCOL) as routes:

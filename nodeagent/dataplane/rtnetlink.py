@@ -34,7 +34,7 @@ _ROUTE_DESTINATION, _ROUTE_INTERFACE, _ROUTE_PRIORITY, _ROUTE_TABLE = 1, 4, 6, 1
 _RULE_DESTINATION, _RULE_PRIORITY, _RULE_MARK, _RULE_TABLE, _RULE_MASK, _RULE_PROTOCOL = 1, 6, 10, 15, 16, 21
 _TYPE_LOCAL, _SCOPE_UNIVERSE, _SCOPE_HOST, _RULE_TO_TABLE = 2, 0, 254, 1
 _UP: Final = 0x1
-_ADDRESS_TENTATIVE, _ADDRESS_DADFAILED = 0x40, 0x08
+_ADDRESS_DADFAILED: Final = 0x08
 _RECEIVE_BYTES: Final = 1 << 16
 _DUMP_TRIES: Final = 5
 
@@ -57,7 +57,7 @@ class Address:
     raw: bytes
     link: int
     usable: bool
-    """False while duplicate address detection runs, and when it failed."""
+    """False when duplicate address detection found it taken."""
 
 
 @dataclass(frozen=True, slots=True, order=True)
@@ -160,7 +160,7 @@ class RouteSocket:
             raw = attributes.get(_IFA_LOCAL) or attributes.get(_IFA_ADDRESS)
             flags = _number(attributes, _IFA_FLAGS, flags)
             if raw:
-                found.append(Address(raw, link, not flags & (_ADDRESS_TENTATIVE | _ADDRESS_DADFAILED)))
+                found.append(Address(raw, link, not flags & _ADDRESS_DADFAILED))
         return found
 
     def own_rules(self, family: int) -> set[Rule]:
