@@ -81,7 +81,8 @@ enum na_listener_kind {
 NA_API int na_workload_add(na_engine *engine, uint32_t id, int netns_fd, const char *view, const uint8_t *addresses,
                            size_t n);
 /* Hand over a bound and listening non-blocking socket for one worker (index below config.workers). Listeners of one
- * address on several workers share it by SO_REUSEPORT. The socket is closed by the engine, also on error. */
+ * address on several workers are descriptors of one socket, or share it by SO_REUSEPORT. The socket is closed by the
+ * engine, also on error. */
 NA_API int na_workload_listen(na_engine *engine, uint32_t id, enum na_listener_kind kind, uint32_t worker, int fd);
 /* Close its listeners, drain its connections as na_engine_stop does, then drop the namespace. Returns at once.
  * The id may be used again once na_workload_gone() says so. */
