@@ -1,4 +1,4 @@
-"""`nodeagent lab`: nodes and pods as network namespaces on this machine."""
+"""Nodes and pods as network namespaces on this machine."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ _FOLLOW_SECONDS: Final = 0.2
 Name = Annotated[
     str, typer.Option("--name", help="Which lab, when there are several.", envvar="NODEAGENT_LAB")
 ]
-Files = Annotated[list[Path], typer.Argument(metavar="FILE|DIR...", help="YAML files, or folders of them.")]
+Files = Annotated[list[Path], typer.Argument(metavar="PATH", help="YAML files, or folders of them.")]
 Target = Annotated[str, typer.Argument(metavar="NAME", help="A node (its agent), or `controlplane`.")]
 
 
@@ -74,8 +74,8 @@ def down(name: Name = "default") -> None:
 
 @app.command("exec")
 def exec_(
-    pod: Annotated[str, typer.Argument(metavar="[NAMESPACE/]POD")],
-    command: Annotated[list[str], typer.Argument(metavar="-- COMMAND...")],
+    pod: Annotated[str, typer.Argument(metavar="POD", help="NAME, or NAMESPACE/NAME.")],
+    command: Annotated[list[str], typer.Argument(metavar="COMMAND", help="What to run; put -- before it.")],
     name: Name = "default",
 ) -> None:
     """Run a command in a pod; the exit status is the command's.
@@ -98,7 +98,10 @@ def exec_(
 
 @app.command()
 def apply(files: Files, name: Name = "default") -> None:
-    """Put Kubernetes and Istio objects in force; returns when the control plane has them."""
+    """Put objects in force.
+
+    Kubernetes and Istio objects of YAML files; returns when the control plane has them.
+    """
     objects = [up_.pack(manifest) for manifest in read_manifests(files)]
     _report(_call(_names(name), "apply", objects=objects))
 
@@ -117,7 +120,10 @@ def status(
     name: Name = "default",
     output: Annotated[str, typer.Option("-o", "--output", help="table or json.")] = "table",
 ) -> None:
-    """Show processes, pods and services; exit status 1 while something is not ready."""
+    """Show processes, pods and services.
+
+    The exit status is 1 while something is not ready.
+    """
     from nodeagent.cli import lab_tables
 
     if output not in ("table", "json"):
@@ -158,7 +164,10 @@ def logs(
 
 @app.command()
 def stop(target: Target, name: Name = "default") -> None:
-    """Stop a node's agent or the control plane, to see what the rest does without it."""
+    """Stop an agent or the control plane.
+
+    To see what the rest does without it.
+    """
     _call(_names(name), "stop", target=target)
 
 
@@ -170,7 +179,7 @@ def start(target: Target, name: Name = "default") -> None:
 
 @app.command()
 def restart(target: Target, name: Name = "default") -> None:
-    """Stop and start a node's agent or the control plane; returns when it is ready."""
+    """Stop and start; returns when it is ready."""
     _call(_names(name), "restart", target=target, within=_PROCESS_SECONDS)
 
 

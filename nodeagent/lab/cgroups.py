@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Final
 
 from nodeagent.dataplane.cgroup import find_mount
+from nodeagent.errors import CapabilityError
 
 _KILL_SECONDS: Final = 5.0
 
@@ -20,6 +21,14 @@ _KILL_SECONDS: Final = 5.0
 def mount_point() -> Path:
     """Return where cgroup v2 is mounted: /sys/fs/cgroup, or below it beside version 1."""
     return find_mount(Path("/proc/mounts").read_text())
+
+
+def require_writable() -> None:
+    """Raise CapabilityError unless cgroups can be made here."""
+    if not os.access(mount_point(), os.W_OK):
+        raise CapabilityError(
+            f"cgroup v2 at {mount_point()} is mounted read-only; a container needs --privileged, or a writable mount"
+        )
 
 
 def create(group: str) -> Path:

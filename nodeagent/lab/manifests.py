@@ -30,8 +30,12 @@ class ObjectKey:
     name: str
 
     def __str__(self) -> str:
-        place = f"{self.namespace}/{self.name}" if self.namespace else self.name
-        return f"{self.kind} {place}"
+        return f"{self.kind} {self.place}"
+
+    @property
+    def place(self) -> str:
+        """`namespace/name`, or the name alone."""
+        return f"{self.namespace}/{self.name}" if self.namespace else self.name
 
     @property
     def file_name(self) -> str:

@@ -23,6 +23,8 @@ _PATH: Final = f"{Path(sys.executable).parent}:/usr/local/sbin:/usr/local/bin:/u
 _UID_NAMESPACE: Final = uuid.UUID("6f0c9a52-6f64-4e6c-9d0a-6e6f64656167")
 
 Port = tuple[str, int]  # protocol, number
+# The machine's files that a pod's own ones cover, in the pod's mount namespace only.
+ETC_FILES: Final = ("resolv.conf", "hosts", "hostname")
 
 
 class Pod:
@@ -201,7 +203,7 @@ class Pod:
             netns=netns_path(self.plan.netns),
             env={"PATH": _PATH},
             hostname=self.spec.name,
-            binds=tuple((str(folder / name), f"/etc/{name}") for name in self._files()),
+            binds=tuple((str(folder / name), f"/etc/{name}") for name in ETC_FILES),
         )
 
     def _main_launch(self) -> Launch:

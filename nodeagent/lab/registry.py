@@ -3,18 +3,26 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from typing import Any
 
 from nodeagent.errors import LabError
 from nodeagent.lab.manifests import Manifest, ObjectKey
-from nodeagent.lab.service_objects import decode_service, decode_slice, is_service, is_slice, service_notes
+from nodeagent.lab.service_objects import (
+    decode_service,
+    decode_slice,
+    is_pod,
+    is_service,
+    is_slice,
+    pod_labels,
+    service_notes,
+)
 from nodeagent.lab.services import Backend, Service, ServiceSpec, build_services
 from nodeagent.lab.store import Change, ConfigStore
 from nodeagent.lab.virtual_ips import VirtualIps
 
 
-def check_manifests(manifests: Iterable[Manifest]) -> None:
+def check_manifests(manifests: Iterable[Manifest], pods: Collection[str]) -> None:
     """Raise for the first object that the lab itself cannot use; the control plane checks what is Istio's."""
     trial = VirtualIps()
     for manifest in manifests:
@@ -22,6 +30,9 @@ def check_manifests(manifests: Iterable[Manifest]) -> None:
             trial.allocate(decode_service(manifest))
         elif is_slice(manifest.key):
             decode_slice(manifest)
+        elif is_pod(manifest.key):
+            require_known(manifest.key, pods)
+            pod_labels(manifest)
 
 
 class Registry:
@@ -39,9 +50,8 @@ class Registry:
             spec = decode_service(manifest)
             addresses = self._virtual_ips.allocate(spec)
             self._specs[manifest.key] = spec
-            return self.store.put(manifest, _with_addresses(manifest, spec, addresses)), service_notes(
-                manifest
-            )
+            stored = _with_addresses(manifest, spec, addresses)
+            return self.store.put(manifest, stored), service_notes(manifest)
         if is_slice(manifest.key):
             self._slices[manifest.key] = decode_slice(manifest)
         return self.store.put(manifest), []
@@ -96,7 +106,7 @@ def _with_addresses(
 def require_known(key: ObjectKey, known: Iterable[str]) -> None:
     """Raise when a v1 Pod object names no pod of the lab."""
     names = sorted(known)
-    if f"{key.namespace}/{key.name}" not in names:
+    if key.place not in names:
         raise LabError(
             f"{key}: the lab has no such pod; pods come from the lab file: {', '.join(names) or 'none'}"
         )

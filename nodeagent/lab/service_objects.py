@@ -1,4 +1,4 @@
-"""Decoding of v1 Service and discovery.k8s.io/v1 EndpointSlice, as far as the lab itself uses them."""
+"""Decoding of v1 Service and Pod and of EndpointSlice, as far as the lab itself uses them."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from ipaddress import ip_address
 from typing import Any, Final
 
+from nodeagent.config.lab import parse_label_error
 from nodeagent.errors import ResourceError
 from nodeagent.lab.manifests import Manifest, ObjectKey
 from nodeagent.lab.services import Address, Backend, ServicePort, ServiceSpec
@@ -173,6 +174,19 @@ def decode_slice(manifest: Manifest) -> tuple[str, tuple[Backend, ...]]:
         name_of = str(endpoint.get("hostname") or "")
         backends.append(Backend(name_of, manifest.key.namespace, {}, addresses, ready, ports))
     return f"{manifest.key.namespace}/{name}", tuple(backends)
+
+
+def pod_labels(manifest: Manifest) -> dict[str, str]:
+    """Return the labels of a v1 Pod, checked as an API server does."""
+    labels = manifest.body["metadata"].get("labels") or {}
+    if not isinstance(labels, dict):
+        raise _error(manifest, "metadata.labels", "must be a mapping of strings to strings")
+    for key, value in labels.items():
+        if not isinstance(key, str) or not isinstance(value, str):
+            raise _error(manifest, "metadata.labels", f"label {key!r}: {value!r} is not a string; quote it")
+        if problem := parse_label_error(key, value):
+            raise _error(manifest, "metadata.labels", problem)
+    return labels
 
 
 def is_service(key: ObjectKey) -> bool:

@@ -15,7 +15,7 @@ import logging
 import os
 import signal
 import sys
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, Final
 
@@ -30,9 +30,10 @@ from nodeagent.lab.names import LabNames, netns_path
 from nodeagent.lab.plan import DNS4, DNS6, LabPlan, plan_lab
 from nodeagent.lab.pods import Pod
 from nodeagent.lab.process import trim_log
-from nodeagent.lab.registry import Registry
+from nodeagent.lab.registry import Registry, require_known
+from nodeagent.lab.service_objects import is_pod, pod_labels
 from nodeagent.lab.services import Service
-from nodeagent.lab.store import ConfigStore
+from nodeagent.lab.store import Change, ConfigStore
 from nodeagent.lab.verbs import Verbs
 from nodeagent.lab.virtual_ips import VirtualIps
 from nodeagent.lab.zds import Enrolment
@@ -144,8 +145,14 @@ class Supervisor:
 
     # -- what is in force --
 
-    async def put(self, manifest: Manifest) -> tuple[str, list[str]]:
-        """Keep a configuration object; effective at the next refresh."""
+    async def put(self, manifest: Manifest) -> tuple[Change, list[str]]:
+        """Keep a configuration object, in force from the next refresh; returns what changed, and notes.
+
+        A v1 Pod changes the labels of the lab's pod of that name; all else about pods is the lab file's.
+        """
+        if is_pod(manifest.key):
+            require_known(manifest.key, self.pods)
+            return self.relabel(self.pods[manifest.key.place], pod_labels(manifest)), []
         return await asyncio.to_thread(self.registry.put, manifest)
 
     async def refresh(self) -> None:
@@ -184,6 +191,14 @@ class Supervisor:
         for pod in self.pods.values():
             key = ObjectKey("", "Pod", pod.spec.namespace, pod.spec.name)
             self.registry.store.write(key, pod.manifest())
+
+    def relabel(self, pod: Pod, labels: Mapping[str, str]) -> Change:
+        """Replace the labels of a pod, and with them its services and its place in the mesh."""
+        if labels == pod.labels:
+            return "unchanged"
+        pod.labels = labels
+        self.enrol(pod)
+        return "configured"
 
     def enrol(self, pod: Pod) -> None:
         """Have a pod captured, or let it go, as its labels now say."""

@@ -17,8 +17,8 @@ from nodeagent.errors import CapabilityError, LabError
 from nodeagent.lab import cgroups, down, rpc
 from nodeagent.lab.manifests import Manifest, read_manifests
 from nodeagent.lab.names import LABS, LabNames
-from nodeagent.lab.registry import check_manifests, require_known
-from nodeagent.lab.service_objects import is_pod
+from nodeagent.lab.pods import ETC_FILES
+from nodeagent.lab.registry import check_manifests
 
 _LOOK_SECONDS: Final = 0.1
 _LOG_LINES: Final = 8
@@ -32,11 +32,8 @@ def bring_up(names: LabNames, file: Path, *, plain: bool, timeout: float, progre
     require_root()
     lab = load_lab_file(file)
     manifests = read_manifests(lab.config)
-    check_manifests(manifests)
-    for manifest in manifests:
-        if is_pod(manifest.key):
-            require_known(manifest.key, [pod.key for pod in lab.pods])
-    cgroups.mount_point()
+    check_manifests(manifests, [pod.key for pod in lab.pods])
+    _require_machine()
     _claim(names)
     try:
         _prepare(names, read_text(file), manifests, plain=plain)
@@ -53,6 +50,16 @@ def require_root() -> None:
         raise CapabilityError(
             "a lab makes network namespaces and cgroups, for which it must be root; use sudo"
         )
+
+
+def _require_machine() -> None:
+    """Raise CapabilityError for what a lab needs and the machine lacks."""
+    cgroups.require_writable()
+    for name in ETC_FILES:
+        if not Path("/etc", name).is_file():
+            raise CapabilityError(
+                f"there is no /etc/{name} for a pod's own to cover; make one: touch /etc/{name}"
+            )
 
 
 def _claim(names: LabNames) -> None:

@@ -9,9 +9,8 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
-from nodeagent.config.lab import parse_label_error
 from nodeagent.config.yaml_fields import suggestion
-from nodeagent.errors import AdminError, LabError, NodeagentError, ResourceError
+from nodeagent.errors import AdminError, LabError, NodeagentError
 from nodeagent.lab.manifests import Manifest, ObjectKey, parse_manifests
 from nodeagent.lab.mesh import MeshProcess
 from nodeagent.lab.pods import Pod
@@ -117,10 +116,7 @@ class Verbs:
             "error": "",
         }
         try:
-            if is_pod(manifest.key):
-                result["action"] = self._relabel(manifest)
-            else:
-                result["action"], result["notes"] = await self._lab.put(manifest)
+            result["action"], result["notes"] = await self._lab.put(manifest)
         except NodeagentError as error:
             result |= {"action": "refused", "error": str(error)}
         return result
@@ -129,7 +125,7 @@ class Verbs:
         if is_pod(key):
             require_known(key, self._lab.pods)
             pod = self._lab.pods[f"{key.namespace}/{key.name}"]
-            self._set_labels(pod, dict(pod.spec.labels))
+            self._lab.relabel(pod, pod.spec.labels)
             return {"object": str(key), "action": "reset to the lab file", "notes": [], "error": ""}
         removed = await asyncio.to_thread(self._lab.registry.remove, key)
         problem = "" if removed else "there is no such object"
@@ -139,27 +135,6 @@ class Verbs:
             "notes": [],
             "error": problem,
         }
-
-    def _relabel(self, manifest: Manifest) -> str:
-        require_known(manifest.key, self._lab.pods)
-        labels = manifest.body["metadata"].get("labels") or {}
-        for key, value in labels.items() if isinstance(labels, dict) else ():
-            problem = (
-                f"label {key!r}: {value!r} is not a string; quote it" if not isinstance(value, str) else None
-            )
-            if problem := problem or parse_label_error(str(key), str(value)):
-                raise ResourceError(
-                    problem, source=manifest.place, resource=str(manifest.key), path="metadata.labels"
-                )
-        pod = self._lab.pods[f"{manifest.key.namespace}/{manifest.key.name}"]
-        if labels == pod.labels:
-            return "unchanged"
-        self._set_labels(pod, labels)
-        return "configured"
-
-    def _set_labels(self, pod: Pod, labels: dict[str, str]) -> None:
-        pod.labels = labels
-        self._lab.enrol(pod)
 
     async def _finish(self, results: list[dict[str, Any]], before: list[dict[str, Any]]) -> dict[str, Any]:
         """Bring it in force, wait for the control plane, and add what that has to say."""
