@@ -33,8 +33,9 @@ pods:
   command: [nodeagent, echo, --http, "8080"]
   restart: never
 - {name: sleep, node: node-a}
-config: [services.yaml]
+config: [services.yaml, labels.yaml]
 """
+LABELS = "apiVersion: v1\nkind: Pod\nmetadata: {name: sleep, labels: {from: config}}\n"
 SERVICE = """
 apiVersion: v1
 kind: Service
@@ -48,6 +49,7 @@ def lab(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LabUnderTest]:
     require("root", "nft", "ip", "curl")
     lab = LabUnderTest(tmp_path_factory.mktemp("verbs"))
     lab.write("services.yaml", SERVICE % ("web", "web"))
+    lab.write("labels.yaml", LABELS)
     lab.must("up", lab.write("lab.yaml", LAB), "--plain")
     yield lab
     lab.must("down")
@@ -170,6 +172,10 @@ def test_apply_explains(lab: LabUnderTest, text: str, message: str) -> None:
     done = lab.run("apply", lab.write("broken.yaml", text))
     assert done.returncode == 1
     assert message in done.stderr
+
+
+def test_labels_may_come_with_the_first_configuration(lab: LabUnderTest) -> None:
+    assert lab.pod("default/sleep")["labels"] == {"from": "config"}
 
 
 def test_labels_of_a_pod_move_it_between_services(lab: LabUnderTest) -> None:
