@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import http.client
 import json
-import os
 import socket
 import sys
 import tempfile
@@ -107,7 +106,7 @@ class ControlPlaneProcess:
         """Write a file of several documents at once."""
         scratch = self.root / f"{name}.new"
         scratch.write_text("---\n".join(documents))
-        os.replace(scratch, self.config / name)
+        scratch.replace(self.config / name)
 
     def remove(self, name: str) -> None:
         (self.config / name).unlink()

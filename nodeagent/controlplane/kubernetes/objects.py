@@ -153,21 +153,26 @@ def _service_port(fields: Fields) -> ServicePort | None:
     number = fields.port("port", required=True)
     transport = fields.choice("protocol", ("TCP", "UDP", "SCTP"), "TCP")
     app_protocol = fields.string("appProtocol")
-    fields.ignore("nodePort", "targetPort")
-    target = fields.data.get("targetPort", number)
-    if isinstance(target, str) and target.isdecimal():
-        target = int(target)
-    if isinstance(target, bool) or not isinstance(target, int | str) or target in (0, ""):
-        if number is not None:
-            target = number
-    if isinstance(target, int) and not 1 <= target <= 65535:
-        fields.error(
-            "targetPort", f"must be between 1 and 65535 or a port name, got {target}", "out-of-range"
-        )
-        return None
+    target = _target_port(fields, number)
     if number is None or target is None:
         return None
     return ServicePort(name, number, target, select_protocol(number, name, transport, app_protocol))
+
+
+def _target_port(fields: Fields, default: int | None) -> int | str | None:
+    """A port number or the name of a container port; unset (also 0 and empty) means the service's own port."""
+    fields.ignore("nodePort", "targetPort")
+    target = fields.data.get("targetPort")
+    if target in (None, "", 0) and not isinstance(target, bool):
+        return default
+    if isinstance(target, str) and target.isdecimal():
+        target = int(target)
+    if isinstance(target, str):
+        return target
+    if isinstance(target, int) and not isinstance(target, bool) and 1 <= target <= 65535:
+        return target
+    fields.error("targetPort", f"must be between 1 and 65535 or a port name, got {target!r}", "out-of-range")
+    return None
 
 
 def decode_pod(raw: RawObject, problems: Problems, scope: MeshScope) -> Workload | None:
@@ -242,7 +247,7 @@ def _container_ports(spec: Fields) -> tuple[ContainerPort, ...]:
 
 def _locality(labels: Mapping[str, str]) -> Locality:
     """From the label `istio-locality` (region.zone.subzone), or Kubernetes' topology labels."""
-    parts = labels.get(LOCALITY_LABEL, "").split(".") + ["", "", ""]
+    parts = [*labels.get(LOCALITY_LABEL, "").split("."), "", "", ""]
     return Locality(
         parts[0] or labels.get("topology.kubernetes.io/region", ""),
         parts[1] or labels.get("topology.kubernetes.io/zone", ""),

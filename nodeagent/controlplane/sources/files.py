@@ -78,35 +78,43 @@ class FileSource:
     async def watch(self) -> AsyncIterator[Batch]:
         """Changes, each batch settled for 50 ms."""
         while not self._closed.is_set():
-            async for _ in self._signals():
-                batch = await self._rescan()
-                if batch.changed or batch.removed:
-                    yield batch
-                if self._closed.is_set() or self._watched() != self._watching:
-                    break
+            folders = self._watched()
+            told = asyncio.Event()
+            # Look once for what changed before the watch began.
+            told.set()
+            watcher = asyncio.create_task(self._listen(folders, told))
+            # One turn of the loop lets it begin: what changes from here on is told.
+            await asyncio.sleep(0)
+            try:
+                while not watcher.done() and self._watched() == folders:
+                    await told.wait()
+                    told.clear()
+                    batch = await self._rescan()
+                    if batch.changed or batch.removed:
+                        yield batch
+            finally:
+                watcher.cancel()
+                await asyncio.gather(watcher, return_exceptions=True)
 
-    async def _signals(self) -> AsyncIterator[None]:
-        """Something may have changed: a file system event, or time for a look."""
-        self._watching = self._watched()
-        # The folders may have changed between the last look and the start of this watch.
-        yield
-        changes = watchfiles.awatch(
-            *self._watching,
-            watch_filter=None,
-            step=SETTLE_MS,
-            debounce=DEBOUNCE_MS,
-            stop_event=self._closed,
-            rust_timeout=int(RESCAN_SECONDS * 1000),
-            yield_on_timeout=True,
-            raise_interrupt=False,
-            ignore_permission_denied=True,
-        )
+    async def _listen(self, folders: Iterable[Path], told: asyncio.Event) -> None:
+        """Set `told` whenever something may have changed: a file system event, or time for a look."""
         try:
-            async for _ in changes:
-                yield
+            async for _ in watchfiles.awatch(
+                *folders,
+                watch_filter=None,
+                step=SETTLE_MS,
+                debounce=DEBOUNCE_MS,
+                stop_event=self._closed,
+                rust_timeout=int(RESCAN_SECONDS * 1000),
+                yield_on_timeout=True,
+                ignore_permission_denied=True,
+            ):
+                told.set()
         except (OSError, RuntimeError) as error:
-            log.warning("watching %s failed, looking again in %g s: %s", self._roots, RESCAN_SECONDS, error)
+            log.warning("cannot watch %s, looking again in %g s: %s", self._roots, RESCAN_SECONDS, error)
             await asyncio.sleep(RESCAN_SECONDS)
+        finally:
+            told.set()
 
     def _watched(self) -> frozenset[Path]:
         """Folders to watch: the roots (a file's own folder), and where symbolic links lead out of them."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import ipaddress
+import socket
 from typing import Final
 
 from google.protobuf.any_pb2 import Any
@@ -57,7 +57,7 @@ def workload_aliases(workload: Workload, cluster_id: str) -> tuple[str, ...]:
 
 
 def _packed(address: str) -> bytes:
-    return ipaddress.ip_address(address).packed
+    return socket.inet_pton(socket.AF_INET6 if is_ipv6(address) else socket.AF_INET, address)
 
 
 def workload_address(view: View, workload: Workload) -> pb.Address:
