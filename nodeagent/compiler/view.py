@@ -257,9 +257,8 @@ class _Assembler:
         if ready:
             piece = outcome.inline or self._pieces.routes.get(outcome.route) or RoutePiece(outcome.route, ())
             table, whole = self._make_table(piece, before)
-            # A table that was there may change in part; a new one appears whole, unless hosts come one by
-            # one.
-            ready = whole or before is not None or piece.on_demand
+            # A table that was there may change in part; a new one appears whole.
+            ready = whole or before is not None
             self._tables[name] = _same(before, table)
         elif before is not None:
             self._tables[name] = before
