@@ -177,27 +177,26 @@ class EngineOwner:
             raise EngineError(f"workload {uid} is served already")
         opened = self._open_listeners(namespace, listeners)
         workload, _ = self._uids.assign(uid, uid)
-        packed = b"".join(addresses)
         try:
             with self._lock:
-                fd = -1 if namespace is None else namespace.fd
-                code = lib.na_workload_add(
-                    self._engine,
-                    workload,
-                    fd,
-                    c_string(view),
-                    ffi.from_buffer("uint8_t[]", packed),
-                    len(packed) // 16,
-                )
-                self._check(code, f"take on workload {uid}")
-                self._ids[uid] = workload
+                self._register(uid, workload, namespace, view, b"".join(addresses))
                 self._hand_over(uid, workload, opened)
+        except EngineError:
+            self._uids.release(uid)
+            raise
         finally:
             for _, _, descriptor in opened:
                 os.close(descriptor)
-            if uid not in self._ids:
-                self._uids.release(uid)
         self._put_inbound(uid)
+
+    def _register(
+        self, uid: str, workload: int, namespace: NetworkNamespace | None, view: str, addresses: bytes
+    ) -> None:
+        fd = -1 if namespace is None else namespace.fd
+        packed = ffi.from_buffer("uint8_t[]", addresses)
+        code = lib.na_workload_add(self._engine, workload, fd, c_string(view), packed, len(addresses) // 16)
+        self._check(code, f"take on workload {uid}")
+        self._ids[uid] = workload
 
     def _open_listeners(
         self, namespace: NetworkNamespace | None, listeners: Sequence[Listener]
