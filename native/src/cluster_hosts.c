@@ -2,6 +2,7 @@
  *
  * Endpoints arranged for picking: sorted, with their states, grouped by priority and health.
  */
+#include <assert.h>
 #include <errno.h>
 #include <stddef.h>
 #include <stdlib.h>
@@ -90,9 +91,8 @@ static uint64_t gcd(uint64_t a, uint64_t b) {
 /* The step of round robin through [0, total): coprime, so that one round meets each point once; near the golden
  * section, so that the points of a heavy host are met at even distances (three-distance theorem). */
 static uint64_t golden_stride(uint64_t total) {
+  assert(total > 1);
   uint64_t stride = (uint64_t)((__uint128_t)total * 0x9e3779b97f4a7c15u >> 64);
-  if (!stride)
-    stride = 1;
   while (gcd(stride, total) != 1)
     stride++;
   return stride;
@@ -172,6 +172,7 @@ static uint32_t availability(const level *l) {
 /* Share 100 parts among the priorities. With no healthy host anywhere, by number of hosts. */
 static void share(const level *levels, uint32_t n, na_priority *priorities) {
   uint64_t available = 0, hosts = 0, upto = 0;
+  uint32_t last = 0;
   for (uint32_t i = 0; i < n; i++) {
     available += availability(&levels[i]);
     hosts += levels[i].total;
@@ -180,18 +181,14 @@ static void share(const level *levels, uint32_t n, na_priority *priorities) {
     uint64_t part = available >= 100 ? availability(&levels[i])
                     : available      ? availability(&levels[i]) * 100 / available
                                      : levels[i].total * UINT64_C(100) / hosts;
+    last = part && upto < 100 ? i : last;
     upto = upto + part < 100 ? upto + part : 100;
     priorities[i].upto = (uint32_t)upto;
     priorities[i].panic = available < 100 && levels[i].healthy * UINT64_C(100) < levels[i].total * PANIC_PERCENT;
   }
   /* What rounding left over goes to the last priority that has a share. */
-  for (uint32_t i = n; i-- > 0 && upto < 100;) {
-    bool last = priorities[i].upto == upto;
-    if (last)
-      priorities[i].upto = 100;
-    if (last && (i == 0 || priorities[i - 1].upto < upto))
-      break;
-  }
+  for (uint32_t i = last; i < n; i++)
+    priorities[i].upto = 100;
 }
 
 static int fill_priorities(na_hosts *hosts) {

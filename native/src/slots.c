@@ -145,10 +145,6 @@ uint32_t na_slots_size(const na_slots *slots) {
   return slots->size;
 }
 
-void na_slots_ref(na_slots *slots, uint32_t index) {
-  atomic_fetch_add_explicit(&slot_at(slots, index)->refs, 1, memory_order_relaxed);
-}
-
 void na_slots_unref(na_slots *slots, uint32_t index) {
   if (atomic_fetch_sub_explicit(&slot_at(slots, index)->refs, 1, memory_order_release) == 1)
     atomic_fetch_add_explicit(&slots->idle, 1, memory_order_relaxed);

@@ -24,8 +24,7 @@ uint32_t na_slots_find(const na_slots *slots, const char *name);
 const char *na_slots_name(const na_slots *slots, uint32_t slot);
 /* One more than the highest slot ever used: the length of an array over slots. */
 uint32_t na_slots_size(const na_slots *slots);
-/* Another reference to a held slot; and giving one back. Any thread. */
-void na_slots_ref(na_slots *slots, uint32_t slot);
+/* Give a reference back. Any thread. */
 void na_slots_unref(na_slots *slots, uint32_t slot);
 
 #endif

@@ -322,10 +322,12 @@ int na_table_set_unknown(na_table *table, const char *host, bool unknown, uint64
 
 static int fill_empty(na_snapshot *snapshot) {
   snapshot->clusters = calloc(1, sizeof *snapshot->clusters);
-  snapshot->tables = calloc(1, sizeof *snapshot->tables);
-  if (!snapshot->clusters || !snapshot->tables)
+  if (!snapshot->clusters)
     return -ENOMEM;
   atomic_init(&snapshot->clusters->refs, 1);
+  snapshot->tables = calloc(1, sizeof *snapshot->tables);
+  if (!snapshot->tables)
+    return -ENOMEM;
   atomic_init(&snapshot->tables->refs, 1);
   int rc = na_shared_map_new(&na_view_ops, &snapshot->views);
   if (!rc)

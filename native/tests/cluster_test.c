@@ -262,6 +262,19 @@ static void shares_by_priority_as_envoy_does(void **state) {
   }
 }
 
+/* Thirds of a hundred leave one over; nobody is lost for it, whatever the random number. */
+static void shares_add_up(void **state) {
+  na_endpoint endpoints[] = {endpoint(0, 1, false, 0), endpoint(1, 1, false, 1), endpoint(2, 1, false, 200)};
+  na_cluster *cluster = cluster_of(NA_LB_RANDOM, endpoints, 3);
+  const uint32_t weights[] = {33, 33, 34};
+  uint32_t counts[3] = {0};
+  count_picks(cluster, 10000, counts);
+  assert_distribution(counts, weights, 3, 10000);
+  assert_int_equal(na_cluster_pick(cluster, UINT64_MAX, 0)->endpoint.tag, 2);
+  assert_int_equal(na_cluster_pick(cluster, 0, 0)->endpoint.tag, 0);
+  na_cluster_unref(cluster);
+}
+
 static void empty_clusters_give_nothing(void **state) {
   na_cluster *cluster = make(NA_LB_RANDOM, NULL, NULL, 1);
   assert_null(na_cluster_pick(cluster, 1, 0));
@@ -378,6 +391,7 @@ int main(void) {
       cmocka_unit_test(least_request_settles_by_weight),
       cmocka_unit_test(picks_among_thousands),
       cmocka_unit_test(shares_by_priority_as_envoy_does),
+      cmocka_unit_test(shares_add_up),
       cmocka_unit_test(empty_clusters_give_nothing),
       cmocka_unit_test(other_kinds_pick_nothing),
       cmocka_unit_test(another_attempt_goes_elsewhere),

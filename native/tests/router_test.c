@@ -373,6 +373,44 @@ static void refuses_bad_routes(void **state) {
   na_vhost_free(vhost);
 }
 
+static void keeps_what_it_is_told(void **state) {
+  na_vhost *vhost = vhost_of("v", (const char *[]){"*", NULL});
+  na_route *answer = na_vhost_route(vhost, "answer", 1);
+  assert_int_equal(answer->timeout_ms, NA_NEVER);
+  assert_int_equal(na_route_respond(answer, 503, (const uint8_t *)"no\0w", 4), 0);
+  assert_int_equal(answer->action, NA_ACTION_RESPOND);
+  assert_int_equal(answer->respond.status, 503);
+  assert_memory_equal(answer->respond.body, "no\0w", 4);
+  na_route *forward = na_vhost_route(vhost, "forward", 2);
+  assert_int_equal(na_route_timeout(forward, 1500), 0);
+  assert_int_equal(forward->timeout_ms, 1500);
+  assert_int_equal(na_route_timeout(forward, 0), 0);
+  assert_int_equal(forward->timeout_ms, NA_NEVER);
+  assert_int_equal(na_route_rewrite_authority(forward, "other.example:80"), 0);
+  assert_string_equal(forward->rewrite_authority, "other.example:80");
+  assert_int_equal(na_route_rewrite_prefix(forward, "/a"), 0);
+  assert_int_equal(na_route_rewrite_prefix(forward, "/b"), 0);
+  assert_string_equal(forward->rewrite_prefix, "/b");
+  assert_int_equal(na_route_rewrite_regex(forward, "a", "b"), -EINVAL);
+  na_vhost_free(vhost);
+}
+
+static void bounds_what_a_route_has(void **state) {
+  na_vhost *vhost = vhost_of("v", (const char *[]){"*", NULL});
+  na_route *route = na_vhost_route(vhost, "r", 1);
+  for (int i = 0; i < 64; i++)
+    assert_int_equal(na_route_match_header(route, NA_MATCH_EXACT, "a", "b", 0), 0);
+  assert_int_equal(na_route_match_header(route, NA_MATCH_EXACT, "a", "b", 0), -E2BIG);
+  for (int i = 0; i < 128; i++)
+    assert_int_equal(na_route_forward(route, "c", 1), i);
+  assert_int_equal(na_route_forward(route, "c", 1), -E2BIG);
+  for (int i = 1; i < 16384; i++)
+    assert_non_null(na_vhost_route(vhost, "r", 1));
+  assert_null(na_vhost_route(vhost, "r", 1));
+  assert_string_equal(na_vhost_error(vhost), "virtual host 'v' has more than 16384 routes");
+  na_vhost_free(vhost);
+}
+
 static void refuses_bad_header_operations(void **state) {
   na_vhost *vhost = vhost_of("v", (const char *[]){"*", NULL});
   static const struct {
@@ -412,6 +450,8 @@ int main(void) {
       cmocka_unit_test(takes_the_first_route_of_which_all_matches),
       cmocka_unit_test(joins_long_values),
       cmocka_unit_test(splits_by_weight_exactly),
+      cmocka_unit_test(keeps_what_it_is_told),
+      cmocka_unit_test(bounds_what_a_route_has),
       cmocka_unit_test(refuses_bad_routes),
       cmocka_unit_test(refuses_bad_header_operations),
   };

@@ -451,6 +451,14 @@ static void refuses_bad_values(void **state) {
   na_endpoint twice[] = {endpoint(1), endpoint(1)};
   assert_int_equal(na_builder_endpoints(b, "a", twice, 2), -EINVAL);
   assert_string_equal(na_builder_error(b), "cluster 'a': endpoint ::ffff:10.0.0.1 port 80 is there twice");
+  twice[1] = endpoint(2);
+  twice[1].weight = 0;
+  assert_int_equal(na_builder_endpoints(b, "a", twice, 2), -EINVAL);
+  assert_string_equal(na_builder_error(b),
+                      "cluster 'a': endpoint ::ffff:10.0.0.2 has port 80 and weight 0; neither may be 0");
+  na_inbound_port odd = {.port = 1, .protocol = 9};
+  assert_int_equal(na_builder_inbound(b, 1, &odd, 1, NA_PROTOCOL_TCP), -EINVAL);
+  assert_int_equal(na_builder_inbound(b, 1, NULL, 0, 9), -EINVAL);
   na_destination_config http = {.protocol = NA_PROTOCOL_DETECT};
   assert_int_equal(na_builder_destination(b, "v", vip, 80, &http, NULL, NULL, 0), -EINVAL);
   na_destination_config tcp = {0};
