@@ -2,6 +2,7 @@
 #include "report.h"
 
 #include <string.h>
+#include <time.h>
 
 #include "http_request.h"
 
@@ -47,6 +48,12 @@ void na_report_tcp_bytes(na_conn *conn, const na_tcp_report *report, uint64_t in
 
 /* ---- access records ---- */
 
+static uint64_t wall_clock_us(void) {
+  struct timespec now;
+  clock_gettime(CLOCK_REALTIME, &now);
+  return (uint64_t)now.tv_sec * 1000000 + (uint64_t)now.tv_nsec / 1000;
+}
+
 static na_access_record *begin_record(na_conn *conn, uint64_t start_us, const na_address *remote,
                                       const na_address *from) {
   na_worker *worker = conn->worker;
@@ -57,8 +64,8 @@ static na_access_record *begin_record(na_conn *conn, uint64_t start_us, const na
     na_worker_count(worker, NA_COUNTER_ACCESS_DROPPED);
     return NULL;
   }
-  record->start_us = start_us + worker->wall_offset_us;
   record->duration_us = worker->loop.now_us - start_us;
+  record->start_us = wall_clock_us() - record->duration_us;
   record->workload = conn->workload->id;
   record->inbound = na_conn_inbound(conn);
   memcpy(record->downstream_remote, conn->peer.ip, 16);

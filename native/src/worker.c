@@ -10,7 +10,6 @@
 #include <string.h>
 #include <sys/eventfd.h>
 #include <sys/random.h>
-#include <time.h>
 #include <unistd.h>
 
 #include "conn.h"
@@ -258,12 +257,6 @@ static int init_mailbox(na_worker *worker) {
   return error;
 }
 
-static uint64_t wall_offset_us(const na_loop *loop) {
-  struct timespec now;
-  clock_gettime(CLOCK_REALTIME, &now);
-  return (uint64_t)now.tv_sec * 1000000 + (uint64_t)now.tv_nsec / 1000 - loop->now_us;
-}
-
 int na_worker_init(na_worker *worker, na_engine *engine, const na_config *config, na_snapshots *snapshots,
                    uint32_t index, int event_fd) {
   *worker = (na_worker){.engine = engine, .config = config, .snapshots = snapshots, .index = index, .spare_fd = -1};
@@ -282,7 +275,6 @@ int na_worker_init(na_worker *worker, na_engine *engine, const na_config *config
     error = init_buffers(worker);
   if (error)
     return error;
-  worker->wall_offset_us = wall_offset_us(&worker->loop);
   worker->spare_fd = open("/dev/null", O_RDONLY | O_CLOEXEC);
   return worker->spare_fd < 0 ? -errno : 0;
 }

@@ -67,7 +67,6 @@ struct na_worker {
   na_access_ring access;
   na_event_ring events;
   uint64_t random[2];
-  uint64_t wall_offset_us; /* wall clock - CLOCK_MONOTONIC */
 
   char *io;       /* the one read buffer; used only by the function that an event called */
   size_t io_size; /* config->buffer_bytes: what one direction of a connection queues at most, and a head */
