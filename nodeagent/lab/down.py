@@ -27,6 +27,7 @@ def exists(names: LabNames) -> bool:
     """Tell whether anything of a lab is there."""
     return (
         names.root.exists()
+        or any(_supervisors(names))
         or (cgroups.mount_point() / names.cgroup).exists()
         or any(names.owns_netns(name) for name in netns.names())
     )
@@ -59,6 +60,12 @@ def _ask_supervisor(names: LabNames) -> None:
 
 
 def _remove_processes(names: LabNames) -> list[str]:
+    # First the supervisor, also one that is only starting and in no cgroup yet: it would go on making things.
+    for pid in _supervisors(names):
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGKILL)
+        while _alive(pid):
+            time.sleep(0.01)
     left = [] if cgroups.remove(names.cgroup) else [f"cgroup {names.cgroup}"]
     deadline = time.monotonic() + _KILL_SECONDS
     # Someone may have moved a process to another cgroup; its namespace still tells.
@@ -70,6 +77,17 @@ def _remove_processes(names: LabNames) -> list[str]:
             return left + [f"process {pid}" for pid in found]
         time.sleep(0.02)
     return left
+
+
+def _supervisors(names: LabNames) -> Iterator[int]:
+    """Yield the lab's supervisors, known by what they were started with."""
+    wanted = list(names.supervisor_arguments)
+    for entry in Path("/proc").iterdir():
+        if entry.name.isdigit():
+            with contextlib.suppress(OSError):
+                arguments = (entry / "cmdline").read_bytes().decode(errors="replace").split("\0")
+                if arguments[1:-1] == wanted:
+                    yield int(entry.name)
 
 
 def _inhabitants(names: LabNames) -> Iterator[int]:

@@ -49,9 +49,9 @@ class LabNames:
         return self.root / "supervisor.sock"
 
     @property
-    def supervisor_pid(self) -> Path:
-        """File with the supervisor's process id."""
-        return self.root / "supervisor.pid"
+    def supervisor_arguments(self) -> tuple[str, ...]:
+        """What the interpreter is started with to become the supervisor; `down` knows it by them."""
+        return ("-m", "nodeagent.lab.supervisor", self.lab)
 
     @property
     def logs(self) -> Path:

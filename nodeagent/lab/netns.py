@@ -6,6 +6,7 @@ Compatible with `ip netns` (same folder, same mount propagation), without a proc
 from __future__ import annotations
 
 import ctypes
+import fcntl
 import os
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -40,11 +41,16 @@ def _mount(source: str, target: Path, flags: int) -> None:
 def _share_netns_folder() -> None:
     """Make /run/netns a shared mount, as `ip netns` does, so that other mount namespaces let go too."""
     NETNS.mkdir(mode=0o755, parents=True, exist_ok=True)
+    lock = os.open(NETNS, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
-        _mount("", NETNS, _MS_SHARED | _MS_REC)
-    except OSError:
-        _mount(str(NETNS), NETNS, _MS_BIND | _MS_REC)
-        _mount("", NETNS, _MS_SHARED | _MS_REC)
+        fcntl.flock(lock, fcntl.LOCK_EX)  # the lock that `ip netns add` takes
+        try:
+            _mount("", NETNS, _MS_SHARED | _MS_REC)
+        except OSError:  # not a mount point yet
+            _mount(str(NETNS), NETNS, _MS_BIND | _MS_REC)
+            _mount("", NETNS, _MS_SHARED | _MS_REC)
+    finally:
+        os.close(lock)
 
 
 def create(name: str, sysctls: dict[str, str]) -> None:

@@ -132,7 +132,10 @@ class Supervisor:
 
     async def _trim_logs(self) -> None:
         while True:
-            for file in self.names.logs.glob("*.log"):
+            for file in (
+                *self.names.logs.glob("*.log"),
+                *(agent.access_log for agent in self.agents.values()),
+            ):
                 trim_log(file)
             await asyncio.sleep(_TRIM_SECONDS)
 
@@ -231,7 +234,6 @@ def unpack(item: dict[str, Any]) -> list[Manifest]:
 async def main(lab: str) -> None:
     """Run the supervisor of a lab whose folder `up` has prepared."""
     names = LabNames(lab)
-    names.supervisor_pid.write_text(str(os.getpid()))
     (cgroups.create(f"{names.cgroup}/supervisor") / "cgroup.procs").write_text(str(os.getpid()))
     asyncio.get_event_loop_policy().set_child_watcher(_child_watcher())
     options = json.loads((names.root / "options.json").read_text())

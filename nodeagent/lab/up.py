@@ -98,7 +98,7 @@ def pack(manifest: Manifest) -> dict[str, Any]:
 def _start_supervisor(names: LabNames) -> subprocess.Popen[bytes]:
     with names.log("supervisor").open("ab") as log:
         return subprocess.Popen(
-            [sys.executable, "-m", "nodeagent.lab.supervisor", names.lab],
+            [sys.executable, *names.supervisor_arguments],
             stdin=subprocess.DEVNULL,
             stdout=log,
             stderr=log,

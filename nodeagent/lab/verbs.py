@@ -174,11 +174,11 @@ class Verbs:
             return ""
         if not plane.ready:
             return f"the control plane is not ready ({plane.not_ready}); it takes this when it is"
-        wanted = self._lab.registry.store.digests()
         deadline = time.monotonic() + _SETTLE_SECONDS
         while time.monotonic() < deadline:
             try:
-                if await plane.loaded() == wanted:
+                # Asked for anew each time: pods that become ready change the folder meanwhile.
+                if await plane.loaded() == self._lab.registry.store.digests():
                     return ""
             except AdminError as error:
                 return f"the control plane does not answer: {error}"
