@@ -171,6 +171,20 @@ def test_an_interrupted_up_leaves_nothing(new_lab: NewLab, number: signal.Signal
     assert lab.footprint() == []
 
 
+@pytest.mark.parametrize("delay", [0.05, 0.2, 0.35, 0.5, 0.7])
+def test_an_up_interrupted_at_any_time_leaves_nothing(new_lab: NewLab, delay: float) -> None:
+    lab = new_lab()
+    command = [*NODEAGENT, "lab", "up", "--name", lab.name, "--plain", str(lab.folder / "lab.yaml")]
+    with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as process:
+        time.sleep(delay)
+        process.send_signal(signal.SIGTERM)
+        status = process.wait(20)
+    if status == 0:
+        lab.must("down")  # it was up before the signal came
+    time.sleep(1)  # whatever was only starting would be seen by now
+    assert lab.footprint() == []
+
+
 def test_a_killed_up_and_supervisor_leave_a_lab_that_down_removes(new_lab: NewLab) -> None:
     lab = new_lab()
     assert up(lab).returncode == 0
