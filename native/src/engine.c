@@ -9,6 +9,7 @@
 #include <string.h>
 #include <sys/eventfd.h>
 #include <sys/resource.h>
+#include <time.h>
 #include <unistd.h>
 
 #include "listener.h"
@@ -270,12 +271,19 @@ int na_engine_event_fd(na_engine *engine) {
   return engine->event_fd;
 }
 
+static uint64_t now_ms(void) {
+  struct timespec now;
+  clock_gettime(CLOCK_MONOTONIC, &now);
+  return (uint64_t)now.tv_sec * 1000 + (uint64_t)now.tv_nsec / 1000000;
+}
+
 int na_engine_events(na_engine *engine, na_event *out, size_t max) {
   eventfd_t count;
+  uint64_t now = now_ms();
   size_t n = 0;
   (void)eventfd_read(engine->event_fd, &count); /* before taking: what comes in between makes it readable again */
   for (uint32_t i = 0; i < engine->config.workers; i++)
-    n += na_events_take(&engine->workers[i].events, out + n, max - n);
+    n += na_events_take(&engine->workers[i].events, &engine->event_filter, now, out + n, max - n);
   for (uint32_t i = 0; n == max && i < engine->config.workers; i++)
     if (na_events_waiting(&engine->workers[i].events)) {
       (void)eventfd_write(engine->event_fd, 1);

@@ -13,6 +13,7 @@ struct na_engine {
   na_worker *workers;
   na_workload *workloads;
   int event_fd;
+  na_event_filter event_filter;
   bool running;
   bool stopped;
 };

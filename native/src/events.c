@@ -5,6 +5,8 @@
 #include <stdlib.h>
 #include <sys/eventfd.h>
 
+#include "table.h"
+
 int na_events_init(na_event_ring *ring, uint32_t size, int fd) {
   ring->size = size;
   ring->fd = fd;
@@ -30,12 +32,28 @@ bool na_events_raise(na_event_ring *ring, const na_event *event) {
   return true;
 }
 
-size_t na_events_take(na_event_ring *ring, na_event *out, size_t max) {
+/* A worker repeats a need after a full second; a little less, so that jitter never swallows a repetition. */
+#define FILTER_MS 900
+
+static bool is_new(na_event_filter *filter, uint64_t now_ms, const na_event *event) {
+  uint64_t hash = na_hash(event, sizeof *event); /* zero beyond its strings */
+  size_t at = hash % (sizeof filter->recent / sizeof *filter->recent);
+  if (filter->recent[at].hash == hash && filter->recent[at].until_ms > now_ms)
+    return false;
+  filter->recent[at].hash = hash;
+  filter->recent[at].until_ms = now_ms + FILTER_MS;
+  return true;
+}
+
+size_t na_events_take(na_event_ring *ring, na_event_filter *filter, uint64_t now_ms, na_event *out, size_t max) {
   uint64_t tail = atomic_load_explicit(&ring->tail, memory_order_relaxed);
   uint64_t head = atomic_load_explicit(&ring->head, memory_order_acquire);
   size_t n = 0;
-  for (; n < max && tail < head; n++, tail++)
-    out[n] = ring->events[tail % ring->size];
+  for (; n < max && tail < head; tail++) {
+    const na_event *event = &ring->events[tail % ring->size];
+    if (is_new(filter, now_ms, event))
+      out[n++] = *event;
+  }
   atomic_store_explicit(&ring->tail, tail, memory_order_release);
   return n;
 }

@@ -21,12 +21,20 @@ typedef struct na_event_ring {
   _Alignas(NA_CACHE_LINE) _Atomic uint64_t tail;
 } na_event_ring;
 
+/* What was handed out lately, so that a need that several workers have is told once. Control thread. */
+typedef struct na_event_filter {
+  struct {
+    uint64_t hash;
+    uint64_t until_ms;
+  } recent[256];
+} na_event_filter;
+
 int na_events_init(na_event_ring *ring, uint32_t size, int fd);
 void na_events_free(na_event_ring *ring);
 /* Worker: false when the ring is full. */
 bool na_events_raise(na_event_ring *ring, const na_event *event);
-/* Control thread. */
-size_t na_events_take(na_event_ring *ring, na_event *out, size_t max);
+/* Control thread: take events that the filter has not let through within the last second. */
+size_t na_events_take(na_event_ring *ring, na_event_filter *filter, uint64_t now_ms, na_event *out, size_t max);
 bool na_events_waiting(const na_event_ring *ring);
 
 #endif

@@ -117,9 +117,11 @@ static void write_status_line(const na_response *response, na_out *out) {
   literal(out, LITERAL("\r\n"));
 }
 
+/* As Envoy: from the end of the request to the beginning of the response. */
 static void write_service_time(const na_http_request *request, na_out *out) {
+  uint64_t since = request->body_sent ? request->sent_us : request->first_us;
   literal(out, LITERAL("x-envoy-upstream-service-time: "));
-  na_out_u64(out, (request->first_us - request->start_us) / 1000);
+  na_out_u64(out, (request->first_us - since) / 1000);
   literal(out, LITERAL("\r\n"));
 }
 

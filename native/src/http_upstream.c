@@ -76,6 +76,11 @@ static bool may_be_reused(const na_upstream *upstream) {
          !atomic_load_explicit(&upstream->pool->key.workload->removed, memory_order_relaxed);
 }
 
+/* All pools together: there may be one per client address. */
+static bool too_many_idle(const na_worker *worker) {
+  return worker->counters.values[NA_COUNTER_UPSTREAM_CX_IDLE] >= worker->config->max_connections / 2;
+}
+
 static void release(na_upstream *upstream) {
   na_worker *worker = upstream->worker;
   upstream->request = NULL;
@@ -83,7 +88,7 @@ static void release(na_upstream *upstream) {
     na_upstream_close(upstream);
     return;
   }
-  if (upstream->pool->nidle >= worker->config->pool_max_idle) {
+  if (upstream->pool->nidle >= worker->config->pool_max_idle || too_many_idle(worker)) {
     na_worker_count(worker, NA_COUNTER_UPSTREAM_CX_POOL_OVERFLOW);
     na_upstream_close(upstream);
     return;
@@ -326,6 +331,7 @@ static bool pass_head(na_upstream *upstream, const na_h1_head *head) {
   bool end = upstream->body.done;
   request->state = NA_REQUEST_ANSWERING;
   request->status = head->status;
+  request->first_us = upstream->worker->loop.now_us;
   request->detail = "via_upstream";
   request->bytes_out = upstream->body.bytes;
   request->last_ms = upstream->worker->loop.now_ms;
@@ -358,8 +364,6 @@ static bool read_head(na_upstream *upstream, bool *more) {
     broken_response(upstream);
     return false;
   }
-  if (!request->first_us)
-    request->first_us = worker->loop.now_us;
   if (worker->head->status == 101)
     return switch_protocols(upstream, worker->head);
   if (worker->head->status < 200)

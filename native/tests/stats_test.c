@@ -118,6 +118,7 @@ static void access_ring_keeps_order_and_drops_new_ones(void **state) {
 
 static void event_ring_wakes_its_reader(void **state) {
   na_event_ring ring;
+  na_event_filter filter = {0};
   na_event event = {.kind = NA_EVENT_HOST}, out[8];
   eventfd_t count;
   int fd = eventfd(0, EFD_NONBLOCK);
@@ -129,9 +130,15 @@ static void event_ring_wakes_its_reader(void **state) {
   }
   assert_int_equal(eventfd_read(fd, &count), 0);
   assert_true(na_events_waiting(&ring));
-  assert_int_equal(na_events_take(&ring, out, 8), 4);
+  assert_int_equal(na_events_take(&ring, &filter, 5000, out, 8), 4);
   assert_int_equal(out[3].tag, 3);
   assert_false(na_events_waiting(&ring));
+  /* another worker's need of the same is not told again, but is after a second */
+  event.tag = 2;
+  assert_true(na_events_raise(&ring, &event));
+  assert_int_equal(na_events_take(&ring, &filter, 5500, out, 8), 0);
+  assert_true(na_events_raise(&ring, &event));
+  assert_int_equal(na_events_take(&ring, &filter, 6000, out, 8), 1);
   na_events_free(&ring);
   close(fd);
 }
