@@ -22,7 +22,8 @@ from typing import Any, Final
 
 HERE: Final = Path(__file__).resolve().parent
 NODEAGENT: Final = (sys.executable, "-m", "nodeagent.cli.main", "lab")
-LAB: Final = "bookinfo-demo"
+# A lab of its own, so that the demo leaves alone what the user has up.
+LAB: Final = os.environ.get("DEMO_LAB", "bookinfo-demo")
 REQUESTS: Final = 1000
 # 200 of 1,000 are expected at v3; six standard deviations of the binomial distribution are 76.
 EXPECTED_V3: Final = 200
