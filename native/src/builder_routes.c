@@ -2,6 +2,7 @@
  *
  * Builders: route tables, views and destinations.
  */
+#include <assert.h>
 #include <errno.h>
 #include <stdlib.h>
 #include <string.h>
@@ -93,26 +94,37 @@ static void drop_vhost(na_table *table, na_vhost *vhost) {
   na_map_remove(&table->vhosts, vhost->name, (uint32_t)strlen(vhost->name));
 }
 
-/* Put the virtual host into a table that is safe to change, in place of `old` (or NULL). */
-static int place_vhost(na_builder *b, na_table *table, na_vhost *vhost, na_vhost *old) {
+/* Give the virtual host its domains. */
+static int claim_domains(na_builder *b, na_table *table, na_vhost *vhost) {
   const na_vhost *other;
+  const char *domain = na_domains_conflict(table->domains, vhost, &other);
+  if (domain)
+    return na_builder_fail(b, -EEXIST, "domain '%s' of virtual host '%s' in route table '%s' belongs to '%s'", domain,
+                           vhost->name, table->name, other->name);
+  return na_builder_out(b, na_domains_add(table->domains, vhost));
+}
+
+/* Put the virtual host into a table that is safe to change, in place of `old` (or NULL), which stays on error. */
+static int place_vhost(na_builder *b, na_table *table, na_vhost *vhost, na_vhost *old) {
   if (old)
     na_domains_remove(table->domains, old);
-  const char *domain = na_domains_conflict(table->domains, vhost, &other);
-  if (domain) {
-    int rc = na_builder_fail(b, -EEXIST, "domain '%s' of virtual host '%s' in route table '%s' belongs to '%s'", domain,
-                             vhost->name, table->name, other->name);
-    if (old && na_domains_add(table->domains, old))
-      rc = na_builder_out(b, -ENOMEM);
-    return rc;
+  int rc = claim_domains(b, table, vhost);
+  if (!rc) {
+    if (old && atomic_load_explicit(&old->used, memory_order_relaxed))
+      na_mark_used(&vhost->used);
+    rc = na_map_put(&table->vhosts, vhost->name, (uint32_t)strlen(vhost->name), na_vhost_ref(vhost));
+    if (!rc)
+      return 0;
+    na_domains_remove(table->domains, vhost);
+    na_builder_out(b, rc);
   }
-  int rc = na_domains_add(table->domains, vhost);
-  if (rc)
-    return na_builder_out(b, rc);
-  if (old && atomic_load_explicit(&old->used, memory_order_relaxed))
-    na_mark_used(&vhost->used);
-  rc = na_map_put(&table->vhosts, vhost->name, (uint32_t)strlen(vhost->name), na_vhost_ref(vhost));
-  return na_builder_out(b, rc);
+  if (old) {
+    /* It had these places before, so there is room for it. */
+    int restored = na_domains_add(table->domains, old);
+    assert(restored == 0);
+    (void)restored;
+  }
+  return rc;
 }
 
 int na_builder_vhost(na_builder *b, const char *name, na_vhost *vhost) {
