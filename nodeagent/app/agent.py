@@ -97,6 +97,7 @@ class Agent:
             self._is_hopeful,
         )
         self.enrolment.on_synced = self._enrolment_synced
+        self.enrolment.before_capture = self._index_settled
         self._zds = ZdsClient(str(config.zds), self.enrolment)
         self._metrics = self._make_metrics()
         self._access_log = _make_access_log(config)
@@ -208,7 +209,9 @@ class Agent:
 
     def _index_settled(self) -> None:
         """What was derived from the index is derived anew, once for a burst of changes."""
-        self._settling = None
+        if self._settling is not None:
+            self._settling.cancel()
+            self._settling = None
         change, self._pending = self._pending, IndexChange()
         if change.hints:
             self.configuration.put_hints(self.index.hints())

@@ -76,6 +76,8 @@ class Enrolment:
         self._by_name: dict[tuple[str, str], str] = {}
         self._arrivals: dict[tuple[str, str], asyncio.Event] = {}
         self.on_synced: Callable[[], None] = lambda: None
+        self.before_capture: Callable[[], None] = lambda: None
+        """Called before a workload is captured: what waits to be put in force must be there from the start."""
 
     # -- Enroller --
 
@@ -111,6 +113,7 @@ class Enrolment:
             with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(view.inbound_ready.wait(), INBOUND_WAIT)
         self.refresh_inbound(pod.uid)
+        self.before_capture()
         self._configuration.publish()
         workload.capture = self._make_capture(workload.netns)
         await asyncio.to_thread(workload.capture.apply)

@@ -15,6 +15,7 @@ from enum import IntEnum, IntFlag
 from pathlib import Path
 from typing import Any
 
+import harness.xds_resources  # noqa: F401  # registers the filters
 import pytest
 import yaml
 from envoy.config.cluster.v3 import cluster_pb2
@@ -35,7 +36,6 @@ from envoy.extensions.upstreams.http.v3 import http_protocol_options_pb2  # noqa
 from google.protobuf import json_format
 from udpa.type.v1 import typed_struct_pb2  # noqa: F401
 
-import tests.harness.xds_resources  # noqa: F401  # registers the filters
 from nodeagent.compiler.cluster import compile_cluster, compile_endpoints
 from nodeagent.compiler.inbound import assemble_inbound, compile_inbound
 from nodeagent.compiler.listener import compile_listener

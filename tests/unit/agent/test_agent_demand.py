@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import pytest
+from harness import xds_resources as xds
 
 from nodeagent.app.agent_demand import Demand, DemandCounters, want_for
 from nodeagent.compiler.view import Want
 from nodeagent.compiler.workloads import WorkloadIndex, apply_addresses
 from nodeagent.snapshot.address import parse_address
-from tests.harness import xds_resources as xds
 
 
 @pytest.fixture

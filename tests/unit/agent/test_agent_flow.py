@@ -9,6 +9,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from harness import xds_resources as xds
+from harness.ads import MeshServer
 
 from nodeagent.app.agent import Agent
 from nodeagent.config.agent import AgentConfig
@@ -28,8 +30,6 @@ from nodeagent.snapshot.values import (
     VirtualHost,
 )
 from nodeagent.xds.types import ADDRESS, CLUSTER, ENDPOINTS, LISTENER, ROUTE, VIRTUAL_HOST
-from tests.harness import xds_resources as xds
-from tests.harness.ads import MeshServer
 
 REVIEWS = xds.fqdn("reviews")
 OUTBOUND = f"outbound|9080||{REVIEWS}"

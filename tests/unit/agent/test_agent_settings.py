@@ -8,13 +8,13 @@ import sys
 from pathlib import Path
 
 import pytest
+from harness import xds_resources as xds
 
 from nodeagent.app.agent_views import Subject, node_of, view_name
 from nodeagent.compiler.workloads import WorkloadIndex, apply_addresses
 from nodeagent.config.agent import AgentConfig
 from nodeagent.errors import ConfigError
 from nodeagent.snapshot.address import parse_address
-from tests.harness import xds_resources as xds
 
 
 @pytest.mark.parametrize(

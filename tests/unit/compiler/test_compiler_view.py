@@ -6,6 +6,8 @@ import time
 from dataclasses import replace
 from typing import Any
 
+from harness import xds_resources as xds
+
 from nodeagent.compiler.cluster import compile_cluster, compile_endpoints
 from nodeagent.compiler.listener import compile_listener
 from nodeagent.compiler.pieces import Scope
@@ -14,7 +16,6 @@ from nodeagent.compiler.view import Assembly, Pieces, Want, Wants, assemble, rep
 from nodeagent.snapshot.address import parse_address
 from nodeagent.snapshot.diff import check_consistent, diff
 from nodeagent.snapshot.values import ClusterKind, Snapshot, View
-from tests.harness import xds_resources as xds
 
 SCOPE = Scope("v")
 HOST = xds.fqdn("reviews")

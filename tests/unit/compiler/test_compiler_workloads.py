@@ -7,6 +7,8 @@ import tracemalloc
 from typing import Any
 
 import pytest
+from harness import xds_resources as xds
+from harness.ads import resource
 
 from nodeagent.compiler.workloads import IndexChange, WorkloadIndex, apply_addresses
 from nodeagent.proto import workload_pb2
@@ -14,8 +16,6 @@ from nodeagent.snapshot.address import parse_address
 from nodeagent.xds.protocol import DeltaProtocol
 from nodeagent.xds.store import WILDCARD
 from nodeagent.xds.types import ADDRESS
-from tests.harness import xds_resources as xds
-from tests.harness.ads import resource
 
 REVIEWS = f"default/{xds.fqdn('reviews')}"
 VIP = parse_address("10.96.0.7")

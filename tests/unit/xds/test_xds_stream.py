@@ -14,13 +14,13 @@ import pytest
 from envoy.config.cluster.v3 import cluster_pb2
 from envoy.config.core.v3 import base_pb2
 from envoy.service.discovery.v3 import discovery_pb2
+from harness.ads import AdsServer, Session, resource
 
 from nodeagent.errors import ConfigError
 from nodeagent.xds.backoff import Backoff
 from nodeagent.xds.protocol import Update
 from nodeagent.xds.stream import DeltaStream, grpc_target
 from nodeagent.xds.types import CLUSTER, ENDPOINTS, LISTENER
-from tests.harness.ads import AdsServer, Session, resource
 
 
 class Recorder:
