@@ -6,12 +6,7 @@
 #include <sys/socket.h>
 #include <unistd.h>
 
-/* include/uapi/linux/in.h, Linux 6.3 */
-#ifndef IP_LOCAL_PORT_RANGE
-#define IP_LOCAL_PORT_RANGE 51
-#endif
-
-/* Ports tried by hand before giving up. */
+/* Ports tried before giving up. */
 #define PORT_TRIES 32
 
 static int connect_to(int fd, const na_address *remote) {
@@ -35,15 +30,6 @@ static int enable(int fd, int level, int option) {
   return setsockopt(fd, level, option, &one, sizeof one) < 0 ? -errno : 0;
 }
 
-/* Let the kernel choose the port at connect time, when it knows the destination: it can then share ports. */
-static int bind_by_kernel(int fd, const na_address *source) {
-  uint32_t range = (uint32_t)NA_SOURCE_PORT_LAST << 16 | NA_SOURCE_PORT_FIRST;
-  if (setsockopt(fd, SOL_IP, IP_LOCAL_PORT_RANGE, &range, sizeof range) < 0)
-    return -errno;
-  int error = enable(fd, SOL_IP, IP_BIND_ADDRESS_NO_PORT);
-  return error ? error : bind_source(fd, source, 0);
-}
-
 static int allow_foreign(int fd, const na_address *source) {
   if (na_ip_is_v4(source->ip))
     return enable(fd, SOL_IP, IP_TRANSPARENT);
@@ -56,48 +42,31 @@ static int open_foreign(na_worker *worker, const na_workload *workload, const na
   if (fd < 0)
     return fd;
   int error = allow_foreign(fd, source);
-  if (error) {
-    close(fd);
-    return error;
-  }
-  return fd;
+  if (!error)
+    error = enable(fd, SOL_SOCKET, SO_REUSEADDR); /* one port may serve several destinations */
+  if (!error)
+    return fd;
+  close(fd);
+  return error;
 }
 
-/* Before Linux 6.3, and when the kernel found no free port: try ports by hand. */
-static int connect_by_hand(na_worker *worker, const na_workload *workload, const na_address *remote,
-                           const na_address *source) {
+/* The kernel cannot choose the port: IP_LOCAL_PORT_RANGE is ignored outside of ip_local_port_range, which is just where
+ * the client's own ports are. */
+static int connect_from(na_worker *worker, const na_workload *workload, const na_address *remote,
+                        const na_address *source) {
   const unsigned span = NA_SOURCE_PORT_LAST - NA_SOURCE_PORT_FIRST + 1;
   int error = -EADDRNOTAVAIL;
-  for (int i = 0; i < PORT_TRIES; i++) {
+  for (int i = 0; i < PORT_TRIES && (error == -EADDRINUSE || error == -EADDRNOTAVAIL); i++) {
     int fd = open_foreign(worker, workload, source);
     if (fd < 0)
       return fd;
-    (void)enable(fd, SOL_SOCKET, SO_REUSEADDR); /* one port may serve several destinations */
     error = bind_source(fd, source, (uint16_t)(NA_SOURCE_PORT_FIRST + na_random(worker) % span));
     if (!error)
       error = connect_to(fd, remote);
     if (!error)
       return fd;
     close(fd);
-    if (error != -EADDRINUSE && error != -EADDRNOTAVAIL)
-      return error;
   }
-  return error;
-}
-
-static int connect_from(na_worker *worker, const na_workload *workload, const na_address *remote,
-                        const na_address *source) {
-  int fd = open_foreign(worker, workload, source);
-  if (fd < 0)
-    return fd;
-  int error = bind_by_kernel(fd, source);
-  if (!error)
-    error = connect_to(fd, remote);
-  if (!error)
-    return fd;
-  close(fd);
-  if (error == -ENOPROTOOPT || error == -EADDRINUSE || error == -EADDRNOTAVAIL)
-    return connect_by_hand(worker, workload, remote, source);
   return error;
 }
 
