@@ -192,7 +192,7 @@ def _unknown_kind(raw: RawObject, known: _KnownKind | None) -> Issue:
         message = f"kind {raw.key.kind} is not supported yet; it has no effect"
         return Issue(Severity.WARNING, "not-supported-yet", message, raw.source, str(raw.key))
     if known is not None:
-        message = f"apiVersion {api} is not known; there are: {', '.join(sorted(known.versions))}"
+        message = f"{api} is not known; there are: {', '.join(sorted(known.versions))}"
         return Issue(Severity.ERROR, "unknown-version", message, raw.source, str(raw.key), "apiVersion")
     message = f"kind {raw.key.kind} ({api}) is not known; it is ignored"
     return Issue(Severity.WARNING, "unknown-kind", message, raw.source, str(raw.key))

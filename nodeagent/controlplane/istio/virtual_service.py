@@ -239,7 +239,7 @@ class _Reader:
             )
             if found.uri and found.regex:
                 self.problems.error(nested.path, "only one of uri, uriRegexRewrite may be set")
-            if found == Rewrite():
+            if not any(nested.has(name) for name in ("uri", "authority", "uriRegexRewrite")):
                 self.problems.error(
                     nested.path, "one of uri, authority, uriRegexRewrite must be set", "missing-field"
                 )
