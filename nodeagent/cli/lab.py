@@ -102,7 +102,7 @@ def apply(files: Files, name: Name = "default") -> None:
 
     Kubernetes and Istio objects of YAML files; returns when the control plane has them.
     """
-    objects = [up_.pack(manifest) for manifest in read_manifests(files)]
+    objects = [manifest.pack() for manifest in read_manifests(files)]
     _report(_call(_names(name), "apply", objects=objects))
 
 

@@ -130,7 +130,7 @@ def print_results(answer: dict[str, Any]) -> bool:
     for result in answer["results"]:
         print(f"{result['object']} {result['action']}")
         for note in result["notes"]:
-            print(f"warning: {result['place']}: {result['object']}: {note}", file=sys.stderr)
+            print(f"warning: {note}", file=sys.stderr)
         if result["error"]:
             good = False
             print(f"error: {result['error']}", file=sys.stderr)

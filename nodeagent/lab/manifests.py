@@ -6,7 +6,7 @@ import re
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, Self
 
 import yaml
 
@@ -58,6 +58,17 @@ class Manifest:
     def place(self) -> str:
         """`file:line`."""
         return f"{self.source}:{self.line}"
+
+    def pack(self) -> dict[str, Any]:
+        """Return what a request to the supervisor carries of it."""
+        return {"text": self.text, "source": str(self.source), "line": self.line}
+
+    @classmethod
+    def unpack(cls, packed: dict[str, Any]) -> Self:
+        """Undo `pack`."""
+        source = Path(packed["source"])
+        (parsed,) = parse_manifests(packed["text"], source)
+        return cls(parsed.key, parsed.body, parsed.text, source, packed["line"])
 
 
 def read_manifests(paths: Iterable[Path]) -> list[Manifest]:

@@ -3,18 +3,16 @@
 from __future__ import annotations
 
 import os
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from nodeagent.lab.mesh import Agent, MeshProcess
 from nodeagent.lab.pods import Pod
 from nodeagent.lab.process import Keeper
+from nodeagent.lab.running import RunningLab
 from nodeagent.lab.services import Service
 
-if TYPE_CHECKING:
-    from nodeagent.lab.supervisor import Supervisor
 
-
-def describe(lab: Supervisor) -> dict[str, Any]:
+def describe(lab: RunningLab) -> dict[str, Any]:
     """Return everything of a lab; `pending` says in words what keeps it from being ready."""
     plane = lab.controlplane
     return {
@@ -40,7 +38,7 @@ def describe(lab: Supervisor) -> dict[str, Any]:
     }
 
 
-def pending(lab: Supervisor) -> list[dict[str, str]]:
+def pending(lab: RunningLab) -> list[dict[str, str]]:
     """Return what is not ready yet: its name (as `lab logs` takes it), and why."""
     found: list[dict[str, str]] = []
     if lab.controlplane is not None and not lab.controlplane.ready:
@@ -56,7 +54,7 @@ def pending(lab: Supervisor) -> list[dict[str, str]]:
     return found
 
 
-def _mesh(lab: Supervisor, pod: Pod) -> tuple[str, str]:
+def _mesh(lab: RunningLab, pod: Pod) -> tuple[str, str]:
     """Return how far a pod is in the mesh (no, pending, enrolled, failed), and the agent's error."""
     agent = lab.agents.get(pod.node.name)
     enrolment = agent.zds.enrolment(pod.uid) if agent is not None else None
@@ -92,7 +90,7 @@ def _agent(agent: Agent) -> dict[str, Any]:
     return {**_process(agent), "accessLog": str(agent.access_log), "zds": zds}
 
 
-def _pod(lab: Supervisor, pod: Pod) -> dict[str, Any]:
+def _pod(lab: RunningLab, pod: Pod) -> dict[str, Any]:
     mesh, error = _mesh(lab, pod)
     return {
         "namespace": pod.spec.namespace,

@@ -87,12 +87,7 @@ def _prepare(names: LabNames, lab_file: str, manifests: list[Manifest], *, plain
     names.logs.mkdir()
     names.lab_file.write_text(lab_file)
     (names.root / "options.json").write_text(json.dumps({"plain": plain}))
-    (names.root / "initial.json").write_text(json.dumps([pack(manifest) for manifest in manifests]))
-
-
-def pack(manifest: Manifest) -> dict[str, Any]:
-    """Turn an object into what a request to the supervisor carries."""
-    return {"text": manifest.text, "source": str(manifest.source), "line": manifest.line}
+    (names.root / "initial.json").write_text(json.dumps([manifest.pack() for manifest in manifests]))
 
 
 def _start_supervisor(names: LabNames) -> subprocess.Popen[bytes]:

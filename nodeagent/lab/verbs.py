@@ -5,22 +5,18 @@ from __future__ import annotations
 import asyncio
 import os
 import time
-from collections.abc import Iterable
-from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final
+from collections.abc import Iterable, Sequence
+from typing import Any, Final
 
 from nodeagent.config.yaml_fields import suggestion
 from nodeagent.errors import AdminError, LabError, NodeagentError
-from nodeagent.lab.manifests import Manifest, ObjectKey, parse_manifests
+from nodeagent.lab.manifests import Manifest, ObjectKey
 from nodeagent.lab.mesh import MeshProcess
 from nodeagent.lab.pods import Pod
-from nodeagent.lab.registry import require_known
 from nodeagent.lab.rpc import Handler
+from nodeagent.lab.running import RunningLab
 from nodeagent.lab.service_objects import is_pod
 from nodeagent.lab.status import describe
-
-if TYPE_CHECKING:
-    from nodeagent.lab.supervisor import Supervisor
 
 _SETTLE_SECONDS: Final = 10.0
 _SETTLE_LOOK: Final = 0.02
@@ -29,7 +25,7 @@ _SETTLE_LOOK: Final = 0.02
 class Verbs:
     """Request handlers by verb; requests and answers are JSON objects."""
 
-    def __init__(self, lab: Supervisor) -> None:
+    def __init__(self, lab: RunningLab) -> None:
         self._lab = lab
         self._configuring = asyncio.Lock()
 
@@ -106,35 +102,23 @@ class Verbs:
         return await self._issues()
 
     async def _apply_one(self, item: dict[str, Any]) -> dict[str, Any]:
-        source = Path(item["source"])
-        (parsed,) = parse_manifests(item["text"], source)
-        manifest = Manifest(parsed.key, parsed.body, parsed.text, source, item["line"])
-        result: dict[str, Any] = {
-            "object": str(manifest.key),
-            "place": manifest.place,
-            "notes": [],
-            "error": "",
-        }
+        manifest = Manifest.unpack(item)
         try:
-            result["action"], result["notes"] = await self._lab.put(manifest)
+            action, notes = await self._lab.put(manifest)
         except NodeagentError as error:
-            result |= {"action": "refused", "error": str(error)}
-        return result
+            return _result(manifest.key, "refused", error=str(error))
+        return _result(manifest.key, action, notes=[f"{manifest.place}: {manifest.key}: {n}" for n in notes])
 
     async def _delete_one(self, key: ObjectKey) -> dict[str, Any]:
         if is_pod(key):
-            require_known(key, self._lab.pods)
-            pod = self._lab.pods[f"{key.namespace}/{key.name}"]
+            if key.place not in self._lab.pods:
+                return _result(key, "not found", error=f"{key}: the lab has no such pod")
+            pod = self._lab.pods[key.place]
             self._lab.relabel(pod, pod.spec.labels)
-            return {"object": str(key), "action": "reset to the lab file", "notes": [], "error": ""}
-        removed = await asyncio.to_thread(self._lab.registry.remove, key)
-        problem = "" if removed else "there is no such object"
-        return {
-            "object": str(key),
-            "action": "deleted" if removed else "not found",
-            "notes": [],
-            "error": problem,
-        }
+            return _result(key, "reset to the lab file")
+        if await asyncio.to_thread(self._lab.registry.remove, key):
+            return _result(key, "deleted")
+        return _result(key, "not found", error=f"{key}: there is no such object")
 
     async def _finish(self, results: list[dict[str, Any]], before: list[dict[str, Any]]) -> dict[str, Any]:
         """Bring it in force, wait for the control plane, and add what that has to say."""
@@ -203,3 +187,8 @@ class Verbs:
         if name not in known:
             raise LabError(f"there is no node {name!r}{suggestion(name, list(known))}")
         return known[name]
+
+
+def _result(key: ObjectKey, action: str, *, notes: Sequence[str] = (), error: str = "") -> dict[str, Any]:
+    """What became of one object: `action` in a word or two, `notes` and `error` as they are printed."""
+    return {"object": str(key), "action": action, "notes": list(notes), "error": error}

@@ -138,7 +138,7 @@ def test_a_service_comes_and_goes_live(lab: LabUnderTest) -> None:
     assert code(lab, "http://late/") == 6
     gone = lab.run("delete", file)
     assert (gone.returncode, gone.stdout) == (1, "Service default/late not found\n")
-    assert "there is no such object" in gone.stderr
+    assert "error: Service default/late: there is no such object" in gone.stderr
 
 
 def test_one_bad_object_does_not_keep_others_out(lab: LabUnderTest) -> None:
