@@ -37,9 +37,15 @@ struct na_upstream {
 
 /* Get a connection for request->remote: from the pool (unless fresh) or new. Sends the request as soon as it can. */
 void na_upstream_assign(na_http_request *request, bool fresh);
+/* The connection is there: send the request's head, and what of its body is at hand. */
+void na_upstream_send(na_upstream *upstream);
 /* Send what can be taken of the request's body. */
 void na_upstream_pump(na_upstream *upstream);
-/* Go on reading: the client has room. */
+/* Read the response and pass it on, as far as the client takes it. */
+void na_upstream_respond(na_upstream *upstream);
+/* The request is over (upstream->request is about to go): back to the pool, or closed. */
+void na_upstream_release(na_upstream *upstream);
+/* Go on reading at the end of this turn: the client has room. */
 void na_upstream_resume(na_upstream *upstream);
 /* Close, whatever it does; its request must be detached or not care any more. */
 void na_upstream_close(na_upstream *upstream);

@@ -90,6 +90,8 @@ static bool try_dial(int *out) {
   struct sockaddr_in address = {
       .sin_family = AF_INET, .sin_port = htons(http_port), .sin_addr.s_addr = htonl(INADDR_LOOPBACK)};
   struct timeval wait = {.tv_sec = 10};
+  int one = 1;
+  setsockopt(fd, IPPROTO_TCP, TCP_NODELAY, &one, sizeof one);
   setsockopt(fd, SOL_SOCKET, SO_RCVTIMEO, &wait, sizeof wait);
   *out = fd;
   return connect(fd, (struct sockaddr *)&address, sizeof address) == 0;
