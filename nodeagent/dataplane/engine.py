@@ -170,8 +170,10 @@ class EngineOwner:
         caller's.
 
         `addresses` are its own, 16 bytes each. All or nothing: NetnsError if a port cannot be had,
-        EngineError if the engine refuses. Its inbound configuration is put in force if a snapshot has been
-        applied that has it.
+        EngineError if the engine refuses.
+
+        Connections are served from here on by the snapshot in force. Capture may be in place already, from an
+        earlier run; so apply a snapshot with the workload's view and inbound configuration before.
         """
         if uid in self._ids:
             raise EngineError(f"workload {uid} is served already")
@@ -180,14 +182,22 @@ class EngineOwner:
         try:
             with self._lock:
                 self._register(uid, workload, namespace, view, b"".join(addresses))
+            self._put_inbound(uid)
+            with self._lock:
                 self._hand_over(uid, workload, opened)
         except EngineError:
-            self._uids.release(uid)
+            self._withdraw(uid, workload)
             raise
         finally:
             for _, _, descriptor in opened:
                 os.close(descriptor)
-        self._put_inbound(uid)
+
+    def _withdraw(self, uid: str, workload: int) -> None:
+        """Take a failed registration back, however far it came."""
+        with self._lock:
+            if self._ids.pop(uid, None) is not None:
+                lib.na_workload_remove(self._engine, workload, 0)
+            self._uids.release(uid)
 
     def _register(
         self, uid: str, workload: int, namespace: NetworkNamespace | None, view: str, addresses: bytes
@@ -197,6 +207,11 @@ class EngineOwner:
         code = lib.na_workload_add(self._engine, workload, fd, c_string(view), packed, len(addresses) // 16)
         self._check(code, f"take on workload {uid}")
         self._ids[uid] = workload
+
+    def add_proxy(self, uid: str, view: str, ports: Sequence[int]) -> None:
+        """Be an explicit proxy on ports of the agent's own namespace: a connection means what the view says
+        of the address that it was made to. Errors as in add_workload()."""
+        self.add_workload(uid, None, view, (), [Listener(lib.NA_LISTENER_PLAIN, port) for port in ports])
 
     def _open_listeners(
         self, namespace: NetworkNamespace | None, listeners: Sequence[Listener]
@@ -215,18 +230,13 @@ class EngineOwner:
 
     def _hand_over(self, uid: str, workload: int, opened: list[tuple[int, int, int]]) -> None:
         """Give the sockets to the engine, which closes them also on error; takes them out of `opened`."""
-        try:
-            while opened:
-                kind, worker, descriptor = opened.pop()
-                code = lib.na_workload_listen(self._engine, workload, kind, worker, descriptor)
-                self._check(code, f"listen for workload {uid}")
-        except EngineError:
-            lib.na_workload_remove(self._engine, workload, 0)
-            del self._ids[uid]
-            raise
+        while opened:
+            kind, worker, descriptor = opened.pop()
+            code = lib.na_workload_listen(self._engine, workload, kind, worker, descriptor)
+            self._check(code, f"listen for workload {uid}")
 
     def _put_inbound(self, uid: str) -> None:
-        """The snapshot may have come before the workload."""
+        """Before it listens: without its inbound configuration it would refuse what comes in."""
         inbound = self._applied.inbound.get(uid)
         if inbound is not None:
             self._publish(Changes(inbound=[(uid, inbound)]), {})
