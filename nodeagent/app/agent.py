@@ -77,6 +77,7 @@ class Agent:
         self._started = 0.0
         self.index = WorkloadIndex(config.node)
         self.engine = dataplane.engine()
+        self._check = dataplane.check
         self.configuration = Configuration(self.engine)
         store = LastGood(config.state / "xds")
         self._store = store
@@ -148,12 +149,17 @@ class Agent:
         self._restore_workloads()
         self.engine.watch(asyncio.get_running_loop(), self._on_need)
         await self._admin.start()
-        self._spawn("xds workloads", self.workloads.stream.run())
         self._spawn("saver", self._saver.run())
         self._spawn("statistics", self._every(STATS_PERIOD, self._pull_statistics))
         self._spawn("usage", self._every(USAGE_PERIOD, self._pull_usage))
         if self._access_log is not None:
             self._spawn("access log", self._every(ACCESS_PERIOD, self._pull_access))
+        if self._config.static is not None:
+            from nodeagent.app import agent_static
+
+            agent_static.serve(self._config.static, self.engine, self.configuration, self._check)
+            return
+        self._spawn("xds workloads", self.workloads.stream.run())
         self._spawn("zds", self._zds.run())
 
     def _spawn(self, name: str, body: Coroutine[Any, Any, None]) -> None:

@@ -32,6 +32,9 @@ class Engine(Protocol):
     ) -> None:
         """Serve a workload."""
 
+    def add_proxy(self, uid: str, view: str, ports: Sequence[int]) -> None:
+        """Listen on ports of the agent's own namespace as an explicit proxy."""
+
     async def remove_workload(self, uid: str, drain_ms: int) -> None:
         """Let a workload go."""
 

@@ -80,13 +80,14 @@ class State:
         """Why the agent does not serve yet."""
         parts = self._parts
         reasons = []
-        if not parts.workloads.synced:
+        meshed = parts.config.static is None
+        if meshed and not parts.workloads.synced:
             error = parts.workloads.stream.state.last_error
             reasons.append(
                 f"no workloads from the control plane at {parts.config.xds} yet"
                 + (f" ({error})" if error else "")
             )
-        if not parts.zds.synced:
+        if meshed and not parts.zds.synced:
             error = parts.zds.last_error
             reasons.append(f"no workloads over {parts.config.zds} yet" + (f" ({error})" if error else ""))
         if not parts.engine.settled():

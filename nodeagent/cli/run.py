@@ -55,6 +55,15 @@ def run(
     on_demand_limit: Annotated[
         int, _option("on-demand-limit", "Destinations and hosts held per group of workloads.")
     ] = 4096,
+    static: Annotated[
+        Path | None,
+        _option(
+            "static",
+            "Be a plain proxy with the listeners and clusters of this file (static_resources of an Envoy "
+            "bootstrap), with no control plane and no capture.",
+            "FILE",
+        ),
+    ] = None,
 ) -> None:
     """Capture, route and observe the traffic of this node's workloads.
 
@@ -81,6 +90,7 @@ def run(
         xds_mode=xds_mode,
         on_demand_ttl=on_demand_ttl,
         on_demand_limit=on_demand_limit,
+        static=static,
     )
     from nodeagent.app import agent
 

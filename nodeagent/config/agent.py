@@ -51,6 +51,8 @@ class AgentConfig:
     """How long it is remembered that a host is not known."""
     on_demand_limit: int = 4096
     """Destinations, and hosts, that a view holds; over it the least recently used goes."""
+    static: Path | None = None
+    """Explicit listeners from this file, instead of a control plane and captured workloads."""
 
     def __post_init__(self) -> None:
         if not self.node:
