@@ -38,9 +38,9 @@ def describe(lab: RunningLab) -> dict[str, Any]:
     }
 
 
-def pending(lab: RunningLab) -> list[dict[str, str]]:
-    """Return what is not ready yet: its name (as `lab logs` takes it), and why."""
-    found: list[dict[str, str]] = []
+def pending(lab: RunningLab) -> list[dict[str, Any]]:
+    """Return what is not ready yet: its name (as `lab logs` takes it), why, and whether it never will be."""
+    found: list[dict[str, Any]] = []
     if lab.controlplane is not None and not lab.controlplane.ready:
         found.append({"name": "controlplane", "reason": lab.controlplane.not_ready})
     for name, agent in lab.agents.items():
@@ -48,7 +48,8 @@ def pending(lab: RunningLab) -> list[dict[str, str]]:
             found.append({"name": name, "reason": agent.not_ready})
     for pod in lab.pods.values():
         if not pod.ready and not pod.completed:
-            found.append({"name": pod.spec.key, "reason": f"waits for {pod.waiting_for}"})
+            final = pod.keeper.state == "exited"
+            found.append({"name": pod.spec.key, "reason": f"waits for {pod.waiting_for}", "final": final})
         elif (mesh := _mesh(lab, pod))[0] not in ("no", "enrolled"):
             found.append({"name": pod.spec.key, "reason": f"not in the mesh yet: {mesh[1] or mesh[0]}"})
     return found

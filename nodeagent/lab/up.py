@@ -115,16 +115,21 @@ def _wait(names: LabNames, supervisor: subprocess.Popen[bytes], timeout: float, 
             raise LabError(f"the lab cannot come up: {status['error']}")
         if status["phase"] == "up" and not status["pending"]:
             return status
+        if any(item.get("final") for item in status["pending"]):
+            raise LabError(
+                _why_not(names, status, "something of the lab has ended and is not to be restarted")
+            )
         if time.monotonic() > deadline:
-            raise LabError(_why_not(names, status, timeout))
+            late = f"the lab was not ready within {timeout:g} s; raise --timeout if it only needs longer"
+            raise LabError(_why_not(names, status, late))
         progress(status)
         time.sleep(_LOOK_SECONDS)
 
 
-def _why_not(names: LabNames, status: Status, timeout: float) -> str:
-    """Say what was not ready in time, with the last lines of its log."""
-    lines = [f"the lab was not ready within {timeout:g} s; raise --timeout if it only needs longer"]
-    for item in status["pending"][:5]:
+def _why_not(names: LabNames, status: Status, problem: str) -> str:
+    """Say what was not ready, with the last lines of its log; first what never will be."""
+    lines = [problem]
+    for item in sorted(status["pending"], key=lambda item: not item.get("final"))[:5]:
         lines.append(f"  {item['name']}: {item['reason']}")
         text = tail(log_of(names, item["name"]))
         lines += [f"    | {line}" for line in text.splitlines()]
