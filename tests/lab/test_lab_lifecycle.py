@@ -158,6 +158,18 @@ def test_what_is_not_ready_in_time_is_named_and_removed(
     assert lab.footprint() == []
 
 
+def test_a_job_that_fails_ends_the_up_at_once(new_lab: NewLab) -> None:
+    lab = new_lab()
+    job = '- {name: job, node: node-a, command: [sh, -c, "echo oh no; exit 4"], restart: never}\n'
+    lab.write("lab.yaml", LAB.replace("- {name: sleep", f"{job}- {{name: sleep"))
+    began = time.monotonic()
+    done = up(lab, "--timeout", "60")
+    assert done.returncode == 1
+    assert "default/job: waits for its process (exited with status 4)\n    | oh no\n" in done.stderr
+    assert time.monotonic() - began < 20
+    assert lab.footprint() == []
+
+
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_an_interrupted_up_leaves_nothing(new_lab: NewLab, number: signal.Signals) -> None:
     lab = new_lab()

@@ -5,13 +5,14 @@ from __future__ import annotations
 import json
 import os
 import signal
+import subprocess
 import time
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from harness import require
-from harness.labs import LabUnderTest
+from harness.labs import NODEAGENT, LabUnderTest
 from harness.mesh import eventually
 
 pytestmark = pytest.mark.lab
@@ -26,7 +27,7 @@ pods:
   command: [nodeagent, echo, --http, "8080"]
   env: {GREETING: "hello world"}
 - {name: spare, node: node-a, labels: {app: spare}, command: [nodeagent, echo, --http, "8080"]}
-- {name: job, node: node-a, command: [sh, -c, "echo done once"], restart: never}
+- {name: job, node: node-a, command: [sh, -c, "sleep 999 & echo done once"], restart: never}
 - name: mortal
   node: node-a
   labels: {app: mortal}
@@ -224,16 +225,9 @@ def test_a_pod_that_is_gone_serves_nobody(lab: LabUnderTest) -> None:
     lab.must("delete", file)
 
 
-def test_what_a_pod_leaves_running_ends_with_it(lab: LabUnderTest) -> None:
-    pid = int(lab.exec("web", "cat", f"/sys/fs/cgroup/{group(lab)}/main/cgroup.procs").stdout.split()[0])
-    os.kill(pid, signal.SIGSTOP)
-    os.kill(pid, signal.SIGKILL)
-    eventually(lambda: lab.pod("default/web"), lambda pod: pod["ready"] and pod["pid"] != pid, within=10)
-
-
-def group(lab: LabUnderTest) -> str:
-    mount = next(Path("/sys/fs/cgroup").glob(f"**/nodeagent.lab.{lab.name}/pod.default.web"))
-    return str(mount.relative_to("/sys/fs/cgroup"))
+def test_what_a_program_leaves_running_ends_with_it(lab: LabUnderTest) -> None:
+    (main,) = Path("/sys/fs/cgroup").glob(f"**/nodeagent.lab.{lab.name}/pod.default.job/main")
+    assert (main / "cgroup.procs").read_text() == "", "the job has left a sleep in the background"
 
 
 def test_a_service_with_a_wrong_port_does_not_make_a_pod_unready(lab: LabUnderTest) -> None:
@@ -273,6 +267,18 @@ def test_logs(lab: LabUnderTest) -> None:
     done = lab.run("logs", "nosuch")
     assert done.returncode == 1
     assert "there is no log of 'nosuch'; there are: pod.default.job, " in done.stderr
+
+
+def test_logs_are_followed(lab: LabUnderTest) -> None:
+    command = [*NODEAGENT, "lab", "logs", "--name", lab.name, "-f", "web"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == "echo default/web: http 8080\n"
+        log = Path(lab.pod("default/web")["log"])
+        with log.open("a") as file:
+            file.write("a line of later\n")
+        assert any(line == "a line of later\n" for line in process.stdout)
+        process.terminate()
 
 
 def test_plain_labs_have_no_agents_to_stop(lab: LabUnderTest) -> None:
