@@ -20,6 +20,7 @@ from nodeagent import __version__
 from nodeagent.admin.server import AdminOptions, AdminServer
 from nodeagent.app.agent_configuration import Configuration
 from nodeagent.app.agent_enrolment import Enrolment
+from nodeagent.app.agent_memory import limit_arenas, settle_memory
 from nodeagent.app.agent_metrics import AgentCollector
 from nodeagent.app.agent_ports import Dataplane
 from nodeagent.app.agent_saver import Saver
@@ -33,7 +34,7 @@ from nodeagent.config.agent import AgentConfig
 from nodeagent.enroll.zds import ZdsClient
 from nodeagent.snapshot.values import DestinationNeeded, Need, WorkloadRef
 from nodeagent.xds.lastgood import LastGood
-from nodeagent.xds.types import WORKLOAD_TYPES, Message
+from nodeagent.xds.types import Message
 
 if TYPE_CHECKING:
     from nodeagent.telemetry.accesslog import AccessLog
@@ -45,6 +46,9 @@ STATS_PERIOD: Final = 1.0
 ACCESS_PERIOD: Final = 0.2
 USAGE_PERIOD: Final = 5.0
 INDEX_DEBOUNCE: Final = 0.1
+SETTLE_DELAY: Final = 3.0
+FREEZE_STEP: Final = 10_000
+"""Workloads and services by which the index grows before memory is settled again."""
 HOPE: Final = 3.0
 """Seconds after the start during which a control plane that does not answer is waited for."""
 
@@ -54,6 +58,7 @@ def main(config: AgentConfig) -> None:
     logging.basicConfig(
         level=config.log_level.upper(), format="%(asctime)s %(levelname)s %(name)s: %(message)s"
     )
+    limit_arenas()
     import uvloop
 
     from nodeagent.app.agent_dataplane import KernelDataplane
@@ -74,6 +79,7 @@ class Agent:
         self._tasks: list[asyncio.Task[None]] = []
         self._pending = IndexChange()
         self._settling: asyncio.Handle | None = None
+        self._frozen = 0
         self._started = 0.0
         self.index = WorkloadIndex(config.node)
         self.engine = dataplane.engine()
@@ -192,9 +198,7 @@ class Agent:
 
     def _restore_workloads(self) -> None:
         held = self._store.load(WORKLOADS)
-        for url in WORKLOAD_TYPES:
-            if url in held:
-                self.workloads.stream.protocol.restore(url, held[url].resources)
+        self.workloads.restore(held)
         if held:
             logger.info("restored %d workloads and services of an earlier run", len(self.index))
 
@@ -226,6 +230,9 @@ class Agent:
             if change.hints:
                 view.reconsider()
             view.refresh_workloads(change.addresses)
+        if len(self.index) > 2 * self._frozen + FREEZE_STEP:
+            self._frozen = len(self.index)
+            asyncio.get_running_loop().call_later(SETTLE_DELAY, settle_memory)
 
     def _view_changed(self, view: ViewController) -> None:
         if self.views.get(view.name) is view:

@@ -7,10 +7,11 @@ from collections.abc import Callable, Mapping
 from typing import Final
 
 from nodeagent.compiler.workloads import IndexChange, WorkloadIndex, apply_addresses
+from nodeagent.xds.lastgood import Held
 from nodeagent.xds.protocol import Update
 from nodeagent.xds.store import WILDCARD
 from nodeagent.xds.stream import DeltaStream
-from nodeagent.xds.types import ADDRESS, AUTHORIZATION, WORKLOAD_TYPES, Message
+from nodeagent.xds.types import AUTHORIZATION, WORKLOAD_TYPES, Message
 
 logger = logging.getLogger(__name__)
 
@@ -31,6 +32,7 @@ class WorkloadStream:
         self._index = index
         self._changed = changed
         self._stored = stored
+        self._restored = False
         self.policies: set[str] = set()
         """Names of L4 authorization policies received; enforcing them comes with HBONE."""
         self.stream = DeltaStream(NAME, address, node, WORKLOAD_TYPES, self)
@@ -49,8 +51,14 @@ class WorkloadStream:
         self._stored()
         return rejected
 
+    def restore(self, held: Mapping[str, Held]) -> None:
+        """Take what an earlier run held."""
+        for url in WORKLOAD_TYPES:
+            if url in held:
+                self.stream.protocol.restore(url, held[url].resources)
+        self._restored = bool(held)
+
     @property
     def synced(self) -> bool:
         """Whether both types have been answered, or are held from an earlier run."""
-        types = self.stream.protocol.types
-        return all(types[url].answered for url in WORKLOAD_TYPES) or bool(types[ADDRESS].resources)
+        return self._restored or all(state.answered for state in self.stream.protocol.types.values())

@@ -7,6 +7,7 @@ import contextlib
 import gc
 import logging
 import signal
+from typing import Final
 
 from nodeagent.config.controlplane import ControlPlaneConfig
 from nodeagent.controlplane.admin import AdminServer
@@ -19,6 +20,8 @@ from nodeagent.controlplane.xds.hub import Hub
 from nodeagent.controlplane.xds.server import XdsServer
 
 log = logging.getLogger(__name__)
+
+ANALYSIS_DELAY_SECONDS: Final = 0.2
 
 
 class ControlPlane:
@@ -69,9 +72,8 @@ class ControlPlane:
         change = self.world.apply(batch)
         self.metrics.changes.inc()
         self.hub.publish(change)
-        if change:
-            # After the push is under way: analysis is for people, they can wait a moment longer.
-            self.world.analyze()
+        # Analysis is for people: pushes go first. Who asks the admin API sooner has it made at once.
+        asyncio.get_running_loop().call_later(ANALYSIS_DELAY_SECONDS, self.world.analyze)
         log.debug(
             "generation %d: %d changed, %d removed",
             self.world.generation,

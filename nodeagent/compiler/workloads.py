@@ -195,7 +195,7 @@ class WorkloadIndex:
         return WorkloadEntry(
             ref,
             tuple(widen_address(address) for address in message.addresses),
-            tuple((intern(service), _ports(ports)) for service, ports in sorted(message.services.items())),
+            _services(message.services) if message.services else (),
             message.status == 0,
             message.tunnel_protocol == 1,
             message.network_mode == _HOST_NETWORK,
@@ -310,8 +310,12 @@ def _service_port(port: Any) -> ServicePort:
     return ServicePort(port.service_port, port.target_port, http)
 
 
+def _services(services: Any) -> tuple[tuple[str, tuple[tuple[int, int], ...]], ...]:
+    return tuple([(intern(name), _ports(services[name])) for name in sorted(services)])
+
+
 def _ports(ports: Any) -> tuple[tuple[int, int], ...]:
-    return tuple((port.service_port, port.target_port) for port in ports.ports)
+    return tuple([(port.service_port, port.target_port) for port in ports.ports])
 
 
 def _waypoint(message: Any) -> str:

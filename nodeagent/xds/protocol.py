@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final, Protocol
 
@@ -21,6 +21,8 @@ from nodeagent.xds.types import Message, message_class, short_name
 logger = logging.getLogger(__name__)
 
 NACK_MESSAGE_LIMIT: Final = 4096
+STEP: Final = 1000
+"""Resources that are applied without a pause."""
 _INVALID_ARGUMENT: Final = 3  # google.rpc.Code
 
 
@@ -111,20 +113,39 @@ class DeltaProtocol:
 
     def receive(self, response: Message) -> Message:
         """Apply a response; returns its ACK or NACK."""
+        steps = self.receive_in_steps(response)
+        while True:
+            try:
+                next(steps)
+            except StopIteration as end:
+                return end.value
+
+    def receive_in_steps(self, response: Message) -> Generator[None, None, Message]:
+        """As receive(), yielding now and then, so that a response of a hundred thousand resources does not
+        keep everything else waiting."""
         state = self.types.get(response.type_url)
         if state is None:
             return self._answer(response, f"type {response.type_url} was not asked for")
+        rejected: dict[str, str] = {}
+        seen: set[str] = set()
+        self._remove(state.type_url, [name for name in response.removed_resources if state.wants(name)])
+        for start in range(0, len(response.resources), STEP):
+            if start:
+                yield
+            self._apply(state, response.resources[start : start + STEP], seen, rejected)
+        self._conclude(state, response, rejected)
+        return self._answer(response, _describe(rejected))
+
+    def _conclude(self, state: TypeState, response: Message, rejected: Mapping[str, str]) -> None:
         state.answered = True
         state.last_update = time.time()
         state.version = response.system_version_info
-        rejected = self._apply(state, response)
         for name, message in rejected.items():
             state.reject(name, message)
         state.nack = _describe(state.rejected)
         if rejected:
             state.nacks += 1
             logger.warning("rejected %s of %s", short_name(state.type_url), _describe(rejected))
-        return self._answer(response, _describe(rejected))
 
     def _answer(self, response: Message, error: str) -> Message:
         request = self._request(response.type_url, response_nonce=response.nonce)
@@ -133,33 +154,33 @@ class DeltaProtocol:
             request.error_detail.message = error
         return request
 
-    def _apply(self, state: TypeState, response: Message) -> dict[str, str]:
-        """Put what is good of a response in force; returns what is not."""
-        rejected: dict[str, str] = {}
+    def _apply(
+        self, state: TypeState, items: Sequence[Message], seen: set[str], rejected: dict[str, str]
+    ) -> None:
+        """Put what is good of some resources in force; what is not goes into `rejected`."""
         decoded: dict[str, tuple[Resource, Message]] = {}
-        removed = [name for name in response.removed_resources if state.wants(name)]
-        for item in response.resources:
+        absent: list[str] = []
+        for item in items:
             for name in self._names(state, item):
-                if name in decoded or name in rejected:
+                if name in seen:
                     decoded.pop(name, None)
                     rejected[name] = "is in one response more than once"
                 elif not item.HasField("resource"):
-                    self._without_body(state, name, item, removed)
+                    self._without_body(state, name, item, absent)
                 else:
                     try:
                         decoded[name] = self._decode(state.type_url, item)
                     except ValueError as error:
                         rejected[name] = str(error)
+                seen.add(name)
         received = tuple(Received(name, message) for name, (_, message) in decoded.items())
-        rejected.update(self._consume(Update(state.type_url, received, tuple(removed))))
+        refused = self._consume(Update(state.type_url, received))
+        rejected.update(refused)
         for name, (resource, _) in decoded.items():
-            if name not in rejected:
+            if name not in refused:
                 state.accept(name, resource)
-        for name in removed:
-            state.mark_absent(name)
-            self._expiry.pop((state.type_url, name), None)
-        self._note_expiry(state, response.resources)
-        return rejected
+        self._remove(state.type_url, absent)
+        self._note_expiry(state, items)
 
     def _names(self, state: TypeState, item: Message) -> list[str]:
         """The wanted names that a resource answers: its own, or aliases by which it was asked for."""
@@ -235,7 +256,6 @@ class DeltaProtocol:
         now = self._clock()
         over = [key for key, deadline in self._expiry.items() if deadline <= now]
         for type_url, name in over:
-            del self._expiry[type_url, name]
             self._remove(type_url, [name])
 
     def give_up(self, age: float) -> None:
@@ -243,11 +263,15 @@ class DeltaProtocol:
         initial_fetch_timeout)."""
         deadline = time.monotonic() - age
         for state in self.types.values():
-            overdue = [name for name, asked in state.asked_at.items() if asked <= deadline]
-            if overdue:
-                self._remove(state.type_url, overdue)
+            self._remove(
+                state.type_url, [name for name, asked in state.asked_at.items() if asked <= deadline]
+            )
 
     def _remove(self, type_url: str, names: list[str]) -> None:
+        """Names are not there (any more)."""
+        if not names:
+            return
         self._consume(Update(type_url, removed=tuple(names)))
         for name in names:
             self.types[type_url].mark_absent(name)
+            self._expiry.pop((type_url, name), None)

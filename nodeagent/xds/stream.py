@@ -192,10 +192,19 @@ class DeltaStream:
         while (response := await call.read()) is not grpc.aio.EOF:
             self.backoff.reset()
             self._note_connected()
-            await self._write(call, self.protocol.receive(response))
+            await self._write(call, await self._apply(response))
         code = await call.code()
         if code != grpc.StatusCode.OK:
             raise XdsError(f"{code.name}: {await call.details()}")
+
+    async def _apply(self, response: Message) -> Message:
+        steps = self.protocol.receive_in_steps(response)
+        while True:
+            try:
+                next(steps)
+            except StopIteration as end:
+                return end.value
+            await asyncio.sleep(0)
 
     async def _send_subscriptions(self, call: Any) -> None:
         """Say what changed, whenever it does. A broken call ends this quietly: the reader has the reason."""

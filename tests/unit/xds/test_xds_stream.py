@@ -97,7 +97,7 @@ async def test_a_response_is_delivered_and_acked(server: AdsServer) -> None:
         ack = await acked(session, nonce)
         assert not ack.HasField("error_detail")
         assert not ack.HasField("node")
-        assert recorder.names == [["a", "b"]]
+        assert recorder.names == [[], ["a", "b"]]
         assert recorder.updates[0].removed == ("c",)
         state = stream.protocol.types[CLUSTER]
         assert sorted(state.resources) == ["a", "b"]
@@ -160,6 +160,21 @@ async def test_malformed_resources_are_nacked_by_name(server: AdsServer, items: 
         nack = await acked(session, session.respond(CLUSTER, [*items, a_cluster("good")]))
         assert why in nack.error_detail.message
         assert recorder.names == [["good"]]
+
+
+async def test_a_large_response_lets_others_have_their_turn(server: AdsServer) -> None:
+    recorder = Recorder()
+    async with running(server.address, recorder) as stream:
+        session = await server.session()
+        await session.request()
+        nonce = session.respond(CLUSTER, [a_cluster(f"c{i}") for i in range(5000)] + [a_cluster("c7", "2")])
+        await recorder.wait(1)
+        assert len(recorder.updates) < 5
+        assert not stream.protocol.types[CLUSTER].answered
+        nack = await acked(session, nonce)
+        assert nack.error_detail.message == "c7: is in one response more than once"
+        assert sum(map(len, recorder.names)) == 5000
+        assert stream.protocol.types[CLUSTER].answered
 
 
 async def test_a_type_that_was_not_asked_for_is_nacked(server: AdsServer) -> None:
