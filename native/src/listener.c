@@ -4,6 +4,7 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <netinet/in.h>
+#include <netinet/tcp.h>
 #include <stdlib.h>
 #include <sys/socket.h>
 #include <unistd.h>
@@ -130,7 +131,8 @@ int na_listener_open(na_worker *worker, na_workload *workload, enum na_listener_
   int error = listener ? local_address(fd, &address) : -ENOMEM;
   if (error)
     goto fail;
-  int flags = fcntl(fd, F_GETFL);
+  int flags = fcntl(fd, F_GETFL), one = 1;
+  (void)setsockopt(fd, IPPROTO_TCP, TCP_NODELAY, &one, sizeof one); /* accepted sockets inherit it */
   if (fcntl(fd, F_SETFL, flags | O_NONBLOCK) < 0 || fcntl(fd, F_SETFD, FD_CLOEXEC) < 0) {
     error = -errno;
     goto fail;

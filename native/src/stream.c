@@ -51,8 +51,6 @@ void na_stream_init(na_stream *stream, na_loop *loop, na_watch_fn *fn, void *own
 }
 
 static int attach(na_stream *stream, int fd, const na_transport *transport, uint32_t interest) {
-  int one = 1;
-  (void)setsockopt(fd, IPPROTO_TCP, TCP_NODELAY, &one, sizeof one);
   stream->transport = transport;
   int error = na_loop_watch(stream->loop, &stream->watch, fd, interest);
   if (error)
@@ -65,6 +63,8 @@ int na_stream_open(na_stream *stream, int fd, const na_transport *transport) {
 }
 
 int na_stream_connect(na_stream *stream, int fd, const na_transport *transport) {
+  int one = 1;
+  (void)setsockopt(fd, IPPROTO_TCP, TCP_NODELAY, &one, sizeof one);
   stream->connecting = true;
   return attach(stream, fd, transport, EPOLLOUT);
 }

@@ -50,7 +50,7 @@ void na_stream_init(na_stream *stream, na_loop *loop, na_watch_fn *fn, void *own
 static inline na_stream *na_stream_of(na_watch *watch) {
   return na_container_of(watch, na_stream, watch);
 }
-/* Take over a connected, non-blocking socket. */
+/* Take over an accepted, non-blocking socket; TCP_NODELAY is its listener's. */
 int na_stream_open(na_stream *stream, int fd, const na_transport *transport);
 /* Take over a socket whose connect is in progress. */
 int na_stream_connect(na_stream *stream, int fd, const na_transport *transport);
