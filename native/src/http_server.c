@@ -32,7 +32,7 @@ static void refuse(na_conn *conn, uint16_t status, uint32_t flags, const char *d
 
 static void on_head_timeout(na_conn *conn) {
   na_worker_count(conn->worker, NA_COUNTER_DOWNSTREAM_RQ_HEAD_TIMEOUT);
-  refuse(conn, 408, NA_FLAG_DT, "request_header_timeout", "request timeout");
+  refuse(conn, 408, 0, "request_header_timeout", "request header timeout");
 }
 
 static void on_idle(na_conn *conn) {

@@ -454,6 +454,30 @@ static void swaps_snapshots_under_a_download(void **state) {
   end(&s);
 }
 
+static void swaps_snapshots_under_a_tunnel(void **state) {
+  scene s = begin(NULL);
+  serve(&s);
+  put(s.client, "GET / HTTP/1.1\r\nHost: a\r\nConnection: Upgrade\r\nUpgrade: x\r\n\r\n");
+  int server = answer(s.listener);
+  get_head(server);
+  put(server, "HTTP/1.1 101 Switching Protocols\r\nConnection: upgrade\r\nUpgrade: x\r\n\r\n");
+  expect_head(s.client, "HTTP/1.1 101 Switching Protocols");
+  uint8_t ip[16];
+  v4_mapped(ip, "127.0.0.1");
+  na_builder *b = rig_change(&s.r);
+  assert_int_equal(na_builder_destination_remove(b, "v", ip, s.port), 0);
+  assert_int_equal(na_builder_table_remove(b, "t"), 0);
+  assert_int_equal(na_builder_cluster_remove(b, "c"), 0);
+  commit(&s);
+  put(s.client, "ping");
+  expect(server, "ping");
+  put(server, "pong");
+  expect(s.client, "pong");
+  close(server);
+  expect_end(s.client);
+  end(&s);
+}
+
 int main(void) {
   const struct CMUnitTest tests[] = {
       cmocka_unit_test(answers_404_without_a_route),
@@ -473,6 +497,7 @@ int main(void) {
       cmocka_unit_test(sends_again_when_a_pooled_connection_dies),
       cmocka_unit_test(survives_a_close_that_crosses_a_post),
       cmocka_unit_test(swaps_snapshots_under_a_download),
+      cmocka_unit_test(swaps_snapshots_under_a_tunnel),
   };
   return cmocka_run_group_tests(tests, NULL, NULL);
 }
