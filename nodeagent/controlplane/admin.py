@@ -47,8 +47,9 @@ class AdminServer:
         app.router.add_route("*", "/{path:.*}", self._unknown)
         self._runner = web.AppRunner(app, access_log=None)
 
-    @property
-    def _world(self) -> World:
+    def _analysed(self) -> World:
+        """The world with its findings up to date."""
+        self._hub.world.analyze()
         return self._hub.world
 
     async def start(self) -> None:
@@ -66,7 +67,7 @@ class AdminServer:
 
     async def _status(self, request: web.Request) -> web.Response:
         del request
-        world = self._world
+        world = self._analysed()
         issues = [_issue(found) for found in world.report]
         return web.json_response(
             {
@@ -87,13 +88,13 @@ class AdminServer:
 
     async def _config_errors(self, request: web.Request) -> web.Response:
         del request
-        world = self._world
+        world = self._analysed()
         issues = [_issue(found) for found in world.report]
         return web.json_response({"generation": world.generation, **world.report.counts(), "issues": issues})
 
     async def _config_files(self, request: web.Request) -> web.Response:
         del request
-        return web.json_response({"generation": self._world.generation, "files": self._source.describe()})
+        return web.json_response({"generation": self._hub.world.generation, "files": self._source.describe()})
 
     async def _syncz(self, request: web.Request) -> web.Response:
         del request
@@ -105,7 +106,7 @@ class AdminServer:
 
     async def _stats(self, request: web.Request) -> web.Response:
         del request
-        for severity, count in self._world.report.counts().items():
+        for severity, count in self._analysed().report.counts().items():
             self._metrics.issues.labels(severity).set(count)
         return web.Response(
             body=self._metrics.expose(), headers={"Content-Type": "text/plain; version=0.0.4; charset=utf-8"}

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping
 
 from nodeagent.controlplane.change import Change
+from nodeagent.controlplane.report import Issue, Severity
 from nodeagent.controlplane.resources import INBOUND, Group, Kind, Resource
 from nodeagent.controlplane.view import Perspective, View
 from nodeagent.controlplane.world import World
+
+log = logging.getLogger(__name__)
 
 
 class PerspectiveCache:
@@ -20,11 +24,11 @@ class PerspectiveCache:
     def resources(self, kind: Kind, view: View, group: Group) -> Mapping[str, Resource]:
         """The resources of a group; what depends on the client's own pod is made anew each time."""
         if group == INBOUND:
-            return kind.build(view, group)
+            return _build(kind, view, group)
         made = self._made.setdefault(kind.type_url, {})
         found = made.get(group)
         if found is None:
-            found = made[group] = kind.build(view, group)
+            found = made[group] = _build(kind, view, group)
         return found
 
     def forget(self, kind: Kind, groups: set[Group]) -> None:
@@ -34,6 +38,18 @@ class PerspectiveCache:
             return
         for group in groups if len(groups) < len(made) else made.keys() & groups:
             made.pop(group, None)
+
+
+def _build(kind: Kind, view: View, group: Group) -> Mapping[str, Resource]:
+    """Make the resources of a group; a fault in one group leaves all others served."""
+    try:
+        return kind.build(view, group)
+    except Exception as error:
+        log.exception("making %s of %s", kind.type_url, group)
+        message = f"cannot be served as {kind.type_url}: {type(error).__name__}: {error}"
+        issue = Issue(Severity.ERROR, "internal-error", message, resource=str(group))
+        view.world.report.replace(("build", kind.type_url, group), [issue])
+        return {}
 
 
 class ResourceCache:

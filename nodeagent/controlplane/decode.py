@@ -76,6 +76,11 @@ def regex_error(pattern: str) -> str | None:
     return None
 
 
+def group_count(pattern: str) -> int:
+    """Number of capturing groups of a valid pattern; 0 for an invalid one."""
+    return 0 if regex_error(pattern) is not None else int(re2.compile(pattern).groups)
+
+
 class Fields:
     """A reader over one JSON object; used in a `with`, at whose end unread fields are reported as unknown.
 

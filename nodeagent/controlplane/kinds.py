@@ -157,21 +157,16 @@ class ListenerKind(_ByName):
         service = view.world.registry.service_at(address)
         if service is not None:
             return service.host
-        return self._headless_host(view, address, int(port))
-
-    def _headless_host(self, view: View, address: str, port: int) -> Group | None:
-        registry = view.world.registry
-        workload = registry.workload_at(address)
-        for host in registry.hosts_of(workload) if workload else ():
-            service = registry.services[host]
-            if service.headless and view.sees(service) and service.port(port) is not None:
-                return host
-        return None
+        headless = listeners.headless_owner(view, address, int(port))
+        return headless.host if headless else None
 
     def affected(self, view: View, change: Change) -> set[Group]:
         """Services, TCP routes, and endpoints of headless services."""
         services = view.world.registry.services
         headless = {host for host in change.endpoints if host in services and services[host].headless}
+        # Headless services on one port may share pods, and with them the names of listeners.
+        for port in {port.port for host in headless for port in services[host].tcp_ports} | change.ports:
+            headless.update(found.host for found in view.services_on_port(port) if found.headless)
         found: set[Group] = {*change.services, *change.routes, *headless, *change.ports}
         return found | _inbound_group(view, change)
 

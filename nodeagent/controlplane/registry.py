@@ -55,6 +55,17 @@ class Registry:
             (self.services[host] for host in hosts), key=lambda service: (service.created, service.host)
         )
 
+    def services_sharing(self) -> list[tuple[str, list[Service]]]:
+        """Virtual addresses that several services claim, with the services, the oldest first."""
+        return [
+            (
+                address,
+                sorted((self.services[host] for host in hosts), key=lambda item: (item.created, item.host)),
+            )
+            for address, hosts in sorted(self._by_vip.items())
+            if len(hosts) > 1
+        ]
+
     def workload_at(self, address: str) -> Workload | None:
         """The pod with that address; of several, one that is not on the host's network comes first."""
         uids = self._by_address.get(address)

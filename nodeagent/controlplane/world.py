@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections import Counter
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
@@ -24,6 +25,8 @@ from nodeagent.controlplane.report import Issue, Report, Severity
 from nodeagent.controlplane.sources.base import Batch, ObjectKey, RawObject
 from nodeagent.model import names
 from nodeagent.model.names import host_matches
+
+log = logging.getLogger(__name__)
 
 _Decoder: TypeAlias = Callable[[RawObject, Problems, MeshScope], Any]
 
@@ -93,6 +96,7 @@ class World:
         self.generation = 0
         """Counts batches applied."""
         self._values: dict[ObjectKey, Any] = {}
+        self._analysed = 0
 
     def apply(self, batch: Batch) -> Change:
         """Put a batch in force. What cannot be decoded is reported, and its last good version stays."""
@@ -111,7 +115,10 @@ class World:
         return change
 
     def analyze(self) -> None:
-        """Find what is wrong across resources; findings replace those of the last time."""
+        """Find what is wrong across resources, if anything changed; findings replace those of the last time."""
+        if self._analysed == self.generation:
+            return
+        self._analysed = self.generation
         findings = analyze(self.rules, self.registry)
         for owner in self.report.owners():
             if isinstance(owner, tuple) and owner[0] == "analysis" and owner[1] not in findings:
@@ -131,7 +138,7 @@ class World:
         if known is None or raw.version not in known.versions:
             self.report.replace(("object", raw.key), [_unknown_kind(raw, known)])
             return
-        value = known.decode(raw, problems, self.settings.scope)
+        value = self._decode(known, raw, problems)
         if problems.failed and raw.key in self._values:
             problems.issues.append(
                 Issue(
@@ -145,6 +152,15 @@ class World:
         self.report.replace(("object", raw.key), problems.issues)
         if not problems.failed:
             self._put(raw.key, value, change)
+
+    def _decode(self, known: _KnownKind, raw: RawObject, problems: Problems) -> Any:
+        """Decode; a fault of the decoder's own is the object's error and nobody else's."""
+        try:
+            return known.decode(raw, problems, self.settings.scope)
+        except Exception as error:
+            log.exception("decoding %s of %s", raw.key, raw.source)
+            problems.error("", f"cannot be decoded: {type(error).__name__}: {error}", "internal-error")
+            return None
 
     def _put(self, key: ObjectKey, value: Any, change: Change) -> None:
         """Make `value` the one in force; None removes it."""

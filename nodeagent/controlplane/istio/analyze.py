@@ -24,7 +24,20 @@ def analyze(rules: Rules, registry: Registry) -> Mapping[ObjectKey, list[Issue]]
         found[key] = [*_destinations(rules, registry, key, rule), *_lost_hosts(rules, key, rule)]
     for key, policy in rules.destination_rules.items():
         found[key] = list(_policy(registry, key, policy))
+    for key, issue in _services(registry):
+        found.setdefault(key, []).append(issue)
     return found
+
+
+def _services(registry: Registry) -> Iterator[tuple[ObjectKey, Issue]]:
+    """Virtual addresses that two services claim."""
+    for address, (first, *others) in registry.services_sharing():
+        for service in others:
+            key = ObjectKey("", "Service", service.namespace, service.name)
+            message = (
+                f"{address} is also of Service {first.namespace}/{first.name}, which is older and keeps it"
+            )
+            yield key, Issue(Severity.ERROR, "shared-address", message, "", str(key), "spec.clusterIP")
 
 
 def _listed(items: Iterable[object]) -> str:
@@ -100,7 +113,7 @@ def _shares_clients(one: VirtualService, other: VirtualService) -> bool:
 
 
 def _policy(registry: Registry, key: ObjectKey, rule: DestinationRule) -> Iterator[Issue]:
-    services = _services(registry, rule.host)
+    services = _covered(registry, rule.host)
     if not services:
         message = f"{rule.host} is no service of the mesh; the rule has no effect"
         yield Issue(Severity.WARNING, "unknown-host", message, rule.source, str(key), "spec.host")
@@ -116,7 +129,7 @@ def _policy(registry: Registry, key: ObjectKey, rule: DestinationRule) -> Iterat
         yield from _port_settings(services[0], key, rule)
 
 
-def _services(registry: Registry, host: str) -> list[Service]:
+def _covered(registry: Registry, host: str) -> list[Service]:
     if not host.startswith("*"):
         found = registry.services.get(host)
         return [found] if found else []

@@ -6,7 +6,7 @@ import ipaddress
 import re
 from typing import Final
 
-from nodeagent.controlplane.decode import Fields
+from nodeagent.controlplane.decode import Fields, group_count
 from nodeagent.controlplane.istio.values import HeaderOperations, Headers, MatchKind, StringMatch
 from nodeagent.controlplane.kubernetes.metadata import check_export_to
 from nodeagent.model.names import canonical_address, resolve_host
@@ -147,6 +147,26 @@ def _check_header(fields: Fields, path: str, name: str, value: str) -> None:
         fields.problems.error(
             path, f"{value!r}: a percent sign begins a command such as %PROTOCOL%; write it as %%"
         )
+
+
+def one_line(fields: Fields, name: str) -> str:
+    """A string that goes into a request or response head as it is."""
+    value = fields.string(name)
+    if any(character in value for character in "\r\n\0"):
+        fields.error(name, "cannot hold line breaks or NUL")
+    return value
+
+
+def substitution(fields: Fields, name: str, pattern: str) -> str:
+    r"""What replaces a match of `pattern`: text with \0 to \9 for the groups that the pattern has (RE2)."""
+    value = one_line(fields, name)
+    groups = group_count(pattern)
+    for reference in re.findall(r"\\(.?)", value):
+        if reference.isdecimal() and int(reference) > groups:
+            fields.error(name, f"\\{reference} means a group that the pattern does not have; it has {groups}")
+        elif not reference.isdecimal() and reference != "\\":
+            fields.error(name, "a backslash must be followed by a digit or another backslash")
+    return value
 
 
 def subnet(fields: Fields, path: str, text: str) -> str | None:

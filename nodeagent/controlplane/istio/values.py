@@ -180,13 +180,14 @@ class VirtualService:
         return (self.created, self.name, self.namespace)
 
     def destinations(self) -> list[tuple[str, Destination]]:
-        """Every destination with the path of its field."""
+        """Every destination that gets requests, with the path of its field."""
         by_path = [(f"spec.http[{index}]", route.destinations) for index, route in enumerate(self.http)]
         by_path += [(f"spec.tcp[{index}]", route.destinations) for index, route in enumerate(self.tcp)]
         return [
             (f"{path}.route[{place}].destination", share.destination)
             for path, shares in by_path
             for place, share in enumerate(shares)
+            if share.weight or len(shares) == 1
         ]
 
 

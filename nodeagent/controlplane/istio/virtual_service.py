@@ -28,6 +28,7 @@ from nodeagent.controlplane.sources.base import RawObject
 
 MAX_BODY: Final = 1 << 20
 _MAX_WEIGHT: Final = 2**31 - 1
+_MAX_TOTAL_WEIGHT: Final = 2**32 - 1
 _REDIRECT_CODES: Final = (301, 302, 303, 307, 308)
 _ROUTE_LATER: Final = (
     "corsPolicy",
@@ -181,10 +182,10 @@ class _Reader:
                 allowed = ", ".join(map(str, _REDIRECT_CODES))
                 nested.error("redirectCode", f"must be one of {allowed}, got {code}")
             found = Redirect(
-                uri=nested.string("uri"),
-                prefix=nested.string("prefixRewrite"),
-                authority=nested.string("authority"),
-                scheme=nested.string("scheme"),
+                uri=read.one_line(nested, "uri"),
+                prefix=read.one_line(nested, "prefixRewrite"),
+                authority=read.one_line(nested, "authority"),
+                scheme=read.one_line(nested, "scheme"),
                 port=port,
                 code=code,
             )
@@ -233,8 +234,8 @@ class _Reader:
             return None
         with nested:
             found = Rewrite(
-                uri=nested.string("uri"),
-                authority=nested.string("authority"),
+                uri=read.one_line(nested, "uri"),
+                authority=read.one_line(nested, "authority"),
                 regex=self._regex_rewrite(nested),
             )
             if found.uri and found.regex:
@@ -251,7 +252,7 @@ class _Reader:
             return None
         with nested:
             pattern = nested.regex("match")
-            substitution = nested.string("rewrite")
+            substitution = read.substitution(nested, "rewrite", pattern or "")
             if not pattern and not nested.has("match"):
                 nested.error("match", "required, but missing", "missing-field")
             return (pattern, substitution) if pattern else None
@@ -272,6 +273,10 @@ class _Reader:
             fields.error("route", "required, but empty", "missing-field")
         if len(found) > 1 and not any(share.weight for share in found):
             fields.error("route", "the weights of several destinations must not all be 0", "no-weight")
+        if sum(share.weight for share in found) > _MAX_TOTAL_WEIGHT:
+            fields.error(
+                "route", f"the weights must not add up to more than {_MAX_TOTAL_WEIGHT}", "out-of-range"
+            )
         return tuple(found)
 
     def _destination(self, fields: Fields) -> Destination | None:

@@ -60,6 +60,7 @@ class FileSource:
         self._files: dict[Path, _File] = {}
         # Files that hold an object, the one in force first.
         self._holders: dict[ObjectKey, list[Path]] = {}
+        self._touched: set[ObjectKey] = set()
         self._first_seen: dict[ObjectKey, float] = {}
         self._sequence = 0
         self._closed = asyncio.Event()
@@ -137,6 +138,7 @@ class FileSource:
             self._report.replace(("file", path), ())
         for path, (signature, text, error) in contents:
             self._take(path, signature, text, error, changed, removed)
+        self._report_duplicates()
         removed -= changed.keys()
         for key in removed:
             self._first_seen.pop(key, None)
@@ -168,7 +170,7 @@ class FileSource:
             file.loaded = time.time()
             try:
                 objects = self._parse(path, data, issues)
-                self._replace(path, objects, changed, removed, issues)
+                self._replace(path, objects, changed, removed)
             except DocumentError as broken:
                 file.error = f"{path}:{broken.line}: {broken}"
                 issues = [
@@ -218,19 +220,16 @@ class FileSource:
         objects: dict[ObjectKey, RawObject],
         changed: dict[ObjectKey, RawObject],
         removed: set[ObjectKey],
-        issues: list[Issue] | None = None,
     ) -> None:
         """Make `objects` the contents of a file, and note what that changes for the mesh."""
         file = self._files[path]
         before, file.objects = file.objects, objects
+        self._touched |= before.keys() | objects.keys()
         for key, item in objects.items():
             holders = self._holders.setdefault(key, [])
             if path not in holders:
                 holders.append(path)
-            if holders[0] != path:
-                if issues is not None:
-                    issues.append(_duplicate(item, self._files[holders[0]].objects[key].source))
-            elif before.get(key) != item or before[key].source != item.source:
+            if holders[0] == path and (before.get(key) != item or before[key].source != item.source):
                 changed[key] = item
         for key in before.keys() - objects.keys():
             holders = self._holders[key]
@@ -242,6 +241,15 @@ class FileSource:
                 changed.pop(key, None)
             elif was_in_force:
                 changed[key] = self._files[holders[0]].objects[key]
+
+    def _report_duplicates(self) -> None:
+        """Report objects of the files just read that other files hold too; clear what is mended."""
+        for key in self._touched:
+            first, *others = self._holders.get(key, [Path()])
+            source = self._files[first].objects[key].source if others else ""
+            issues = [_duplicate(self._files[other].objects[key], source) for other in others]
+            self._report.replace(("duplicate", key), issues)
+        self._touched.clear()
 
     def describe(self) -> dict[str, Any]:
         """Files with their digest (SHA-256), time of loading, number of objects and error."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Final, TypeAlias
+from typing import TypeAlias
 
 from envoy.config.core.v3 import base_pb2
 from envoy.config.listener.v3 import listener_components_pb2, listener_pb2
@@ -13,7 +13,7 @@ from envoy.config.route.v3 import route_components_pb2, route_pb2
 from nodeagent.controlplane.registry import target_port
 from nodeagent.controlplane.translate import clusters, connections
 from nodeagent.controlplane.translate.http_routes import set_timeout
-from nodeagent.controlplane.translate.listeners import ANY_V4, ANY_V6
+from nodeagent.controlplane.translate.listeners import ANY_V4, ANY_V6, INBOUND_PORT
 from nodeagent.controlplane.translate.packing import seconds, socket_address
 from nodeagent.controlplane.view import View
 from nodeagent.model import names
@@ -21,7 +21,6 @@ from nodeagent.model.names import ClusterName
 from nodeagent.model.service import Service, ServicePort
 from nodeagent.model.workload import Workload
 
-INBOUND_PORT: Final = 15006
 FilterChain: TypeAlias = listener_components_pb2.FilterChain
 
 

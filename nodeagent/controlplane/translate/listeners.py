@@ -17,6 +17,9 @@ from nodeagent.model.service import Service, ServicePort
 
 Listener: TypeAlias = listener_pb2.Listener
 OUTBOUND_PORT: Final = 15001
+INBOUND_PORT: Final = 15006
+CAPTURE_PORTS: Final = frozenset({OUTBOUND_PORT, INBOUND_PORT})
+"""Where captured connections arrive: no listener of a service can have them."""
 ANY_V4: Final = "0.0.0.0"  # noqa: S104
 ANY_V6: Final = "::"
 
@@ -38,7 +41,7 @@ def service_route_name(host: str, port: int) -> str:
 
 def http_listener(view: View, port: int) -> Listener | None:
     """All HTTP services on `port`; None if the client sees none."""
-    if not any(found.protocol.is_http for found in _ports(view, port)):
+    if port in CAPTURE_PORTS or not any(found.protocol.is_http for found in _ports(view, port)):
         return None
     name = http_listener_name(port)
     listener = _listener(name, ANY_V4, port)
@@ -65,14 +68,36 @@ def address_listeners(view: View, service: Service) -> Iterable[Listener]:
 
 
 def listened_addresses(view: View, service: Service, port: ServicePort) -> tuple[str, ...]:
-    """Virtual addresses, or for a headless service the addresses of its endpoints on that very port."""
+    """Virtual addresses, or for a headless service the addresses of its endpoints on that very port.
+
+    An address that two services claim is the older one's: a client takes one listener of a name.
+    """
+    registry = view.world.registry
+    if port.port in CAPTURE_PORTS:
+        return ()
     if not service.headless:
-        return service.addresses
+        return tuple(address for address in service.addresses if registry.service_at(address) is service)
     found: dict[str, None] = {}
-    for endpoint in view.world.registry.endpoints(service.host).get(port.port, ()):
-        if endpoint.port == port.port:
+    for endpoint in registry.endpoints(service.host).get(port.port, ()):
+        if endpoint.port == port.port and headless_owner(view, endpoint.address, port.port) in (
+            None,
+            service,
+        ):
             found.update(dict.fromkeys((endpoint.address, *endpoint.additional_addresses)))
     return tuple(found)
+
+
+def headless_owner(view: View, address: str, port: int) -> Service | None:
+    """The oldest visible headless service whose pod has that address, and that port; None if the pod is not known."""
+    registry = view.world.registry
+    workload = registry.workload_at(address)
+    hosts = registry.hosts_of(workload) if workload else ()
+    services = [
+        service
+        for service in map(registry.services.__getitem__, hosts)
+        if service.headless and view.sees(service) and service.port(port) is not None
+    ]
+    return min(services, key=lambda service: (service.created, service.host), default=None)
 
 
 def _address_listener(view: View, service: Service, port: ServicePort, address: str) -> Listener:

@@ -122,6 +122,17 @@ VIRTUAL_SERVICE_ERRORS = {
     route(f"{TO}\n  rewrite: {{uriRegexRewrite: {{rewrite: b}}}}"): (
         "spec.http[0].rewrite.uriRegexRewrite.match: required, but missing"
     ),
+    route(f"{TO}\n  rewrite: {{uriRegexRewrite: {{match: '/(a)', rewrite: '/\\2'}}}}"): (
+        "spec.http[0].rewrite.uriRegexRewrite.rewrite: \\2 means a group that the pattern does not have; it has 1"
+    ),
+    route(f"{TO}\n  rewrite: {{uriRegexRewrite: {{match: '/a', rewrite: '/\\d'}}}}"): (
+        "spec.http[0].rewrite.uriRegexRewrite.rewrite: a backslash must be followed by a digit or another backslash"
+    ),
+    route(f'{TO}\n  rewrite: {{uri: "/a\\nb"}}'): "spec.http[0].rewrite.uri: cannot hold line breaks or NUL",
+    route(
+        "route: [{destination: {host: a}, weight: 2147483647}, {destination: {host: b}, weight: 2147483647}, "
+        "{destination: {host: c}, weight: 2}]"
+    ): "spec.http[0].route: the weights must not add up to more than 4294967295",
     route(f"match: [{{uri: {{regex: 'a(?=b)'}}}}]\n  {TO}"): (
         "spec.http[0].match[0].uri.regex: 'a(?=b)' is not an RE2 regular expression: invalid perl operator: (?="
     ),

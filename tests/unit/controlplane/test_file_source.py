@@ -182,6 +182,7 @@ async def test_first_of_two_definitions_stays(watched: Watched) -> None:
     ]
     first.unlink()
     assert await watched.changed() == {"a": 2}
+    assert not watched.errors()
 
 
 async def test_later_definition_does_not_take_over(watched: Watched) -> None:
