@@ -184,7 +184,7 @@ static int compare_ports(const void *a, const void *b) {
 
 static int check_ports(na_builder *b, const na_inbound *inbound) {
   for (uint32_t i = 0; i < inbound->n; i++) {
-    if (inbound->ports[i].protocol > NA_PROTOCOL_DETECT)
+    if (inbound->ports[i].protocol > NA_PROTOCOL_REFUSE)
       return na_builder_fail(b, -EINVAL, "workload %u: protocol %u of port %u is unknown", inbound->workload,
                              inbound->ports[i].protocol, inbound->ports[i].port);
     if (i && inbound->ports[i].port == inbound->ports[i - 1].port)
@@ -195,7 +195,7 @@ static int check_ports(na_builder *b, const na_inbound *inbound) {
 }
 
 int na_builder_inbound(na_builder *b, uint32_t workload, const na_inbound_port *ports, size_t n, uint32_t fallback) {
-  if (n > 65536 || fallback > NA_PROTOCOL_DETECT)
+  if (n > 65536 || fallback > NA_PROTOCOL_REFUSE)
     return na_builder_fail(b, -EINVAL, "workload %u: %zu ports, fallback protocol %u", workload, n, fallback);
   na_inbound *inbound = calloc(1, sizeof *inbound + n * sizeof *ports);
   if (!inbound)

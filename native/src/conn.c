@@ -179,7 +179,8 @@ static void resolve_outbound(na_conn *conn, bool may_wait) {
 }
 
 static void resolve_inbound(na_conn *conn) {
-  const na_inbound *inbound = na_snapshot_inbound(conn->worker->snapshot, conn->workload->id);
+  const na_snapshot *snapshot = conn->worker->snapshot;
+  const na_inbound *inbound = na_snapshot_inbound_port(snapshot, conn->workload->id, conn->local.port);
   uint32_t tag = 0;
   /* Not in force: find out whether there is an HTTP client that can be told (503). */
   uint32_t protocol = inbound ? (uint32_t)na_inbound_protocol(inbound, conn->local.port, &tag) : NA_PROTOCOL_DETECT;

@@ -11,9 +11,11 @@
 /* Results of na_h1_sniff. */
 enum { SNIFF_TLS = -2, SNIFF_OTHER = -1, SNIFF_MORE = 0, SNIFF_HTTP1 = 1, SNIFF_HTTP2 = 2 };
 
-/* Inbound, and the workload's configuration is not in force: nothing but a refusal in HTTP may be given. */
+/* Inbound, and the workload's configuration is not in force, or refuses the port: nothing but a refusal in HTTP may be
+ * given. */
 static bool not_in_force(const na_conn *conn) {
-  return na_conn_inbound(conn) && !na_snapshot_inbound(conn->worker->snapshot, conn->workload->id);
+  return na_conn_inbound(conn) &&
+         !na_snapshot_inbound_port(conn->worker->snapshot, conn->workload->id, conn->local.port);
 }
 
 static void as_tcp(na_conn *conn) {

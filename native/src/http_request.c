@@ -302,7 +302,8 @@ static void route_outbound(na_http_request *request, const na_h1_head *head, boo
 
 static void route_inbound(na_http_request *request) {
   const na_conn *conn = request->conn;
-  const na_inbound *inbound = na_snapshot_inbound(request->worker->snapshot, conn->workload->id);
+  const na_snapshot *snapshot = request->worker->snapshot;
+  const na_inbound *inbound = na_snapshot_inbound_port(snapshot, conn->workload->id, conn->local.port);
   if (!inbound) {
     na_worker_count(request->worker, NA_COUNTER_DOWNSTREAM_CX_NOT_IN_FORCE);
     na_request_reply(request, 503, NA_FLAG_NC, "inbound_configuration_not_in_force",

@@ -79,6 +79,12 @@ enum na_protocol na_inbound_protocol(const na_inbound *inbound, uint16_t port, u
   return (enum na_protocol)(found ? found->protocol : inbound->fallback);
 }
 
+const na_inbound *na_snapshot_inbound_port(const na_snapshot *snapshot, uint32_t workload, uint16_t port) {
+  const na_inbound *inbound = na_snapshot_inbound(snapshot, workload);
+  uint32_t tag;
+  return inbound && na_inbound_protocol(inbound, port, &tag) != NA_PROTOCOL_REFUSE ? inbound : NULL;
+}
+
 size_t na_host_of(na_str authority, char *out, size_t size) {
   uint32_t n = authority.n;
   for (uint32_t i = n; i > 0 && authority.p[i - 1] != ']'; i--)

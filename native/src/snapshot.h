@@ -137,6 +137,8 @@ na_cluster *na_snapshot_pick_cluster(const na_snapshot *snapshot, const na_desti
 const na_table *na_snapshot_table(const na_snapshot *snapshot, uint32_t slot);
 /* The inbound configuration of a workload; NULL: not in force. */
 const na_inbound *na_snapshot_inbound(const na_snapshot *snapshot, uint32_t workload);
+/* The same for one port; NULL also where the port is refused (NA_PROTOCOL_REFUSE). */
+const na_inbound *na_snapshot_inbound_port(const na_snapshot *snapshot, uint32_t workload, uint16_t port);
 /* What a port speaks, and its tag (0 when it takes the fallback). */
 enum na_protocol na_inbound_protocol(const na_inbound *inbound, uint16_t port, uint32_t *tag);
 

@@ -191,6 +191,26 @@ static void inbound_fails_closed_until_in_force(void **state) {
   na_engine_drain_access(engine.engine, rest, 4);
 }
 
+/* A port whose guards cannot be put in force is closed; the others are not. */
+static void inbound_refuses_guarded_ports(void **state) {
+  need_capture();
+  put_in_force(NA_PROTOCOL_REFUSE);
+  int server = listen_at(false, POD, 8080);
+  int client = dial_from(false, CLIENT, POD, 8080);
+  put(client, GET_ROOT);
+  expect_head(client, "HTTP/1.1 503 Service Unavailable");
+  assert_int_equal(get_record(&engine).flags, NA_FLAG_NC);
+  close(client);
+  client = dial_from(false, CLIENT, POD, 8080);
+  put(client, "not HTTP");
+  expect_reset(client);
+  close(client);
+  expect_silence(server, 20);
+  close(server);
+  na_access_record rest[4];
+  na_engine_drain_access(engine.engine, rest, 4);
+}
+
 static void inbound_http_keeps_the_clients_address(void **state) {
   need_capture();
   put_in_force(NA_PROTOCOL_HTTP);
@@ -334,6 +354,7 @@ static void direct_connections_to_the_listeners_are_refused(void **state) {
 int main(void) {
   const struct CMUnitTest tests[] = {
       cmocka_unit_test(inbound_fails_closed_until_in_force),
+      cmocka_unit_test(inbound_refuses_guarded_ports),
       cmocka_unit_test(inbound_http_keeps_the_clients_address),
       cmocka_unit_test(inbound_tcp_keeps_the_clients_address),
       cmocka_unit_test(outbound_passes_through_to_the_original_destination),

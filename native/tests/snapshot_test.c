@@ -209,6 +209,21 @@ static void knows_inbound_ports(void **state) {
   na_builder_abort(b);
 }
 
+static void refuses_guarded_inbound_ports(void **state) {
+  na_builder *b = begin();
+  na_inbound_port port = {.port = 9080, .protocol = NA_PROTOCOL_REFUSE};
+  assert_int_equal(na_builder_inbound(b, 3, &port, 1, NA_PROTOCOL_DETECT), 0);
+  assert_int_equal(na_builder_inbound(b, 4, NULL, 0, NA_PROTOCOL_REFUSE), 0);
+  commit(b);
+  assert_null(na_snapshot_inbound_port(current(), 3, 9080));
+  assert_non_null(na_snapshot_inbound_port(current(), 3, 9081));
+  assert_null(na_snapshot_inbound_port(current(), 4, 1));
+  b = begin();
+  port.protocol = NA_PROTOCOL_REFUSE + 1;
+  assert_int_equal(na_builder_inbound(b, 3, &port, 1, NA_PROTOCOL_DETECT), -EINVAL);
+  na_builder_abort(b);
+}
+
 static void waits_for_hosts_on_demand(void **state) {
   na_builder *b = begin();
   add_cluster(b, "a", 1);
@@ -612,6 +627,7 @@ int main(void) {
       TEST(splits_tcp_by_weight),
       TEST(knows_hints),
       TEST(knows_inbound_ports),
+      TEST(refuses_guarded_inbound_ports),
       TEST(waits_for_hosts_on_demand),
       TEST(forgets_the_oldest_unknown_host),
       TEST(takes_hosts_out_of_authorities),
