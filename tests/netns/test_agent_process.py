@@ -240,6 +240,38 @@ async def test_stopping_drains_and_leaves_capture_in_place(node: AgentNode) -> N
     assert any(line["upstream_cluster"] == OUTBOUND and line["response_code"] == 200 for line in lines)
 
 
+async def test_a_guard_that_cannot_be_put_in_force_closes_its_port_only(node: AgentNode) -> None:
+    folder = node.directory / "pod"
+    folder.mkdir()
+    (folder / "index.html").write_text("pod")
+    for port in ("8080", "8081"):
+        server = [sys.executable, "-m", "http.server", port, "--directory", str(folder)]
+        node.client.start(server).wait_for_port(int(port))
+
+    async def knock(port: int) -> str:
+        url = f"http://{node.client.v4}:{port}/"
+        return (await asyncio.to_thread(node.servers[0].exec, ["curl", "-s", "-m", "5", url])).stdout
+
+    assert [await knock(8080), await knock(8081)] == ["pod", "pod"]
+    guard = {
+        "name": "envoy.filters.network.rbac",
+        "typedConfig": {"@type": "type.googleapis.com/google.protobuf.Struct", "value": {}},
+    }
+    chain = {
+        "name": "0.0.0.0_8081",
+        "filterChainMatch": {"destinationPort": 8081},
+        "filters": [guard, xds.tcp_filter("inbound|8081||")],
+    }
+    node.mesh.put(LISTENER, "virtualInbound", xds.inbound_listener({8080: "http"}, [chain]))
+
+    async def is_closed() -> bool:
+        return await knock(8081) == "inbound configuration not in force"
+
+    await eventually(is_closed, node)
+    assert await knock(8080) == "pod"
+    assert any("rbac" in warning for warning in (await node.ask("/status"))["warnings"])
+
+
 async def test_letting_go_restores_plain_networking(node: AgentNode) -> None:
     await node.web("web\n200")
     node.zds.remove("uid-1")
