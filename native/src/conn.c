@@ -69,14 +69,13 @@ static void on_linger(na_watch *watch, uint32_t events) {
     na_conn_close(conn, false);
     return;
   }
-  while (stream->readable) {
+  while (stream->readable && !stream->eof) {
     ssize_t n = na_stream_recv(stream, conn->worker->io, conn->worker->io_size);
     if (n == -EAGAIN)
       break;
-    if (n <= 0 || (conn->bytes_in += (uint64_t)n) > LINGER_BYTES) {
-      if (n <= 0 && na_stream_blocked(stream) && n == 0)
-        break; /* the client said all, but has not taken our answer yet */
-      na_conn_close(conn, n > 0);
+    conn->swallowed += n > 0 ? (uint32_t)n : 0;
+    if (n < 0 || conn->swallowed > LINGER_BYTES) {
+      na_conn_close(conn, true);
       return;
     }
   }
@@ -88,7 +87,7 @@ void na_conn_linger(na_conn *conn) {
   assert(!conn->request && !conn->tcp);
   conn->phase = NA_CONN_CLOSING;
   conn->stream.watch.fn = on_linger;
-  conn->bytes_in = 0;
+  conn->swallowed = 0;
   na_input_free(&conn->in);
   /* What still has to be sent may take as long as the client makes progress at all. */
   uint64_t wait = na_stream_blocked(&conn->stream) ? conn->worker->config->request_idle_timeout_ms : LINGER_MS;

@@ -54,7 +54,10 @@ struct na_conn {
   na_tcp_proxy *tcp;
   uint64_t bytes_in;
   uint64_t bytes_out;
-  uint32_t scanned; /* of an incomplete head */
+  union {
+    uint32_t scanned;   /* of an incomplete head */
+    uint32_t swallowed; /* while lingering */
+  };
   uint32_t tag;     /* of the destination or inbound port */
   uint8_t kind;     /* enum na_listener_kind */
   uint8_t phase;    /* enum na_conn_phase */

@@ -359,9 +359,14 @@ static na_str header_value(const na_h1_head *head, enum na_header_id id) {
   return head->index[id] < 0 ? (na_str){0} : head->headers[head->index[id]].value;
 }
 
-/* `h2c` is not passed: it would turn the connection into one that nobody routes. The server then just answers. */
+/* An offer of `h2c`, alone or among others, is not passed on: it would turn the connection into one that nobody routes.
+ * The server then just answers. */
 static bool wants_upgrade(const na_h1_head *head) {
-  return head->upgrade && !na_str_ieq(header_value(head, NA_HDR_UPGRADE), "h2c");
+  na_str offer = header_value(head, NA_HDR_UPGRADE);
+  for (uint32_t i = 0; i + 3 <= offer.n; i++)
+    if (strncasecmp(offer.p + i, "h2c", 3) == 0)
+      return false;
+  return head->upgrade;
 }
 
 static bool is_grpc(const na_h1_head *head) {

@@ -26,7 +26,6 @@ struct na_tcp_proxy {
   na_tcp_report report;
   bool relaying;
   bool counted; /* against the cluster's connections */
-  int connect_error;
 };
 
 static void try_connect(na_tcp_proxy *proxy);
@@ -153,7 +152,6 @@ static void connect_failed(na_tcp_proxy *proxy, int error) {
   na_timer_disarm(&proxy->connect_timer);
   na_worker_count(worker, NA_COUNTER_UPSTREAM_CX_CONNECT_FAIL);
   close_upstream(proxy, true);
-  proxy->connect_error = error;
   proxy->report.failure = strerrordesc_np(-error);
   if (proxy->host && proxy->ntried <= NA_CONNECT_RETRIES) {
     leave_host(proxy);
