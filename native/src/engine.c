@@ -90,7 +90,7 @@ static int init_workers(na_engine *engine) {
   if (!engine->workers)
     return -ENOMEM;
   for (uint32_t i = 0; i < engine->config.workers; i++) {
-    int error = na_worker_init(&engine->workers[i], engine, &engine->config, &engine->snapshots, i, engine->event_fd);
+    int error = na_worker_init(&engine->workers[i], &engine->config, &engine->snapshots, i, engine->event_fd);
     if (!error)
       continue;
     do

@@ -142,7 +142,8 @@ int na_listener_open(na_worker *worker, na_workload *workload, enum na_listener_
   listener->port = address.port;
   na_watch_init(&listener->watch, on_connection);
   na_timer_init(&listener->resume, on_resume);
-  error = na_loop_watch(&worker->loop, &listener->watch, fd, 0);
+  /* Workers may share the socket: one of them shall wake for a connection, not all. */
+  error = na_loop_watch(&worker->loop, &listener->watch, fd, EPOLLEXCLUSIVE);
   if (error)
     goto fail;
   listener->workload = na_workload_ref(workload);
@@ -161,7 +162,7 @@ static void listener_free(na_grave *grave) {
 static void listener_close(na_listener *listener) {
   na_worker *worker = listener->worker;
   int fd = listener->watch.fd;
-  na_loop_unwatch(&listener->watch);
+  na_loop_unwatch(&worker->loop, &listener->watch);
   close(fd);
   na_timer_disarm(&listener->resume);
   na_link_remove(&listener->link);

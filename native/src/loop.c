@@ -84,7 +84,9 @@ void na_watch_init(na_watch *watch, na_watch_fn *fn) {
 
 int na_loop_watch(na_loop *loop, na_watch *watch, int fd, uint32_t interest) {
   assert(watch->fd < 0 && fd >= 0);
-  watch->interest = EPOLLIN | EPOLLRDHUP | EPOLLET | interest;
+  watch->interest = EPOLLIN | EPOLLET | interest;
+  if (!(interest & EPOLLEXCLUSIVE)) /* they exclude each other */
+    watch->interest |= EPOLLRDHUP;
   struct epoll_event event = {.events = watch->interest, .data.ptr = watch};
   if (epoll_ctl(loop->epoll_fd, EPOLL_CTL_ADD, fd, &event) < 0)
     return -errno;
@@ -100,9 +102,13 @@ int na_loop_watch_writable(na_loop *loop, na_watch *watch) {
   return epoll_ctl(loop->epoll_fd, EPOLL_CTL_MOD, watch->fd, &event) < 0 ? -errno : 0;
 }
 
-void na_loop_unwatch(na_watch *watch) {
+void na_loop_unwatch(na_loop *loop, na_watch *watch) {
   na_link_remove(&watch->again);
-  watch->fd = -1; /* closing the descriptor takes it out of epoll: it is never shared */
+  /* Closing would not do: a listener's descriptor may have duplicates, and a child that the process is just starting
+   * holds a copy of every one until it executes its program. epoll would go on telling of it. */
+  if (watch->fd >= 0)
+    (void)epoll_ctl(loop->epoll_fd, EPOLL_CTL_DEL, watch->fd, NULL);
+  watch->fd = -1;
 }
 
 void na_loop_again(na_loop *loop, na_watch *watch) {

@@ -59,12 +59,12 @@ int na_loop_turn(na_loop *loop);
 void na_loop_update_clock(na_loop *loop);
 
 void na_watch_init(na_watch *watch, na_watch_fn *fn);
-/* Watch fd, edge-triggered. EPOLLIN | EPOLLRDHUP always; more by `interest`. */
+/* Watch fd, edge-triggered: EPOLLIN always, EPOLLRDHUP unless EPOLLEXCLUSIVE; more by `interest`. */
 int na_loop_watch(na_loop *loop, na_watch *watch, int fd, uint32_t interest);
 /* Hear of writability as well, from now on. */
 int na_loop_watch_writable(na_loop *loop, na_watch *watch);
 /* Stop watching (before the descriptor is closed; closing is the caller's). */
-void na_loop_unwatch(na_watch *watch);
+void na_loop_unwatch(na_loop *loop, na_watch *watch);
 /* Call the watch's function with no events at the end of this turn, once. */
 void na_loop_again(na_loop *loop, na_watch *watch);
 void na_loop_bury(na_loop *loop, na_grave *grave, void (*fn)(na_grave *grave));

@@ -167,7 +167,7 @@ int na_stream_shutdown(na_stream *stream) {
 
 void na_stream_close(na_stream *stream, bool reset) {
   int fd = stream->watch.fd;
-  na_loop_unwatch(&stream->watch);
+  na_loop_unwatch(stream->loop, &stream->watch);
   if (fd < 0)
     return;
   na_buffer_free(&stream->out);

@@ -257,9 +257,8 @@ static int init_mailbox(na_worker *worker) {
   return error;
 }
 
-int na_worker_init(na_worker *worker, na_engine *engine, const na_config *config, na_snapshots *snapshots,
-                   uint32_t index, int event_fd) {
-  *worker = (na_worker){.engine = engine, .config = config, .snapshots = snapshots, .index = index, .spare_fd = -1};
+int na_worker_init(na_worker *worker, const na_config *config, na_snapshots *snapshots, uint32_t index, int event_fd) {
+  *worker = (na_worker){.config = config, .snapshots = snapshots, .index = index, .spare_fd = -1};
   worker->home.fd = worker->loop.epoll_fd = worker->mailbox_watch.fd = -1;
   na_link_init(&worker->listeners);
   na_link_init(&worker->conns);

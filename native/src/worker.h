@@ -35,7 +35,6 @@ typedef struct na_command {
 } na_command;
 
 struct na_worker {
-  na_engine *engine;
   const na_config *config;
   na_snapshots *snapshots;
   uint32_t index;
@@ -76,8 +75,7 @@ struct na_worker {
 };
 
 /* Prepare a worker, not running. */
-int na_worker_init(na_worker *worker, na_engine *engine, const na_config *config, na_snapshots *snapshots,
-                   uint32_t index, int event_fd);
+int na_worker_init(na_worker *worker, const na_config *config, na_snapshots *snapshots, uint32_t index, int event_fd);
 void na_worker_free(na_worker *worker);
 int na_worker_start(na_worker *worker);
 /* Make the loop begin a turn. Any thread; never blocks. */

@@ -130,6 +130,39 @@ static void stopping_lets_requests_end(void **state) {
   close(s.listener);
 }
 
+/* Descriptors of one socket on two workers: closing one must not leave its worker hearing of the other's connections.
+ */
+static void workers_may_share_a_socket(void **state) {
+  na_config config = {.workers = 2};
+  rig r = rig_start(&config);
+  uint16_t port, backend;
+  int listener = listen_any(&backend), shared = listen_any(&port);
+  int kept = dup(shared);
+  rig_serve(&r, port, NA_PROTOCOL_HTTP, backend);
+  assert_int_equal(na_workload_add(r.engine, 2, -1, "v", NULL, 0), 0);
+  assert_int_equal(na_workload_listen(r.engine, 1, NA_LISTENER_PLAIN, 0, dup(shared)), 0);
+  assert_int_equal(na_workload_listen(r.engine, 2, NA_LISTENER_PLAIN, 1, shared), 0);
+  assert_int_equal(na_workload_remove(r.engine, 2, 0), 0);
+  await_gone(&r, 2);
+  for (int i = 0; i < 10; i++) {
+    int client = dial(port);
+    put(client, GET_ROOT);
+    int server = answer(listener);
+    get_head(server);
+    close(client);
+    close(server);
+  }
+  assert_int_equal(na_workload_remove(r.engine, 1, 0), 0);
+  await_gone(&r, 1);
+  int unheard = dial(port); /* the socket still listens, but for us */
+  sleep_ms(20);
+  assert_int_equal(counter(&r, "downstream_cx_total"), 10);
+  close(unheard);
+  close(kept);
+  close(listener);
+  rig_stop(&r);
+}
+
 static void checks_its_arguments(void **state) {
   na_engine *engine;
   uint16_t port;
@@ -155,6 +188,7 @@ int main(void) {
       cmocka_unit_test(a_drain_ends_at_its_deadline),
       cmocka_unit_test(removing_frees_the_namespace),
       cmocka_unit_test(stopping_lets_requests_end),
+      cmocka_unit_test(workers_may_share_a_socket),
       cmocka_unit_test(checks_its_arguments),
   };
   return cmocka_run_group_tests(tests, NULL, NULL);
