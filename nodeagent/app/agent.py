@@ -32,6 +32,7 @@ from nodeagent.app.agent_workloads import WorkloadStream
 from nodeagent.compiler.workloads import IndexChange, WorkloadIndex
 from nodeagent.config.agent import AgentConfig
 from nodeagent.enroll.zds import ZdsClient
+from nodeagent.errors import NodeagentError
 from nodeagent.snapshot.values import DestinationNeeded, Need, WorkloadRef
 from nodeagent.xds.lastgood import LastGood
 from nodeagent.xds.types import Message
@@ -80,6 +81,7 @@ class Agent:
         self._pending = IndexChange()
         self._settling: asyncio.Handle | None = None
         self._frozen = 0
+        self._defect = ""
         self._started = 0.0
         self.index = WorkloadIndex(config.node)
         self.engine = dataplane.engine()
@@ -147,12 +149,15 @@ class Agent:
             await self._stop.wait()
         finally:
             await self._shut_down()
+        if self._defect:
+            raise NodeagentError(f"stopped for a defect of the agent: {self._defect}")
 
     async def _start(self) -> None:
         if self._access_log is not None:
             self._access_log.start()
             asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, self._access_log.reopen)
         self._restore_workloads()
+        asyncio.get_running_loop().call_later(SETTLE_DELAY, settle_memory)
         self.engine.watch(asyncio.get_running_loop(), self._on_need)
         await self._admin.start()
         self._spawn("saver", self._saver.run())
@@ -177,6 +182,7 @@ class Agent:
         """None of them ends by itself: a defect of ours. The supervisor's restart is the way on."""
         if not task.cancelled() and not self._stop.is_set():
             logger.critical("%s ended unexpectedly", task.get_name(), exc_info=task.exception())
+            self._defect = f"{task.get_name()} ended unexpectedly: {task.exception()!r}"
             self.stop()
 
     async def _shut_down(self) -> None:

@@ -15,7 +15,7 @@ from harness.ads import MeshServer
 from nodeagent.app.agent import Agent
 from nodeagent.config.agent import AgentConfig
 from nodeagent.enroll.zds import EnrolledPod
-from nodeagent.errors import EngineError, NftError
+from nodeagent.errors import EngineError, NftError, NodeagentError
 from nodeagent.snapshot.address import format_address, parse_address
 from nodeagent.snapshot.values import (
     EMPTY,
@@ -354,12 +354,12 @@ class TestOnDemand:
     async def test_it_is_asked_for_in_parallel(self, node: Node) -> None:
         """What the service's name implies is all asked for at once, not one answer after the other."""
         view = await node.enroll()
-        node.server.delay = 0.2
+        node.server.delay = 0.5
         started = asyncio.get_running_loop().time()
         node.connect(view)
         await node.destination(view)
         # One round trip: the routes of this service name no cluster that its own name does not imply.
-        assert asyncio.get_running_loop().time() - started < 0.4
+        assert asyncio.get_running_loop().time() - started < 0.95
 
     async def test_no_part_shows_before_the_whole_is_there(self, node: Node) -> None:
         view = await node.enroll()
@@ -652,6 +652,19 @@ class TestLastGood:
             view = await node.enroll()
             node.connect(view)
             await node.destination(view)
+
+
+async def test_a_part_that_ends_by_itself_ends_the_agent_with_an_error(
+    server: MeshServer, tmp_path: Path
+) -> None:
+    agent = Agent(config(server, tmp_path), FakeDataplane())
+
+    async def broken() -> None:
+        raise RuntimeError("a defect")
+
+    agent._spawn("saver", broken())
+    with pytest.raises(NodeagentError, match=r"saver ended unexpectedly.*a defect"):
+        await agent.run()
 
 
 class TestState:

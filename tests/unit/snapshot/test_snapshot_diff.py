@@ -130,10 +130,13 @@ class TestDiff:
         old = a_snapshot(View("v", clusters, endpoints))
         moved = {**endpoints, "v/77": (Endpoint(VIP, 81),)}
         new = a_snapshot(View("v", clusters, moved))
-        started = time.process_time()
-        changes = diff(old, new)
-        check_consistent(new, since=old)
-        assert time.process_time() - started < 0.02
+        best = 1.0
+        for _ in range(3):
+            started = time.process_time()
+            changes = diff(old, new)
+            check_consistent(new, since=old)
+            best = min(best, time.process_time() - started)
+        assert best < 0.01
         assert [name for name, _ in changes.endpoints] == ["v/77"]
 
 
