@@ -95,23 +95,27 @@ class Agent:
         )
         events = ViewEvents(self._view_changed, self._inbound_changed, self._view_stored)
         self.views = Views(config, self.index, events, store, self._saver, dataplane.check)
-        self.enrolment = Enrolment(
+        self.enrolment = self._make_enrolment(dataplane)
+        self._zds = ZdsClient(str(config.zds), self.enrolment)
+        self._metrics = self._make_metrics()
+        self._access_log = _make_access_log(config)
+        self.state = State(self._parts(capture_reason))
+        self._admin = AdminServer(self.state, AdminOptions(config.admin, config.metrics, config.ready))
+
+    def _make_enrolment(self, dataplane: Dataplane) -> Enrolment:
+        enrolment = Enrolment(
             self.engine,
             self.views,
             self.configuration,
             self.index,
             dataplane.capture,
             dataplane.addresses,
-            config,
+            self._config,
             self._is_hopeful,
         )
-        self.enrolment.on_synced = self._enrolment_synced
-        self.enrolment.before_capture = self._index_settled
-        self._zds = ZdsClient(str(config.zds), self.enrolment)
-        self._metrics = self._make_metrics()
-        self._access_log = _make_access_log(config)
-        self.state = State(self._parts(capture_reason))
-        self._admin = AdminServer(self.state, AdminOptions(config.admin, config.metrics, config.ready))
+        enrolment.on_synced = self._enrolment_synced
+        enrolment.before_capture = self._index_settled
+        return enrolment
 
     def _parts(self, capture_reason: str) -> Parts:
         return Parts(
