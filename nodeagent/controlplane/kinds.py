@@ -12,9 +12,17 @@ from envoy.config.route.v3 import route_pb2
 
 from nodeagent.controlplane.change import Change
 from nodeagent.controlplane.resources import INBOUND, STATIC, Group, Kind, Resource, type_url
-from nodeagent.controlplane.translate import clusters, endpoints, inbound, listeners, routes, workloads
+from nodeagent.controlplane.translate import (
+    clusters,
+    endpoints,
+    inbound,
+    listeners,
+    proxyless,
+    routes,
+    workloads,
+)
 from nodeagent.controlplane.view import View
-from nodeagent.controlplane.virtual_hosts import VirtualHostKind
+from nodeagent.controlplane.virtual_hosts import VirtualHostKind, service_called
 from nodeagent.model import names
 from nodeagent.model.names import ClusterName
 from nodeagent.proto import authorization_pb2, workload_pb2
@@ -132,7 +140,10 @@ class ListenerKind(_ByName):
     def build(self, view: View, group: Group) -> Mapping[str, Resource]:
         """Listeners of a port or host."""
         made: Iterable[listener_pb2.Listener | None]
-        if isinstance(group, int):
+        if view.perspective.proxyless:
+            service = view.service(str(group))
+            made = proxyless.listeners(view, service) if service else ()
+        elif isinstance(group, int):
             made = (listeners.http_listener(view, group),)
         elif group == STATIC:
             made = (listeners.virtual_outbound(),)
@@ -144,7 +155,10 @@ class ListenerKind(_ByName):
         return _named(Resource.of(listener.name, listener) for listener in made if listener is not None)
 
     def group_of(self, view: View, name: str) -> Group | None:
-        """By port, or by whose address it is."""
+        """By port, by whose address it is, or for a gRPC client by host."""
+        if view.perspective.proxyless:
+            called = service_called(view, name.rpartition(":")[0].lower())
+            return called.host if called else None
         if name == names.VIRTUAL_OUTBOUND:
             return STATIC
         if name == names.VIRTUAL_INBOUND:
@@ -164,9 +178,9 @@ class ListenerKind(_ByName):
         """Services, TCP routes, and endpoints of headless services."""
         services = view.world.registry.services
         headless = {host for host in change.endpoints if host in services and services[host].headless}
-        # Headless services on one port may share pods, and with them the names of listeners.
-        for port in {port.port for host in headless for port in services[host].tcp_ports} | change.ports:
-            headless.update(found.host for found in view.services_on_port(port) if found.headless)
+        # Headless services may share pods, and with them the names of listeners.
+        if headless or change.services:
+            headless |= view.world.registry.headless
         found: set[Group] = {*change.services, *change.routes, *headless, *change.ports}
         return found | _inbound_group(view, change)
 
@@ -190,7 +204,10 @@ class RouteKind(_ByName):
     def build(self, view: View, group: Group) -> Mapping[str, Resource]:
         """Route configurations of a port or host."""
         made: Iterable[routes.RouteConfiguration | None]
-        if isinstance(group, int):
+        if view.perspective.proxyless:
+            service = view.service(str(group))
+            made = proxyless.route_configurations(view, service) if service else ()
+        elif isinstance(group, int):
             made = (routes.port_routes(view, group),)
         else:
             service = view.service(group)
@@ -198,8 +215,10 @@ class RouteKind(_ByName):
         return _named(Resource.of(found.name, found) for found in made if found is not None)
 
     def group_of(self, view: View, name: str) -> Group | None:
-        """`port` or `host:port`."""
-        del view
+        """`port` or `host:port`; for a gRPC client the cluster's name."""
+        if view.perspective.proxyless:
+            parsed = ClusterName.parse(name)
+            return parsed.host if parsed else None
         if name.isdecimal():
             return int(name)
         host, _, port = name.rpartition(":")

@@ -24,6 +24,8 @@ class Registry:
     def __init__(self) -> None:
         self.services: dict[str, Service] = {}
         self.workloads: dict[str, Workload] = {}
+        self.headless: set[str] = set()
+        """Hosts of the services that have no virtual address."""
         self._by_name: dict[tuple[str, str], str] = {}
         self._by_service_name: dict[tuple[str, str], str] = {}
         self._by_address: dict[str, list[str]] = defaultdict(list)
@@ -118,6 +120,7 @@ class Registry:
     def put_service(self, host: str, service: Service | None, change: Change) -> None:
         """Add, replace or (None) remove the service of a host."""
         before = self.services.pop(host, None)
+        self.headless.discard(host)
         for old in (before,) if before else ():
             self._by_service_name.pop((old.namespace, old.name), None)
             for port in old.ports:
@@ -128,6 +131,8 @@ class Registry:
                 self._services_by_label[key].discard(host)
         if service is not None:
             self.services[host] = service
+            if service.headless:
+                self.headless.add(host)
             self._by_service_name[service.namespace, service.name] = host
             for port in service.ports:
                 self._ports[port.port].add(host)

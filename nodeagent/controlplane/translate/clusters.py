@@ -38,9 +38,16 @@ def outbound_clusters(view: View, service: Service) -> Iterable[Cluster]:
     """One cluster for each port of the service and each of its subsets."""
     policy = view.policy(service)
     for port in service.tcp_ports:
-        yield _outbound(service, port, "", policy.blocks(port.port))
-        for subset in policy.subsets:
-            yield _outbound(service, port, subset.name, policy.blocks(port.port, subset))
+        made = [_outbound(service, port, "", policy.blocks(port.port))]
+        made += [
+            _outbound(service, port, subset.name, policy.blocks(port.port, subset))
+            for subset in policy.subsets
+        ]
+        for cluster in made:
+            if view.perspective.proxyless:
+                # gRPC knows no other policy but RING_HASH, and refuses the cluster.
+                cluster.lb_policy = Cluster.ROUND_ROBIN
+            yield cluster
 
 
 def _outbound(service: Service, port: ServicePort, subset: str, blocks: PolicyBlocks) -> Cluster:

@@ -30,31 +30,32 @@ PLAINTEXT_HTTP: Final = ("http/1.0", "http/1.1", "h2c")
 
 def http_filter_by_route_name(perspective: Perspective, stat_prefix: str, route_name: str) -> Filter:
     """An HTTP connection manager whose routes come by RDS."""
-    manager = _manager(perspective, stat_prefix)
-    manager.rds.config_source.CopyFrom(ads())
-    manager.rds.route_config_name = route_name
-    return Filter(name=HTTP_MANAGER, typed_config=pack(manager))
+    http = manager(perspective, stat_prefix)
+    http.rds.config_source.CopyFrom(ads())
+    http.rds.route_config_name = route_name
+    return Filter(name=HTTP_MANAGER, typed_config=pack(http))
 
 
 def http_filter_with_routes(
     perspective: Perspective, stat_prefix: str, routes: route_pb2.RouteConfiguration
 ) -> Filter:
     """An HTTP connection manager with its routes inline."""
-    manager = _manager(perspective, stat_prefix)
-    manager.route_config.CopyFrom(routes)
-    return Filter(name=HTTP_MANAGER, typed_config=pack(manager))
+    http = manager(perspective, stat_prefix)
+    http.route_config.CopyFrom(routes)
+    return Filter(name=HTTP_MANAGER, typed_config=pack(http))
 
 
-def _manager(perspective: Perspective, stat_prefix: str) -> Manager:
-    manager = Manager(stat_prefix=stat_prefix, codec_type=Manager.AUTO)
-    manager.normalize_path.value = True
-    manager.use_remote_address.value = False
-    manager.stream_idle_timeout.CopyFrom(duration(timedelta()))
-    manager.upgrade_configs.add(upgrade_type="websocket")
+def manager(perspective: Perspective, stat_prefix: str) -> Manager:
+    """A connection manager with Istio's settings and the router; its routes are the caller's to add."""
+    found = Manager(stat_prefix=stat_prefix, codec_type=Manager.AUTO)
+    found.normalize_path.value = True
+    found.use_remote_address.value = False
+    found.stream_idle_timeout.CopyFrom(duration(timedelta()))
+    found.upgrade_configs.add(upgrade_type="websocket")
     if perspective.http10:
-        manager.http_protocol_options.accept_http_10 = True
-    manager.http_filters.add(name="envoy.filters.http.router", typed_config=pack(router_pb2.Router()))
-    return manager
+        found.http_protocol_options.accept_http_10 = True
+    found.http_filters.add(name="envoy.filters.http.router", typed_config=pack(router_pb2.Router()))
+    return found
 
 
 def tcp_filter(

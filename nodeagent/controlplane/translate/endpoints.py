@@ -39,11 +39,11 @@ def _assignment(
     for locality, group in by_locality.items():
         added = found.endpoints.add()
         added.load_balancing_weight.value = len(group)
-        # An unset locality would make Envoy treat the group as of no locality, which is right for unknown ones.
-        if locality != Locality():
-            added.locality.region = locality.region
-            added.locality.zone = locality.zone
-            added.locality.sub_zone = locality.subzone
+        # Present also when unknown: gRPC refuses endpoints without it.
+        added.locality.SetInParent()
+        added.locality.region = locality.region
+        added.locality.zone = locality.zone
+        added.locality.sub_zone = locality.subzone
         added.lb_endpoints.extend(_lb_endpoint(view, endpoint) for endpoint in group)
     return found
 

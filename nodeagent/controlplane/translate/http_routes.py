@@ -107,7 +107,7 @@ def _redirect(redirect: Redirect) -> RedirectAction:
 
 def _forward(view: View, found: Route, item: HttpRoute, match: HttpMatch | None, port: int) -> None:
     action = found.route
-    set_timeout(action, item.timeout)
+    set_timeout(action, item.timeout, proxyless=view.perspective.proxyless)
     authority = item.headers.authority
     if item.rewrite is not None:
         _rewrite(action, item.rewrite, match)
@@ -124,11 +124,14 @@ def _forward(view: View, found: Route, item: HttpRoute, match: HttpMatch | None,
         action.host_rewrite_literal = authority
 
 
-def set_timeout(action: RouteAction, timeout: timedelta | None) -> None:
-    """No limit unless one is set (0 is none); one that is set also caps what a gRPC client asks for."""
+def set_timeout(action: RouteAction, timeout: timedelta | None, *, proxyless: bool = False) -> None:
+    """No limit unless one is set (0 is none); one that is set also caps what a gRPC client asks for.
+
+    A proxyless client reads only max_stream_duration.
+    """
     limit = timeout or timedelta()
     action.timeout.CopyFrom(duration(limit))
-    if limit:
+    if limit and not proxyless:
         # Not max_stream_duration: with it Envoy takes no notice of timeout any more.
         action.max_grpc_timeout.CopyFrom(duration(limit))
     else:
