@@ -176,6 +176,9 @@ class State:
             yield parts.saver.last_error
         for rejection in parts.configuration.rejections:
             yield f"route table {rejection.table}: {rejection.message}"
+        for view in parts.views:
+            if view.lacks_inbound:
+                yield f"view {view.name}: there is no usable virtualInbound listener; nothing is let in"
         yield from _gather(
             (f"{short_name(url)} {name}", text)
             for view in parts.views

@@ -348,6 +348,11 @@ class ViewController:
     # -- for people --
 
     @property
+    def lacks_inbound(self) -> bool:
+        """Whether the control plane says that there is no inbound configuration: then nothing is let in."""
+        return self.inbound is None and self._known(LISTENERS, VIRTUAL_INBOUND)
+
+    @property
     def from_disk(self) -> bool:
         """Whether all that it has is of an earlier run, not confirmed yet."""
         return bool(self._restored) and self.stream.state.connects == 0
