@@ -62,7 +62,7 @@ static void write_typical(uint32_t i) {
   char buf[2048];
   na_out out = {.p = buf, .size = sizeof buf};
   (void)i;
-  na_write_headers(head.headers, head.nheaders, NULL, head.request.authority, &out);
+  na_write_headers(head.headers, head.nheaders, NULL, NULL, head.request.authority, &out);
   bench_keep(buf);
 }
 

@@ -158,7 +158,7 @@ static void check_written(const na_vhost *vhost, const na_route *route) {
   na_out_cstr(&out, " HTTP/1.1\r\n");
   na_header_levels levels = {{NULL, &route->mutations[NA_REQUEST], &vhost->mutations[NA_REQUEST]}};
   na_str authority = head.request.authority.n ? head.request.authority : (na_str){"h", 1};
-  na_write_headers(head.headers, head.nheaders, &levels, authority, &out);
+  na_write_headers(head.headers, head.nheaders, NULL, &levels, authority, &out);
   na_out_cstr(&out, "\r\n");
   if (out.over || head.is_connect)
     return;

@@ -40,12 +40,10 @@ static void make_uuid(na_worker *worker, char text[37]) {
   text[36] = '\0';
 }
 
-static void write_request_id(na_http_request *request, na_out *out) {
+static na_str request_id(na_http_request *request) {
   if (!request->generated_id[0]) /* one for all attempts */
     make_uuid(request->worker, request->generated_id);
-  literal(out, LITERAL("x-request-id: "));
-  na_out_bytes(out, request->generated_id, 36);
-  literal(out, LITERAL("\r\n"));
+  return na_str_of(request->generated_id);
 }
 
 /* TE is hop-by-hop, but `trailers` is what gRPC asks for end to end, and we pass trailers on. */
@@ -93,13 +91,15 @@ void na_write_request_head(na_http_request *request, const na_h1_head *head, na_
   na_header_levels levels;
   const na_route *route = request->route;
   na_str authority = route && route->rewrite_authority ? na_str_of(route->rewrite_authority) : in->authority;
-  na_write_headers(in->headers, in->nheaders, levels_of(request, NA_REQUEST, &levels) ? &levels : NULL, authority, out);
+  na_own_headers own = {.n = 0};
   if (head->index[NA_HDR_X_FORWARDED_PROTO] < 0)
-    literal(out, LITERAL("x-forwarded-proto: http\r\n"));
+    na_own_header(&own, "x-forwarded-proto", na_str_of("http"));
   if (head->index[NA_HDR_X_REQUEST_ID] < 0)
-    write_request_id(request, out);
+    na_own_header(&own, "x-request-id", request_id(request));
   if (rewritten)
-    na_out_header(out, na_str_of("x-envoy-original-path"), in->path_query);
+    na_own_header(&own, "x-envoy-original-path", in->path_query);
+  na_write_headers(in->headers, in->nheaders, &own, levels_of(request, NA_REQUEST, &levels) ? &levels : NULL, authority,
+                   out);
   if (head->body == NA_BODY_CHUNKED)
     literal(out, LITERAL("transfer-encoding: chunked\r\n"));
   if (te_trailers(head))
@@ -117,23 +117,25 @@ static void write_status_line(const na_response *response, na_out *out) {
   literal(out, LITERAL("\r\n"));
 }
 
-/* As Envoy: from the end of the request to the beginning of the response. */
-static void write_service_time(const na_http_request *request, na_out *out) {
+/* As Envoy: milliseconds from the end of the request to the beginning of the response. */
+static na_str service_time(const na_http_request *request, char *text, size_t size) {
   uint64_t since = request->body_sent ? request->sent_us : request->first_us;
-  literal(out, LITERAL("x-envoy-upstream-service-time: "));
-  na_out_u64(out, (request->first_us - since) / 1000);
-  literal(out, LITERAL("\r\n"));
+  na_out out = {.p = text, .size = size};
+  na_out_u64(&out, (request->first_us - since) / 1000);
+  return (na_str){text, (uint32_t)out.n};
 }
 
 void na_write_response_head(na_http_request *request, const na_response *response, enum na_delivery delivery,
                             bool http10, bool close, na_out *out) {
   na_header_levels levels;
+  na_own_headers own = {.n = 0};
+  char milliseconds[24];
   bool informational = response->status < 200;
   write_status_line(response, out);
-  bool changed = !informational && levels_of(request, NA_RESPONSE, &levels);
-  na_write_headers(response->headers, response->nheaders, changed ? &levels : NULL, (na_str){0}, out);
   if (!response->local && !informational)
-    write_service_time(request, out);
+    na_own_header(&own, "x-envoy-upstream-service-time", service_time(request, milliseconds, sizeof milliseconds));
+  bool changed = !informational && levels_of(request, NA_RESPONSE, &levels);
+  na_write_headers(response->headers, response->nheaders, &own, changed ? &levels : NULL, (na_str){0}, out);
   if (delivery == NA_DELIVER_CHUNKED || (delivery == NA_DELIVER_AS_IS && response->body == NA_BODY_CHUNKED))
     literal(out, LITERAL("transfer-encoding: chunked\r\n"));
   if (response->upgrade)

@@ -123,14 +123,23 @@ void na_route_write_path(const na_route *route, const na_request *request, na_ou
 /* Write the Location value of a redirect. */
 void na_route_write_location(const na_route *route, const na_request *request, na_out *out);
 
-/* Envoy's order: destination first, then route, then virtual host (most specific first); each level removes, then
- * sets and adds. Applies the levels to `request`'s headers (requests) or to the given list (responses) and writes the
- * header block without the final empty line. Hop-by-hop headers (hop flag) are left out; the caller adds its own
- * after. `authority` is written as Host when not empty. */
 typedef struct na_header_levels {
   const na_mutations *levels[3]; /* destination, route, virtual host; NULL entries are skipped */
 } na_header_levels;
-void na_write_headers(const na_header *headers, uint32_t n, const na_header_levels *levels, na_str authority,
-                      na_out *out);
+
+#define NA_MAX_OWN_HEADERS 3
+/* Headers of the proxy itself: each takes the place of received ones of its name. */
+typedef struct na_own_headers {
+  na_header items[NA_MAX_OWN_HEADERS];
+  uint32_t n;
+} na_own_headers;
+
+void na_own_header(na_own_headers *own, const char *name, na_str value);
+/* Envoy's order: destination first, then route, then virtual host (most specific first); each level removes, then
+ * sets and adds. Applies the levels to the headers received and to the proxy's own (`own` may be NULL), and writes the
+ * header block without the final empty line. Hop-by-hop headers (hop flag) are left out. `authority` is written as Host
+ * when not empty. */
+void na_write_headers(const na_header *headers, uint32_t n, const na_own_headers *own, const na_header_levels *levels,
+                      na_str authority, na_out *out);
 
 #endif

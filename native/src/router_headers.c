@@ -93,6 +93,7 @@ typedef struct mutation_plan {
   uint32_t n;
   const na_header *headers;
   uint32_t nheaders;
+  const na_own_headers *own;
   na_str authority;
 } mutation_plan;
 
@@ -136,11 +137,20 @@ static bool is_replaced(const mutation_plan *plan, uint32_t from, na_str name) {
   return false;
 }
 
+static bool is_own(const mutation_plan *plan, na_str name) {
+  for (uint32_t i = 0; plan->own && i < plan->own->n; i++)
+    if (na_str_ieq2(plan->own->items[i].name, name))
+      return true;
+  return false;
+}
+
 /* Whether a header of this name is there before operation `at`. */
 static bool is_present(const mutation_plan *plan, uint32_t at, na_str name) {
   while (at-- > 0)
     if (na_str_ieq2(name_of(plan->ops[at]), name))
       return plan->ops[at]->op != NA_HEADER_REMOVE;
+  if (is_own(plan, name))
+    return true;
   for (uint32_t i = 0; i < plan->nheaders; i++)
     if (!plan->headers[i].hop && na_str_ieq2(plan->headers[i].name, name))
       return true;
@@ -150,9 +160,17 @@ static bool is_present(const mutation_plan *plan, uint32_t at, na_str name) {
 static void write_received(const mutation_plan *plan, na_out *out) {
   for (uint32_t i = 0; i < plan->nheaders; i++) {
     const na_header *header = &plan->headers[i];
-    if (header->hop || (header->id == NA_HDR_HOST && plan->authority.n))
+    if (header->hop || (header->id == NA_HDR_HOST && plan->authority.n) || is_own(plan, header->name))
       continue;
     if (!plan->n || !is_replaced(plan, 0, header->name))
+      na_out_header(out, header->name, header->value);
+  }
+}
+
+static void write_own(const mutation_plan *plan, na_out *out) {
+  for (uint32_t i = 0; plan->own && i < plan->own->n; i++) {
+    const na_header *header = &plan->own->items[i];
+    if (!is_replaced(plan, 0, header->name))
       na_out_header(out, header->name, header->value);
   }
 }
@@ -168,15 +186,22 @@ static void write_added(const mutation_plan *plan, na_out *out) {
   }
 }
 
-void na_write_headers(const na_header *headers, uint32_t n, const na_header_levels *levels, na_str authority,
-                      na_out *out) {
+void na_own_header(na_own_headers *own, const char *name, na_str value) {
+  assert(own->n < NA_MAX_OWN_HEADERS);
+  own->items[own->n++] = (na_header){.name = na_str_of(name), .value = value};
+}
+
+void na_write_headers(const na_header *headers, uint32_t n, const na_own_headers *own, const na_header_levels *levels,
+                      na_str authority, na_out *out) {
   mutation_plan plan;
   plan.headers = headers;
   plan.nheaders = n;
+  plan.own = own;
   plan.authority = authority;
   make_plan(&plan, levels);
   if (plan.authority.n)
     na_out_header(out, (na_str){"host", 4}, plan.authority);
   write_received(&plan, out);
+  write_own(&plan, out);
   write_added(&plan, out);
 }

@@ -75,6 +75,19 @@ static void adds_and_strips_headers(void **state) {
   end(&s);
 }
 
+/* The sidecar of the server has measured too; the client sees the time of the last proxy. */
+static void replaces_the_service_time_of_another_proxy(void **state) {
+  scene s = begin();
+  put(s.client, GET_ROOT);
+  s.server = answer(s.listener);
+  get_head(s.server);
+  put(s.server, "HTTP/1.1 200 OK\r\nX-Envoy-Upstream-Service-Time: 77777\r\ncontent-length: 0\r\n\r\n");
+  const char *head = expect_head(s.client, "HTTP/1.1 200 OK");
+  assert_has(head, "\r\nx-envoy-upstream-service-time: ");
+  assert_lacks(head, "77777");
+  end(&s);
+}
+
 static void keeps_the_clients_request_id(void **state) {
   scene s = begin();
   put(s.client, "GET / HTTP/1.1\r\nHost: a\r\nX-Request-Id: mine\r\nX-Forwarded-Proto: https\r\n\r\n");
@@ -418,6 +431,7 @@ int main(void) {
   const struct CMUnitTest tests[] = {
       cmocka_unit_test(keeps_connections),
       cmocka_unit_test(adds_and_strips_headers),
+      cmocka_unit_test(replaces_the_service_time_of_another_proxy),
       cmocka_unit_test(keeps_the_clients_request_id),
       cmocka_unit_test(answers_pipelined_requests_in_order),
       cmocka_unit_test(passes_chunks_and_trailers),

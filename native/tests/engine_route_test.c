@@ -139,6 +139,29 @@ static void rewrites_and_changes_headers(void **state) {
   end(&s);
 }
 
+/* Operations apply to what the proxy adds, too. */
+static void changes_the_proxys_own_headers(void **state) {
+  scene s = begin(NULL);
+  na_builder *b = configure(&s);
+  na_route *route;
+  na_vhost *vhost = new_vhost("vh", "*", "c", &route);
+  assert_int_equal(na_route_header(route, NA_REQUEST, NA_HEADER_SET, "X-Request-Id", "fixed"), 0);
+  assert_int_equal(na_route_header(route, NA_REQUEST, NA_HEADER_REMOVE, "x-forwarded-proto", NULL), 0);
+  assert_int_equal(na_route_header(route, NA_RESPONSE, NA_HEADER_REMOVE, "x-envoy-upstream-service-time", NULL), 0);
+  assert_int_equal(na_builder_vhost(b, "t", vhost), 0);
+  commit(&s);
+  put(s.client, GET_ROOT);
+  int server = answer(s.listener);
+  const char *head = expect_head(server, "GET / HTTP/1.1");
+  assert_has(head, "X-Request-Id: fixed\r\n");
+  assert_lacks(head, "x-request-id: ");
+  assert_lacks(head, "x-forwarded-proto");
+  put(server, OK_HELLO);
+  assert_lacks(expect_head(s.client, "HTTP/1.1 200 OK"), "service-time");
+  close(server);
+  end(&s);
+}
+
 static void redirects_and_answers_directly(void **state) {
   scene s = begin(NULL);
   na_builder *b = configure(&s);
@@ -483,6 +506,7 @@ int main(void) {
       cmocka_unit_test(answers_404_without_a_route),
       cmocka_unit_test(splits_by_weight),
       cmocka_unit_test(rewrites_and_changes_headers),
+      cmocka_unit_test(changes_the_proxys_own_headers),
       cmocka_unit_test(redirects_and_answers_directly),
       cmocka_unit_test(times_out),
       cmocka_unit_test(cuts_a_response_that_takes_too_long),
