@@ -13,7 +13,8 @@ NodeagentError
 │   └── NftError
 ├── EnrollError            a workload could not be taken on
 ├── AdminError             the admin socket could not be asked
-└── LabError               a lab verb failed
+├── LabError               a lab verb failed
+└── BenchError             something could not be measured
 """
 
 from __future__ import annotations
@@ -88,3 +89,7 @@ class AdminError(NodeagentError):
 
 class LabError(NodeagentError):
     """A lab verb failed."""
+
+
+class BenchError(NodeagentError):
+    """Something could not be measured."""

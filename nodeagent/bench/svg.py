@@ -1,0 +1,126 @@
+"""Plots as inline SVG: bars with intervals, and latency curves. Pure functions from values to text."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from html import escape
+from typing import Final
+
+from nodeagent.bench.results import SUBJECT
+
+COLOURS: Final = {
+    SUBJECT: "#0b6e99",
+    "direct": "#8a8a8a",
+    "floor": "#b5b5b5",
+    "envoy": "#c2528b",
+    "haproxy": "#7a9a3a",
+    "nginx": "#c9882b",
+}
+_OTHER_COLOUR: Final = "#555555"
+_ROW: Final = 26
+_LABEL: Final = 96
+_WIDTH: Final = 640
+
+
+@dataclass(frozen=True, slots=True)
+class Bar:
+    """A peer's median with its interval, and what is written beside it."""
+
+    peer: str
+    value: float
+    low: float
+    high: float
+    text: str
+
+
+def colour(peer: str) -> str:
+    """The peer's colour in all plots."""
+    return COLOURS.get(peer, _OTHER_COLOUR)
+
+
+def bars(title: str, items: Sequence[Bar]) -> str:
+    """Horizontal bars from zero, one a peer."""
+    top = max((item.high for item in items), default=0.0) or 1.0
+    plot = _WIDTH - _LABEL - 150
+    parts = [_open(_WIDTH, 24 + _ROW * len(items), title)]
+    parts.append(f'<text x="0" y="14" class="title">{escape(title)}</text>')
+    for index, item in enumerate(items):
+        y = 24 + index * _ROW
+        width = max(0.0, item.value) / top * plot
+        low, high = (_LABEL + max(0.0, edge) / top * plot for edge in (item.low, item.high))
+        parts.append(f'<text x="{_LABEL - 8}" y="{y + 14}" class="end">{escape(item.peer)}</text>')
+        parts.append(
+            f'<rect x="{_LABEL}" y="{y + 2}" width="{width:.1f}" height="16" fill="{colour(item.peer)}"/>'
+        )
+        parts.append(f'<path d="M{low:.1f} {y + 10}H{high:.1f}" class="interval"/>')
+        parts.append(f'<text x="{high + 6:.1f}" y="{y + 14}">{escape(item.text)}</text>')
+    return "".join(parts) + "</svg>"
+
+
+def curves(title: str, items: Mapping[str, Sequence[tuple[float, float]]]) -> str:
+    """Latency by percentile: both axes logarithmic, so that the tail has room."""
+    values = [value for points in items.values() for _, value in points if value > 0]
+    if not values:
+        return ""
+    low, high = math.log10(min(values)), math.log10(max(values))
+    high = max(high, low + 0.1)
+    height, left, bottom, right = 260, 60, 30, 110
+    nines = 4.0
+
+    def place(share: float, value: float) -> tuple[float, float]:
+        x = min(nines, -math.log10(max(1e-9, 1 - share))) / nines
+        y = (math.log10(value) - low) / (high - low)
+        return left + x * (_WIDTH - left - right), height - bottom - y * (height - bottom - 24)
+
+    parts = [_open(_WIDTH, height, title), f'<text x="0" y="14" class="title">{escape(title)}</text>']
+    for share, label in ((0.0, "0 %"), (0.5, "50 %"), (0.9, "90 %"), (0.99, "99 %"), (0.999, "99.9 %")):
+        x, _ = place(share, 10**low)
+        parts.append(f'<path d="M{x:.1f} 24V{height - bottom}" class="grid"/>')
+        parts.append(f'<text x="{x:.1f}" y="{height - 10}" class="middle">{label}</text>')
+    for power in range(math.ceil(low), math.floor(high) + 1):
+        _, y = place(0, 10.0**power)
+        parts.append(f'<path d="M{left} {y:.1f}H{_WIDTH - right}" class="grid"/>')
+        parts.append(f'<text x="{left - 6}" y="{y + 4:.1f}" class="end">{_duration(10.0**power)}</text>')
+    for index, (peer, points) in enumerate(items.items()):
+        path = " ".join(
+            f"{x:.1f},{y:.1f}" for x, y in (place(share, value) for share, value in points if value > 0)
+        )
+        parts.append(f'<polyline points="{path}" fill="none" stroke="{colour(peer)}" stroke-width="1.6"/>')
+        parts.append(
+            f'<text x="{_WIDTH - right + 10}" y="{40 + index * 18}" fill="{colour(peer)}">{escape(peer)}</text>'
+        )
+    return "".join(parts) + "</svg>"
+
+
+def dots(title: str, items: Mapping[str, Sequence[float]]) -> str:
+    """Every round's value, one row a peer: how much they scatter."""
+    values = [value for series in items.values() for value in series]
+    if not values:
+        return ""
+    top = max(values) or 1.0
+    plot = _WIDTH - _LABEL - 20
+    parts = [_open(_WIDTH, 24 + 18 * len(items), title), f'<text x="0" y="14">{escape(title)}</text>']
+    for index, (peer, series) in enumerate(items.items()):
+        y = 34 + index * 18
+        parts.append(f'<text x="{_LABEL - 8}" y="{y + 4}" class="end">{escape(peer)}</text>')
+        parts += (
+            f'<circle cx="{_LABEL + max(0.0, value) / top * plot:.1f}" cy="{y}" r="3" '
+            f'fill="{colour(peer)}" fill-opacity="0.6"/>'
+            for value in series
+        )
+    return "".join(parts) + "</svg>"
+
+
+def _open(width: int, height: int, title: str) -> str:
+    return (
+        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width} {height}" width="{width}" '
+        f'height="{height}" role="img" aria-label="{escape(title)}">'
+    )
+
+
+def _duration(microseconds: float) -> str:
+    if microseconds < 1000:
+        return f"{microseconds:g} us"
+    return f"{microseconds / 1000:g} ms" if microseconds < 1e6 else f"{microseconds / 1e6:g} s"
