@@ -108,13 +108,13 @@ class Enrolment:
         await self._await_address(pod)
         view = workload.view = self._views.acquire(pod.uid, self._subject(workload))
         self._configuration.put_view(view.view)
-        self._engine.add_workload(pod.uid, workload.netns, view.name, workload.addresses)
         if self._is_hopeful():
             with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(view.inbound_ready.wait(), INBOUND_WAIT)
         self.refresh_inbound(pod.uid)
         self.before_capture()
         self._configuration.publish()
+        self._engine.add_workload(pod.uid, workload.netns, view.name, workload.addresses)
         workload.capture = self._make_capture(workload.netns)
         await asyncio.to_thread(workload.capture.apply)
 
