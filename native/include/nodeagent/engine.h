@@ -35,24 +35,24 @@ typedef struct na_route na_route;
 
 /* Limits and defaults of one engine. Zero takes the default named beside the field. */
 typedef struct na_config {
-  uint32_t workers;              /* threads; 1 */
-  uint32_t max_connections;      /* per worker, downstream; 8000 (nofile / 2 at most) */
-  uint32_t max_head_bytes;       /* request or response head; 61440 (431, 502) */
-  uint32_t max_headers;          /* 100 */
-  uint32_t max_request_line;     /* 8192 (414) */
-  uint32_t buffer_bytes;         /* bytes queued per direction before reading stops; 65536 */
-  uint32_t detect_timeout_ms;    /* silence after which an undeclared port is taken for server-first TCP; 100 */
-  uint32_t head_timeout_ms;      /* from first byte to end of head; 10000 (408) */
-  uint32_t idle_timeout_ms;      /* connection without traffic; 3600000 */
+  uint32_t workers;                 /* threads; 1 */
+  uint32_t max_connections;         /* per worker, downstream; 8000 (nofile / 2 at most) */
+  uint32_t max_head_bytes;          /* request or response head; 61440 (431, 502) */
+  uint32_t max_headers;             /* 100 */
+  uint32_t max_request_line;        /* 8192 (414) */
+  uint32_t buffer_bytes;            /* bytes queued per direction before reading stops; 65536 */
+  uint32_t detect_timeout_ms;       /* silence after which an undeclared port is taken for server-first TCP; 100 */
+  uint32_t head_timeout_ms;         /* from first byte to end of head; 10000 (408) */
+  uint32_t idle_timeout_ms;         /* connection without traffic; 3600000 */
   uint32_t request_idle_timeout_ms; /* request without bytes either way; 300000 (504 or reset) */
-  uint32_t pool_idle_timeout_ms; /* unused upstream connection; 60000 */
-  uint32_t pool_max_idle;        /* unused upstream connections per worker, cluster, source and endpoint; 64 */
-  uint32_t on_demand_timeout_ms; /* how long a connection waits for its configuration; 2000 */
-  uint32_t max_parked;           /* connections and requests waiting, per worker; 1024 */
-  uint32_t stat_rows;            /* distinct stat keys per worker between two drains; 4096 */
-  uint32_t access_records;       /* access records per worker between two drains; 2048 (dropped and counted above) */
-  uint32_t access_log;           /* 1: produce access records */
-  uint32_t events;               /* pending events; 1024 */
+  uint32_t pool_idle_timeout_ms;    /* unused upstream connection; 60000 */
+  uint32_t pool_max_idle;           /* unused upstream connections per worker, cluster, source and endpoint; 64 */
+  uint32_t on_demand_timeout_ms;    /* how long a connection waits for its configuration; 2000 */
+  uint32_t max_parked;              /* connections and requests waiting, per worker; 1024 */
+  uint32_t stat_rows;               /* distinct stat keys per worker between two drains; 4096 */
+  uint32_t access_records;          /* access records per worker between two drains; 2048 (dropped and counted above) */
+  uint32_t access_log;              /* 1: produce access records */
+  uint32_t events;                  /* pending events; 1024 */
 } na_config;
 
 /* Create a stopped engine. Fills in defaults; -EINVAL for limits out of range. */
@@ -118,13 +118,13 @@ enum na_cluster_kind {
 
 typedef struct na_cluster_config {
   uint32_t tag;
-  uint32_t kind;               /* enum na_cluster_kind */
-  uint32_t lb;                 /* enum na_lb */
-  uint32_t connect_timeout_ms; /* 10000 */
-  uint32_t idle_timeout_ms;    /* pooled connection; engine default */
-  uint32_t max_connections;    /* per cluster, all workers; NA_NEVER */
-  uint32_t max_requests;       /* active; NA_NEVER */
-  uint32_t max_pending;        /* waiting for a connection; NA_NEVER */
+  uint32_t kind;                        /* enum na_cluster_kind */
+  uint32_t lb;                          /* enum na_lb */
+  uint32_t connect_timeout_ms;          /* 10000 */
+  uint32_t idle_timeout_ms;             /* pooled connection; engine default */
+  uint32_t max_connections;             /* per cluster, all workers; NA_NEVER */
+  uint32_t max_requests;                /* active; NA_NEVER */
+  uint32_t max_pending;                 /* waiting for a connection; NA_NEVER */
   uint32_t max_requests_per_connection; /* NA_NEVER */
 } na_cluster_config;
 
@@ -156,8 +156,8 @@ enum na_match_kind {
 };
 
 /* Flags of a matcher. */
-#define NA_MATCH_IGNORE_CASE 1
-#define NA_MATCH_INVERT 2
+#define NA_MATCH_IGNORE_CASE      1
+#define NA_MATCH_INVERT           2
 #define NA_MATCH_MISSING_AS_EMPTY 4
 
 enum na_header_side { NA_REQUEST = 0, NA_RESPONSE = 1 };
@@ -185,8 +185,8 @@ NA_API int na_route_match_query(na_route *route, enum na_match_kind kind, const 
 /* Action: forward. Returns the index of the destination (for na_route_destination_header) or -errno. Several calls
  * split by weight; weights need not sum to 100; 0 gets nothing. */
 NA_API int na_route_forward(na_route *route, const char *cluster, uint32_t weight);
-NA_API int na_route_destination_header(na_route *route, int destination, enum na_header_side side,
-                                       enum na_header_op op, const char *name, const char *value);
+NA_API int na_route_destination_header(na_route *route, int destination, enum na_header_side side, enum na_header_op op,
+                                       const char *name, const char *value);
 /* Action: redirect. NULL fields stay as requested; port 0 likewise. Exactly one of path (whole path, query kept) and
  * prefix (replaces the matched prefix) may be given. */
 NA_API int na_route_redirect(na_route *route, uint32_t code, const char *scheme, const char *authority, uint32_t port,
@@ -269,7 +269,7 @@ enum na_event_kind {
 typedef struct na_event {
   uint32_t kind;
   uint32_t workload;
-  uint32_t tag;        /* of the table */
+  uint32_t tag; /* of the table */
   uint16_t port;
   uint8_t address[16];
   char view[256];
@@ -288,23 +288,23 @@ NA_API int na_engine_usage(na_engine *engine, uint32_t *tags, size_t max);
 
 /* Response flags as Envoy names them; a set of bits. */
 enum na_flag {
-  NA_FLAG_UH = 1,        /* no healthy upstream */
-  NA_FLAG_UF = 2,        /* upstream connection failure */
-  NA_FLAG_UO = 4,        /* upstream overflow (limits) */
-  NA_FLAG_NR = 8,        /* no route */
-  NA_FLAG_URX = 16,      /* retries exhausted */
-  NA_FLAG_DC = 32,       /* downstream closed */
-  NA_FLAG_UC = 64,       /* upstream closed */
-  NA_FLAG_UT = 128,      /* upstream timeout */
-  NA_FLAG_LR = 256,      /* local reset */
-  NA_FLAG_IH = 512,      /* invalid headers */
-  NA_FLAG_DPE = 1024,    /* downstream protocol error */
-  NA_FLAG_UPE = 2048,    /* upstream protocol error */
-  NA_FLAG_NC = 4096,     /* no cluster, or configuration not in force */
-  NA_FLAG_SI = 8192,     /* stream idle timeout */
-  NA_FLAG_DT = 16384,    /* duration timeout */
-  NA_FLAG_OM = 32768,    /* overload */
-  NA_FLAG_NFCF = 65536,  /* no filter chain, connection refused */
+  NA_FLAG_UH = 1,       /* no healthy upstream */
+  NA_FLAG_UF = 2,       /* upstream connection failure */
+  NA_FLAG_UO = 4,       /* upstream overflow (limits) */
+  NA_FLAG_NR = 8,       /* no route */
+  NA_FLAG_URX = 16,     /* retries exhausted */
+  NA_FLAG_DC = 32,      /* downstream closed */
+  NA_FLAG_UC = 64,      /* upstream closed */
+  NA_FLAG_UT = 128,     /* upstream timeout */
+  NA_FLAG_LR = 256,     /* local reset */
+  NA_FLAG_IH = 512,     /* invalid headers */
+  NA_FLAG_DPE = 1024,   /* downstream protocol error */
+  NA_FLAG_UPE = 2048,   /* upstream protocol error */
+  NA_FLAG_NC = 4096,    /* no cluster, or configuration not in force */
+  NA_FLAG_SI = 8192,    /* stream idle timeout */
+  NA_FLAG_DT = 16384,   /* duration timeout */
+  NA_FLAG_OM = 32768,   /* overload */
+  NA_FLAG_NFCF = 65536, /* no filter chain, connection refused */
 };
 
 enum na_stat_kind {
@@ -315,26 +315,26 @@ enum na_stat_kind {
 };
 
 #define NA_DURATION_BUCKETS 20
-#define NA_SIZE_BUCKETS 16
+#define NA_SIZE_BUCKETS     16
 
 /* One aggregate. Key: kind .. peer; values: the rest. */
 typedef struct na_stat_row {
   uint32_t kind;
-  uint32_t workload;        /* the local workload; the reporter's side is `inbound` */
-  uint32_t cluster_tag;     /* outbound: chosen cluster; inbound: tag of the inbound port */
-  uint32_t endpoint_tag;    /* outbound: chosen endpoint; 0 if none */
+  uint32_t workload;     /* the local workload; the reporter's side is `inbound` */
+  uint32_t cluster_tag;  /* outbound: chosen cluster; inbound: tag of the inbound port */
+  uint32_t endpoint_tag; /* outbound: chosen endpoint; 0 if none */
   uint32_t flags;
-  uint16_t status;          /* HTTP status; 0 none */
-  uint8_t inbound;          /* 0: reporter source, 1: destination */
-  uint8_t protocol;         /* 0 tcp, 1 http/1, 2 grpc, 3 http/2 forwarded by connection */
-  uint8_t peer[16];         /* inbound: client address; outbound: address connected to */
+  uint16_t status;  /* HTTP status; 0 none */
+  uint8_t inbound;  /* 0: reporter source, 1: destination */
+  uint8_t protocol; /* 0 tcp, 1 http/1, 2 grpc, 3 http/2 forwarded by connection */
+  uint8_t peer[16]; /* inbound: client address; outbound: address connected to */
   uint64_t count;
-  uint64_t bytes_in;        /* from the downstream */
-  uint64_t bytes_out;       /* to the downstream */
-  uint64_t duration_us;     /* sum */
-  uint64_t duration[20];    /* per bucket, not cumulative: <= 0.5 1 5 10 25 50 100 250 500 1000 2500 5000 10000 30000
-                               60000 300000 600000 1800000 3600000 ms, above */
-  uint64_t request_size[16];  /* bodies per bucket: <= 0, then 4^1 .. 4^14 bytes, above */
+  uint64_t bytes_in;         /* from the downstream */
+  uint64_t bytes_out;        /* to the downstream */
+  uint64_t duration_us;      /* sum */
+  uint64_t duration[20];     /* per bucket, not cumulative: <= 0.5 1 5 10 25 50 100 250 500 1000 2500 5000 10000 30000
+                                60000 300000 600000 1800000 3600000 ms, above */
+  uint64_t request_size[16]; /* bodies per bucket: <= 0, then 4^1 .. 4^14 bytes, above */
   uint64_t response_size[16];
 } na_stat_row;
 
@@ -344,10 +344,10 @@ NA_API int na_engine_drain_stats(na_engine *engine, na_stat_row *rows, size_t ma
 
 /* One finished request or TCP connection. Strings are cut to their field. */
 typedef struct na_access_record {
-  uint64_t start_us;        /* wall clock, since the epoch */
+  uint64_t start_us; /* wall clock, since the epoch */
   uint64_t duration_us;
-  uint64_t upstream_us;     /* until the first byte of the response; 0 none */
-  uint64_t bytes_in;        /* request body or bytes from the client */
+  uint64_t upstream_us; /* until the first byte of the response; 0 none */
+  uint64_t bytes_in;    /* request body or bytes from the client */
   uint64_t bytes_out;
   uint32_t workload;
   uint32_t cluster_tag;
@@ -356,7 +356,7 @@ typedef struct na_access_record {
   uint32_t flags;
   uint16_t status;
   uint8_t inbound;
-  uint8_t protocol;         /* as in na_stat_row */
+  uint8_t protocol; /* as in na_stat_row */
   uint8_t http_minor;
   uint8_t reserved[3];
   uint8_t downstream_remote[16];
@@ -369,13 +369,13 @@ typedef struct na_access_record {
   uint16_t upstream_local_port;
   char method[24];
   char authority[128];
-  char path[256];           /* as received, before rewriting */
+  char path[256]; /* as received, before rewriting */
   char user_agent[128];
   char forwarded_for[64];
   char request_id[48];
   char route[96];
   char cluster[160];
-  char detail[64];          /* %RESPONSE_CODE_DETAILS%, as Envoy words them */
+  char detail[64]; /* %RESPONSE_CODE_DETAILS%, as Envoy words them */
   char upstream_failure[96];
 } na_access_record;
 
@@ -398,12 +398,12 @@ typedef struct na_connection_info {
   uint32_t worker;
   uint8_t inbound;
   uint8_t protocol;
-  uint8_t state;            /* 0 detecting, 1 waiting for configuration, 2 idle, 3 active, 4 tcp, 5 closing */
+  uint8_t state; /* 0 detecting, 1 waiting for configuration, 2 idle, 3 active, 4 tcp, 5 closing */
   uint8_t reserved;
   uint16_t remote_port;
   uint16_t local_port;
   uint8_t remote[16];
-  uint8_t local[16];        /* the original destination */
+  uint8_t local[16]; /* the original destination */
   char cluster[160];
 } na_connection_info;
 
@@ -420,8 +420,8 @@ NA_API int na_engine_explain_route(na_engine *engine, const char *table, const c
                                    char *cluster, size_t cluster_size);
 /* Parse one HTTP/1 head with the data path's parser: bytes consumed, 0 incomplete, -status (400, 414, 431 ...) when
  * refused, with the reason in `why`. When accepted, `why` tells how it was read, in lines: method, path and query,
- * authority ("-" for empty), minor version, body (none, length, chunked), its length and keep-alive (0 or 1) with spaces
- * between; then each header as "name: value". For tests and for explaining refusals. */
+ * authority ("-" for empty), minor version, body (none, length, chunked), its length and keep-alive (0 or 1) with
+ * spaces between; then each header as "name: value". For tests and for explaining refusals. */
 NA_API int na_http1_check_request(const char *bytes, size_t n, char *why, size_t why_size);
 
 #ifdef __cplusplus
