@@ -29,12 +29,12 @@ $(STAMPS)/venv: pyproject.toml $(STAMPS)/deb-build
 	$(call say,Python environment in $(VENV))
 	@[ -x $(BIN)/python ] || $(PYTHON) -m venv --system-site-packages $(VENV)
 	@$(BIN)/pip install -q --disable-pip-version-check scikit-build-core cffi grpcio-tools setuptools
-	@$(BIN)/pip install -q --disable-pip-version-check --no-build-isolation -C wheel.cmake=false -e '.[echo]'
+	@$(BIN)/pip install -q --disable-pip-version-check --no-build-isolation --config-settings=wheel.cmake=false -e '.[echo]'
 	@mkdir -p $(@D) && touch $@
 
 $(STAMPS)/venv-%: pyproject.toml $(STAMPS)/venv
 	$(call say,Python packages for $*)
-	@$(BIN)/pip install -q --disable-pip-version-check --no-build-isolation -C wheel.cmake=false -e '.[echo,$*]'
+	@$(BIN)/pip install -q --disable-pip-version-check --no-build-isolation --config-settings=wheel.cmake=false -e '.[echo,$*]'
 	@touch $@
 
 build: $(STAMPS)/venv
@@ -61,8 +61,9 @@ fuzz: fuzz-build
 	  name=$$(basename $$fuzzer); corpus=native/fuzz/corpus/$${name%_fuzz}; \
 	  printf '\033[1m==> %s for %s s\033[0m\n' $$name $(FUZZ_SECONDS); \
 	  mkdir -p build/fuzz/corpus/$$name; \
-	  $$fuzzer -max_total_time=$(FUZZ_SECONDS) -print_final_stats=0 -verbosity=0 \
-	    build/fuzz/corpus/$$name $$([ -d $$corpus ] && echo $$corpus) || exit 1; \
+	  (cd build/fuzz && native/$$name -max_total_time=$(FUZZ_SECONDS) corpus/$$name \
+	    $$([ -d ../../$$corpus ] && echo ../../$$corpus)) >build/fuzz/$$name.log 2>&1 \
+	    || { tail -n 60 build/fuzz/$$name.log; exit 1; }; \
 	done
 
 python-test: build $(STAMPS)/deb-test $(STAMPS)/venv-test
