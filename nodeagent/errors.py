@@ -12,6 +12,7 @@ NodeagentError
 │   ├── NetnsError
 │   └── NftError
 ├── EnrollError            a workload could not be taken on
+├── IdentityError          a certificate could not be issued or obtained; carries why in one word
 ├── AdminError             the admin socket could not be asked
 ├── LabError               a lab verb failed
 └── BenchError             something could not be measured
@@ -81,6 +82,14 @@ class NftError(DataplaneError):
 
 class EnrollError(NodeagentError):
     """A workload could not be taken on or let go."""
+
+
+class IdentityError(NodeagentError):
+    """A certificate could not be issued or obtained; `reason` is a word of a bounded set, for metrics."""
+
+    def __init__(self, message: str, reason: str = "other") -> None:
+        self.reason = reason
+        super().__init__(message)
 
 
 class AdminError(NodeagentError):

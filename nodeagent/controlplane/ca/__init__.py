@@ -1,0 +1,1 @@
+"""The certificate authority: who may have which certificate, and the issuing of it."""
