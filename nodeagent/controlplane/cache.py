@@ -42,14 +42,17 @@ class PerspectiveCache:
 
 def _build(kind: Kind, view: View, group: Group) -> Mapping[str, Resource]:
     """Make the resources of a group; a fault in one group leaves all others served."""
+    report, owner = view.world.report, ("build", kind.type_url, group)
     try:
-        return kind.build(view, group)
+        made = kind.build(view, group)
     except Exception as error:
         log.exception("making %s of %s", kind.type_url, group)
         message = f"cannot be served as {kind.type_url}: {type(error).__name__}: {error}"
         issue = Issue(Severity.ERROR, "internal-error", message, resource=str(group))
-        view.world.report.replace(("build", kind.type_url, group), [issue])
+        report.replace(owner, [issue])
         return {}
+    report.replace(owner, ())
+    return made
 
 
 class ResourceCache:

@@ -25,8 +25,10 @@ from nodeagent.controlplane.view import View
 from nodeagent.controlplane.virtual_hosts import VirtualHostKind, service_called
 from nodeagent.model import names
 from nodeagent.model.names import ClusterName
+from nodeagent.model.workload import Workload
 from nodeagent.proto import authorization_pb2, workload_pb2
 
+_WITH_PODS: Final = "#with-pods/"
 _STATIC_CLUSTERS: Final = frozenset({names.PASSTHROUGH_CLUSTER, names.BLACK_HOLE_CLUSTER})
 
 
@@ -231,9 +233,13 @@ class RouteKind(_ByName):
 
 
 class AddressKind:
-    """istio.workload.Address: pods by uid and services by host; both the wildcard and on demand."""
+    """istio.workload.Address: pods by uid and services by host; both the wildcard and on demand.
 
-    type_url = "type.googleapis.com/istio.workload.Address"
+    On demand a service comes with its pods, as istiod has it: a proxy that asks for a service is about to pick one.
+    Such a group is the host with a prefix, so that the wildcard does not hold the pods twice.
+    """
+
+    type_url = type_url(workload_pb2.Address)
     wildcard = True
     complete = False
 
@@ -244,19 +250,19 @@ class AddressKind:
         yield from sorted(registry.workloads)
 
     def build(self, view: View, group: Group) -> Mapping[str, Resource]:
-        """The pod or the service."""
+        """The pod, the service, or the service with its pods."""
         registry = view.world.registry
-        workload = registry.workloads.get(str(group))
+        key = str(group)
+        workload = registry.workloads.get(key)
         if workload is not None:
-            aliases = workloads.workload_aliases(workload, view.world.settings.cluster_id)
-            return _named([Resource.of(workload.uid, workloads.workload_address(view, workload), aliases)])
-        service = registry.services.get(str(group))
+            return _named([_workload(view, workload)])
+        service = registry.services.get(key.removeprefix(_WITH_PODS))
         if service is None or not workloads.everyone_sees(service):
             return {}
+        pods = registry.workloads_of(service) if key.startswith(_WITH_PODS) else []
         aliases = tuple(map(workloads.address_key, service.addresses))
-        return _named(
-            [Resource.of(workloads.service_key(service), workloads.service_address(service), aliases)]
-        )
+        own = Resource.of(workloads.service_key(service), workloads.service_address(service), aliases)
+        return _named([own, *(_workload(view, pod) for pod in pods)])
 
     def group_of(self, view: View, name: str) -> Group | None:
         """By uid, namespace/hostname or network/address."""
@@ -271,23 +277,29 @@ class AddressKind:
             address = names.canonical_address(second)
             service = registry.service_at(address) if address else None
             workload = registry.workload_at(address) if address else None
-            return service.host if service else workload.uid if workload else None
+            return f"{_WITH_PODS}{service.host}" if service else workload.uid if workload else None
         service = registry.services.get(second)
-        return second if service is not None and service.namespace == first else None
+        return f"{_WITH_PODS}{second}" if service is not None and service.namespace == first else None
 
     def pick(self, resources: Mapping[str, Resource], name: str) -> Iterable[Resource]:
-        """Whatever the group has: a group is one address."""
+        """Whatever the group has: a group is what one name means."""
         del name
         return resources.values()
 
     def affected(self, view: View, change: Change) -> set[Group]:
         """Pods and services; a pod says which services it stands behind."""
         del view
-        return {*change.workloads, *change.services}
+        with_pods = (f"{_WITH_PODS}{host}" for host in change.services | change.endpoints)
+        return {*change.workloads, *change.services, *with_pods}
 
     def moves(self, change: Change) -> bool:
         """Addresses may have changed hands."""
         return bool(change.workloads or change.services)
+
+
+def _workload(view: View, workload: Workload) -> Resource:
+    aliases = workloads.workload_aliases(workload, view.world.settings.cluster_id)
+    return Resource.of(workload.uid, workloads.workload_address(view, workload), aliases)
 
 
 class AuthorizationKind(_ByName):
@@ -325,8 +337,6 @@ def _inbound_group(view: View, change: Change) -> set[Group]:
     touched = workload.uid in change.workloads or bool(change.services)
     return {INBOUND} if touched else set()
 
-
-assert type_url(workload_pb2.Address) == AddressKind.type_url
 
 # In the order in which they are sent: make before break.
 KINDS: Final[tuple[Kind, ...]] = (

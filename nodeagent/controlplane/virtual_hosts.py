@@ -94,7 +94,12 @@ def service_called(view: View, host: str) -> Service | None:
     candidates = [text, f"{stem}{suffix}"]
     if "." not in text:
         candidates.append(f"{text}.{view.namespace}{suffix}")
-    return next((found for name in candidates if (found := view.service(name)) is not None), None)
+    found = next((found for name in candidates if (found := view.service(name)) is not None), None)
+    if found is None and "." in text:
+        # pod.service: a pod of a headless service is called by name.
+        behind = service_called(view, text.partition(".")[2])
+        return behind if behind is not None and behind.headless else None
+    return found
 
 
 def _unregistered_host(view: View, host: str) -> Group | None:

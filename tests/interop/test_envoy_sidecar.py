@@ -19,11 +19,13 @@ from harness.requirements import require
 pytestmark = [pytest.mark.envoy, pytest.mark.netns, pytest.mark.timeout(180)]
 
 REVIEWS, DB, AUTO, HEADLESS = "10.96.0.5", "10.96.0.6", "10.96.0.7", "10.96.0.8"
+REVIEWS_V6 = "fd00:10:96::5"
 REDIRECT = """
 table inet sidecar {
   chain output {
     type nat hook output priority -100
     ip daddr 10.96.0.0/16 meta l4proto tcp redirect to :15001
+    ip6 daddr fd00:10:96::/112 meta l4proto tcp redirect to :15001
   }
   chain prerouting {
     type nat hook prerouting priority -100
@@ -143,7 +145,9 @@ class Mesh:
     def configure(self) -> None:
         self.plane.put(
             "mesh.yaml",
-            service("reviews", REVIEWS),
+            service("reviews", REVIEWS).replace(
+                "clusterIP:", f'clusterIPs: [{REVIEWS}, "{REVIEWS_V6}"]\n  clusterIP:'
+            ),
             service("db", DB, "tcp", 7000, app="reviews"),
             service("auto", AUTO, "", 7001, 9080, app="reviews"),
             service("web", "10.96.0.9"),
@@ -275,6 +279,12 @@ def test_names_under_which_a_service_is_called(mesh: Mesh) -> None:
             status, body = mesh.curl(f"http://{REVIEWS}:9080/tea", "-H", f"Host: {authority}")
             assert (status, body) == (418, "short and stout"), authority
     assert mesh.curl(f"http://{REVIEWS}:9080/tea")[0] == 418
+
+
+def test_ipv6_address_of_a_service(mesh: Mesh) -> None:
+    assert mesh.curl(f"http://[{REVIEWS_V6}]:9080/tea")[0] == 418
+    status, body = mesh.curl("http://reviews:9080/", "--resolve", f"reviews:9080:[{REVIEWS_V6}]")
+    assert (status, json.loads(body)["host"]) == (200, "reviews:9080")
 
 
 def test_tcp_service(mesh: Mesh) -> None:

@@ -79,7 +79,9 @@ def plane() -> Iterator[ControlPlaneProcess]:
         yield plane
 
 
-def call(plane: ControlPlaneProcess, tmp_path: Path, target: str, count: int = 1, limit: float = 20) -> list[str]:
+def call(
+    plane: ControlPlaneProcess, tmp_path: Path, target: str, count: int = 1, limit: float = 20
+) -> list[str]:
     """Make calls from a process of its own: the bootstrap is read once per process."""
     bootstrap = tmp_path / "bootstrap.json"
     bootstrap.write_text(

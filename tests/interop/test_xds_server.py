@@ -488,8 +488,11 @@ async def test_addresses_on_demand(plane: Plane) -> None:
         response = await client.fetch(ADDRESS, "Kubernetes//v1/Pod/default/web")
         assert names(response) == {"Kubernetes//Pod/default/web"}
         response = await client.fetch(ADDRESS, f"default/{REVIEWS}")
-        found = unpack(response.resources[0], workload_pb2.Address)
-        assert found.service.hostname == REVIEWS
+        found = [unpack(item, workload_pb2.Address) for item in response.resources]
+        assert [item.service.hostname for item in found if item.HasField("service")] == [REVIEWS]
+        assert [item.workload.name for item in found if item.HasField("workload")] == ["reviews-1"]
+        plane.put("more.yaml", pod("reviews-2", "10.0.0.3", "reviews"))
+        assert names(await client.receive(ADDRESS)) == {"Kubernetes//Pod/default/reviews-2"}
         response = await client.fetch(ADDRESS, "/10.0.0.99")
         assert list(response.removed_resources) == ["/10.0.0.99"]
         plane.put("late.yaml", pod("late", "10.0.0.99", "late"))

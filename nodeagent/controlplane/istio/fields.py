@@ -9,6 +9,7 @@ from typing import Final
 from nodeagent.controlplane.decode import Fields, group_count
 from nodeagent.controlplane.istio.values import HeaderOperations, Headers, MatchKind, StringMatch
 from nodeagent.controlplane.kubernetes.metadata import check_export_to
+from nodeagent.controlplane.report import Severity
 from nodeagent.model.names import canonical_address, resolve_host
 
 _LABEL: Final = r"[a-z0-9]([-a-z0-9_]{0,61}[a-z0-9])?"
@@ -19,6 +20,13 @@ _PSEUDO_HEADERS: Final = frozenset({":authority", ":method", ":path", ":scheme"}
 # Envoy's substitution commands in header values, and what it refuses: a lone percent sign.
 _FORMAT: Final = re.compile(r"^(%%|%[A-Z][A-Z0-9_]*(\([^()%]*\))?(:\d+)?%|[^%])*$")
 _AUTHORITY_NAMES: Final = frozenset({"host", ":authority"})
+# What of a request target may be there (RFC 3986, and what is beyond it in use), and what of a Location.
+_TARGET: Final = re.compile(r"^[!-~]*$")
+_AUTHORITY: Final = re.compile(r"^(\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9!$%&'()*+\-.;=_~]+)(:\d{0,5})?$")
+# Framing of messages and connections: a change would set peers at odds with each other.
+_CONNECTION_HEADERS: Final = frozenset(
+    {"connection", "content-length", "keep-alive", "proxy-connection", "te", "transfer-encoding", "upgrade"}
+)
 
 
 def check_host(fields: Fields, path: str, host: str, *, wildcard: bool) -> bool:
@@ -125,6 +133,7 @@ def _operations(fields: Fields, side: str, *, authority_allowed: bool) -> tuple[
         for name in list(changed):
             if authority_allowed and name.lower() in _AUTHORITY_NAMES:
                 authority = changed.pop(name)
+                _check_authority(nested, f"{nested.at('set')}[{name}]", authority)
         for operation, items in (("set", changed), ("add", added)):
             for name, value in items.items():
                 _check_header(nested, f"{nested.at(operation)}[{name}]", name, value)
@@ -141,12 +150,40 @@ def _check_header(fields: Fields, path: str, name: str, value: str) -> None:
         fields.problems.error(path, f"{name} can only be set, on requests (headers.request.set)")
     elif not _TOKEN.match(name):
         fields.problems.error(path, f"{name!r} is not a header name that can be changed")
+    elif name.lower() in _CONNECTION_HEADERS:
+        message = f"{name} belongs to the connection, not to the message; it is left as it is"
+        fields.problems.add(Severity.WARNING, "connection-header", path, message)
     if any(character in value for character in "\r\n\0"):
         fields.problems.error(path, "a header value cannot hold line breaks or NUL")
     elif not _FORMAT.match(value):
         fields.problems.error(
             path, f"{value!r}: a percent sign begins a command such as %PROTOCOL%; write it as %%"
         )
+    elif "%" in value.replace("%%", ""):
+        message = f"{value!r}: commands in header values are not supported yet; the header is left as it is"
+        fields.problems.add(Severity.WARNING, "not-supported-yet", path, message)
+
+
+def _check_authority(fields: Fields, path: str, value: str) -> None:
+    if value and not _AUTHORITY.match(value):
+        fields.problems.error(path, f"{value!r} is not a host with an optional port")
+
+
+def authority(fields: Fields, name: str) -> str:
+    """A host with an optional port, as it goes into a request or a redirect; empty when not set."""
+    value = fields.string(name)
+    _check_authority(fields, fields.at(name), value)
+    return value
+
+
+def uri_part(fields: Fields, name: str, *, fragment: bool = False) -> str:
+    """Text that goes into a URI as it is: visible ASCII, and a `#` only where a URI may end in a `fragment`."""
+    value = fields.string(name)
+    if not _TARGET.match(value):
+        fields.error(name, f"{value!r} has a character that a URI cannot have; write it percent-encoded")
+    elif "#" in value and not fragment:
+        fields.error(name, f"{value!r}: a request has no fragment; write # as %23")
+    return value
 
 
 def one_line(fields: Fields, name: str) -> str:
@@ -154,6 +191,14 @@ def one_line(fields: Fields, name: str) -> str:
     value = fields.string(name)
     if any(character in value for character in "\r\n\0"):
         fields.error(name, "cannot hold line breaks or NUL")
+    return value
+
+
+def scheme(fields: Fields, name: str) -> str:
+    """The scheme of a URI (RFC 3986 3.1); empty when not set."""
+    value = fields.string(name)
+    if value and not re.fullmatch(r"[A-Za-z][A-Za-z0-9+.-]*", value):
+        fields.error(name, f"{value!r} is not a scheme such as https")
     return value
 
 

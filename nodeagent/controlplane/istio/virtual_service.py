@@ -182,10 +182,10 @@ class _Reader:
                 allowed = ", ".join(map(str, _REDIRECT_CODES))
                 nested.error("redirectCode", f"must be one of {allowed}, got {code}")
             found = Redirect(
-                uri=read.one_line(nested, "uri"),
-                prefix=read.one_line(nested, "prefixRewrite"),
-                authority=read.one_line(nested, "authority"),
-                scheme=read.one_line(nested, "scheme"),
+                uri=read.uri_part(nested, "uri", fragment=True),
+                prefix=read.uri_part(nested, "prefixRewrite", fragment=True),
+                authority=read.authority(nested, "authority"),
+                scheme=read.scheme(nested, "scheme"),
                 port=port,
                 code=code,
             )
@@ -234,8 +234,8 @@ class _Reader:
             return None
         with nested:
             found = Rewrite(
-                uri=read.one_line(nested, "uri"),
-                authority=read.one_line(nested, "authority"),
+                uri=read.uri_part(nested, "uri"),
+                authority=read.authority(nested, "authority"),
                 regex=self._regex_rewrite(nested),
             )
             if found.uri and found.regex:

@@ -6,8 +6,6 @@ from collections.abc import AsyncIterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple, Protocol
 
-from nodeagent.controlplane.report import Report
-
 
 class ObjectKey(NamedTuple):
     """What identifies an object: its kind (with API group), namespace and name."""
@@ -56,6 +54,3 @@ class Source(Protocol):
     def describe(self) -> dict[str, Any]:
         """What the source has read, for people: shown by the admin API."""
         ...
-
-
-__all__ = ["Batch", "ObjectKey", "RawObject", "Report", "Source"]

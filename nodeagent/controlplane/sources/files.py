@@ -45,6 +45,8 @@ class _File:
     """What is known of one file."""
 
     signature: Signature
+    folder: Path
+    """Where it really is, links followed."""
     digest: str = ""
     loaded: float = 0.0
     objects: dict[ObjectKey, RawObject] = field(default_factory=dict)
@@ -120,10 +122,9 @@ class FileSource:
     def _watched(self) -> frozenset[Path]:
         """Folders to watch: the roots (a file's own folder), and where symbolic links lead out of them."""
         folders = {root if root.is_dir() else root.parent for root in self._roots}
-        for file in self._files:
-            real = file.resolve()
-            if real != file and not any(real.is_relative_to(folder) for folder in folders):
-                folders.add(real.parent)
+        for folder in {file.folder for file in self._files.values()}:
+            if not any(folder.is_relative_to(root) for root in folders):
+                folders.add(folder)
         return frozenset(folder for folder in folders if folder.is_dir())
 
     async def _rescan(self) -> Batch:
@@ -158,8 +159,9 @@ class FileSource:
         removed: set[ObjectKey],
     ) -> None:
         """Put the contents of one file in force, or keep the last good ones and say why."""
-        file = self._files.setdefault(path, _File(signature))
-        file.signature = signature
+        folder = path.resolve().parent
+        file = self._files.setdefault(path, _File(signature, folder))
+        file.signature, file.folder = signature, folder
         digest = hashlib.sha256(data).hexdigest()
         if not error and digest == file.digest:
             return

@@ -5,7 +5,6 @@ from __future__ import annotations
 import socket
 from typing import Final
 
-from google.protobuf.any_pb2 import Any
 from google.protobuf.struct_pb2 import Struct
 
 from nodeagent.controlplane.registry import target_port
@@ -13,7 +12,7 @@ from nodeagent.controlplane.view import View
 from nodeagent.model.names import is_ipv6
 from nodeagent.model.protocols import Protocol
 from nodeagent.model.service import NO_ONE, Service
-from nodeagent.model.workload import Workload, WorkloadType
+from nodeagent.model.workload import Locality, Workload, WorkloadType
 from nodeagent.proto import workload_pb2 as pb
 
 NETWORK: Final = ""
@@ -84,19 +83,22 @@ def workload_address(view: View, workload: Workload) -> pb.Address:
     # Addresses of the host's network belong to many pods: they do not identify one.
     if not workload.host_network:
         found.addresses.extend(map(_packed, workload.addresses))
-    if any((workload.locality.region, workload.locality.zone, workload.locality.subzone)):
+    if workload.locality != Locality():
         found.locality.region = workload.locality.region
         found.locality.zone = workload.locality.zone
         found.locality.subzone = workload.locality.subzone
     _add_services(view, workload, found)
+    found.extensions.append(_labels_extension(workload))
+    return pb.Address(workload=found)
+
+
+def _labels_extension(workload: Workload) -> pb.Extension:
     labels = Struct()
     labels.update(dict(workload.labels))
-    packed = Any(
-        type_url="type.googleapis.com/google.protobuf.Struct",
-        value=labels.SerializeToString(deterministic=True),
-    )
-    found.extensions.add(name=LABELS_EXTENSION, config=packed)
-    return pb.Address(workload=found)
+    found = pb.Extension(name=LABELS_EXTENSION)
+    found.config.type_url = "type.googleapis.com/google.protobuf.Struct"
+    found.config.value = labels.SerializeToString(deterministic=True)
+    return found
 
 
 def _add_services(view: View, workload: Workload, found: pb.Workload) -> None:

@@ -27,7 +27,7 @@ _OPTIONS: Final = (
     ("grpc.keepalive_timeout_ms", 10_000),
     ("grpc.keepalive_permit_without_calls", 1),
     # Clients ping every 30 s or so; do not take that for an attack.
-    ("grpc.http2.min_recv_ping_interval_without_data_ms", 5_000),
+    ("grpc.http2.min_ping_interval_without_data_ms", 5_000),
     ("grpc.so_reuseport", 0),
 )
 
@@ -100,6 +100,8 @@ class XdsServer:
     async def start(self) -> None:
         """Begin to serve."""
         await self._server.start()
+        for path in self._sockets:
+            path.chmod(0o600)
 
     async def stop(self, grace_seconds: float) -> None:
         """End all streams, so that clients look for another server, then close."""

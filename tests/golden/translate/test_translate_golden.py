@@ -60,7 +60,9 @@ def _world(text: str) -> World:
     count = iter(range(1, 1000))
     seen: dict[ObjectKey, float] = {}
     objects = [
-        read_object(document, f"case.yaml:{document.line}", lambda key: seen.setdefault(key, float(next(count))))
+        read_object(
+            document, f"case.yaml:{document.line}", lambda key: seen.setdefault(key, float(next(count)))
+        )
         for document in read_yaml(text)
     ]
     world = World(MeshSettings(), Report())

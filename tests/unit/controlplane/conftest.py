@@ -1,7 +1,6 @@
 from __future__ import annotations
 
 import textwrap
-from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -48,8 +47,3 @@ class Configured:
 @pytest.fixture
 def configured() -> Configured:
     return Configured()
-
-
-@pytest.fixture
-def put(configured: Configured) -> Callable[[str], Any]:
-    return configured.put
