@@ -89,7 +89,11 @@ class Peer(ABC):
 
     def running(self, process: Process, services: Sequence[Service]) -> Running:
         """Wait until it listens for the services."""
-        process.wait_until_listening([self.port(service) for service in services])
+        try:
+            process.wait_until_listening([self.port(service) for service in services])
+        except BaseException:
+            process.stop()
+            raise
         targets = {service.name: f"127.0.0.1:{self.port(service)}" for service in SERVICES}
         return Running(self.name, targets, (process,))
 

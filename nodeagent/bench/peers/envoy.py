@@ -53,9 +53,9 @@ class Envoy(Peer):
 
     def find(self) -> str:
         """From `envoy --version`."""
-        version = ask_version([find_envoy(), "--version"])
-        parts = version.split("/")  # COMMIT/1.40.0/Clean/RELEASE/BoringSSL
-        return parts[1] if len(parts) > 2 else version
+        text = ask_version([find_envoy(), "--version"]).rpartition("version: ")[2]
+        parts = text.split("/")  # COMMIT/1.40.0/Clean/RELEASE/BoringSSL
+        return parts[1] if len(parts) > 2 else text
 
     def start(self, stage: Stage, config: BenchConfig, services: Sequence[Service]) -> Running:
         """Start it with all services."""
