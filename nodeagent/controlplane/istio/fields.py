@@ -151,7 +151,7 @@ def _check_header(fields: Fields, path: str, name: str, value: str) -> None:
     elif not _TOKEN.match(name):
         fields.problems.error(path, f"{name!r} is not a header name that can be changed")
     elif name.lower() in _CONNECTION_HEADERS:
-        message = f"{name} belongs to the connection, not to the message; it is left as it is"
+        message = f"{name} belongs to the connection; the agent leaves it as it is"
         fields.problems.add(Severity.WARNING, "connection-header", path, message)
     if any(character in value for character in "\r\n\0"):
         fields.problems.error(path, "a header value cannot hold line breaks or NUL")
@@ -160,7 +160,9 @@ def _check_header(fields: Fields, path: str, name: str, value: str) -> None:
             path, f"{value!r}: a percent sign begins a command such as %PROTOCOL%; write it as %%"
         )
     elif "%" in value.replace("%%", ""):
-        message = f"{value!r}: commands in header values are not supported yet; the header is left as it is"
+        message = (
+            f"{value!r}: the agent does not support commands in header values yet; it leaves the header out"
+        )
         fields.problems.add(Severity.WARNING, "not-supported-yet", path, message)
 
 

@@ -128,7 +128,27 @@ VIRTUAL_SERVICE_ERRORS = {
     route(f"{TO}\n  rewrite: {{uriRegexRewrite: {{match: '/a', rewrite: '/\\d'}}}}"): (
         "spec.http[0].rewrite.uriRegexRewrite.rewrite: a backslash must be followed by a digit or another backslash"
     ),
-    route(f'{TO}\n  rewrite: {{uri: "/a\\nb"}}'): "spec.http[0].rewrite.uri: cannot hold line breaks or NUL",
+    route(f'{TO}\n  rewrite: {{uri: " "}}'): (
+        "spec.http[0].rewrite.uri: ' ' has a character that a URI cannot have; write it percent-encoded"
+    ),
+    route(f"{TO}\n  rewrite: {{uri: '/a#b'}}"): (
+        "spec.http[0].rewrite.uri: '/a#b': a request has no fragment; write # as %23"
+    ),
+    route(f"{TO}\n  rewrite: {{authority: a/b}}"): (
+        "spec.http[0].rewrite.authority: 'a/b' is not a host with an optional port"
+    ),
+    route(f'{TO}\n  headers: {{request: {{set: {{Host: "a\\nb"}}}}}}'): (
+        "spec.http[0].headers.request.set[Host]: 'a\\nb' is not a host with an optional port"
+    ),
+    route("redirect: {uri: /ä}"): (
+        "spec.http[0].redirect.uri: '/ä' has a character that a URI cannot have; write it percent-encoded"
+    ),
+    route("redirect: {authority: 'a b'}"): (
+        "spec.http[0].redirect.authority: 'a b' is not a host with an optional port"
+    ),
+    route(
+        "redirect: {scheme: 'https:'}"
+    ): "spec.http[0].redirect.scheme: 'https:' is not a scheme such as https",
     route(
         "route: [{destination: {host: a}, weight: 2147483647}, {destination: {host: b}, weight: 2147483647}, "
         "{destination: {host: c}, weight: 2}]"
@@ -314,6 +334,32 @@ LATER = {
         "spec.subsets[0].trafficPolicy.tls"
     ),
 }
+
+
+@pytest.mark.parametrize(
+    ("header", "finding"),
+    [
+        (
+            "x-client: '%DOWNSTREAM_REMOTE_ADDRESS%'",
+            "set[x-client]: '%DOWNSTREAM_REMOTE_ADDRESS%': the agent does not support commands in header values "
+            "yet; it leaves the header out",
+        ),
+        (
+            "Content-Length: '1'",
+            "set[Content-Length]: Content-Length belongs to the connection; the agent leaves it as it is",
+        ),
+    ],
+)
+def test_header_that_cannot_be_changed_is_warned_of(configured: Any, header: str, finding: str) -> None:
+    configured.put(route(f"{TO}\n  headers: {{response: {{set: {{{header}}}}}}}"))
+    own = [text for text in configured.messages() if "headers" in text]
+    assert own == [f"{VS}spec.http[0].headers.response.{finding}"]
+    assert len(configured.world.rules.virtual_services) == 1
+
+
+def test_hundred_percent_is_no_command(configured: Any) -> None:
+    configured.put(route(f"{TO}\n  headers: {{response: {{set: {{x-a: '100%% sure'}}}}}}"))
+    assert not [text for text in configured.messages() if "headers" in text]
 
 
 @pytest.mark.parametrize("text", LATER, ids=LATER.values())
