@@ -275,6 +275,14 @@ static bool clean(const char *text, uint8_t classes) {
   return !text || na_h1_span(text, strlen(text), classes) == strlen(text);
 }
 
+/* Whether text may stand in a Location: as in a request target, and a fragment besides (RFC 9110 10.2.2). */
+static bool clean_location(const char *text) {
+  for (; text && *text; text++)
+    if (*text != '#' && !na_h1_is(*text, NA_C_TARGET))
+      return false;
+  return true;
+}
+
 static int check_redirect(na_route *route, uint32_t code, const char *scheme, const char *authority, uint32_t port,
                           const char *path, const char *prefix) {
   na_vhost *vhost = route->vhost;
@@ -285,8 +293,8 @@ static int check_redirect(na_route *route, uint32_t code, const char *scheme, co
     return na_vhost_fail(vhost, -EINVAL, "route '%s': redirect port %u is above 65535", route->name, port);
   if (path && prefix)
     return na_vhost_fail(vhost, -EINVAL, "route '%s': redirect has both a path and a prefix", route->name);
-  if (!clean(scheme, NA_C_TOKEN) || !clean(authority, NA_C_TARGET) || !clean(path, NA_C_TARGET) ||
-      !clean(prefix, NA_C_TARGET))
+  if (!clean(scheme, NA_C_TOKEN) || !clean(authority, NA_C_TARGET) || !clean_location(path) ||
+      !clean_location(prefix))
     return na_vhost_fail(vhost, -EINVAL, "route '%s': redirect has a byte that may not be in a URI", route->name);
   return 0;
 }

@@ -106,6 +106,7 @@ static const struct {
     {NULL, NULL, 0, "new", NULL, 0, "/a?b", "h", "http://h/new?b"},
     {NULL, NULL, 0, "/new?c=d", NULL, 0, "/a?b", "h", "http://h/new?c=d"},
     {NULL, NULL, 0, "/new", NULL, 1, "/a?b", "h", "http://h/new"},
+    {NULL, NULL, 0, "/#/new", NULL, 0, "/a", "h", "http://h/#/new"},
     {NULL, NULL, 0, NULL, "/new", 0, "/a/c?b", "h", "http://h/new/c?b"},
     {"https", NULL, 0, NULL, NULL, 0, "/a", "[::1]:80", "https://[::1]/a"},
     {"https", NULL, 8443, NULL, NULL, 0, "/a", "[::1]", "https://[::1]:8443/a"},
