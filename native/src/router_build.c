@@ -293,8 +293,7 @@ static int check_redirect(na_route *route, uint32_t code, const char *scheme, co
     return na_vhost_fail(vhost, -EINVAL, "route '%s': redirect port %u is above 65535", route->name, port);
   if (path && prefix)
     return na_vhost_fail(vhost, -EINVAL, "route '%s': redirect has both a path and a prefix", route->name);
-  if (!clean(scheme, NA_C_TOKEN) || !clean(authority, NA_C_TARGET) || !clean_location(path) ||
-      !clean_location(prefix))
+  if (!clean(scheme, NA_C_TOKEN) || !clean(authority, NA_C_TARGET) || !clean_location(path) || !clean_location(prefix))
     return na_vhost_fail(vhost, -EINVAL, "route '%s': redirect has a byte that may not be in a URI", route->name);
   return 0;
 }
