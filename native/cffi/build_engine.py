@@ -21,7 +21,7 @@ def cdef_of(header: str) -> str:
     kept: list[str] = []
     for line in header.splitlines():
         if line.lstrip().startswith("#"):
-            if re.fullmatch(r"#define NA_[A-Z0-9_]+ \d+", line.strip()):
+            if re.fullmatch(r"#define\s+NA_[A-Z0-9_]+\s+\d+", line.strip()):
                 kept.append(line)
         elif line not in ('extern "C" {', "}"):
             kept.append(line)
