@@ -8,11 +8,9 @@ workloads, drain the engine. Capture stays, so that nothing gets past while no a
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import logging
 import os
 import signal
-import socket
 from collections.abc import Callable, Coroutine
 from typing import TYPE_CHECKING, Any, Final
 
@@ -22,6 +20,7 @@ from nodeagent.app.agent_configuration import Configuration
 from nodeagent.app.agent_enrolment import Enrolment
 from nodeagent.app.agent_memory import limit_arenas, settle_memory
 from nodeagent.app.agent_metrics import AgentCollector
+from nodeagent.app.agent_node import workload_node
 from nodeagent.app.agent_ports import Dataplane
 from nodeagent.app.agent_saver import Saver
 from nodeagent.app.agent_state import Parts, State
@@ -35,7 +34,6 @@ from nodeagent.enroll.zds import ZdsClient
 from nodeagent.errors import NodeagentError
 from nodeagent.snapshot.values import DestinationNeeded, Need, WorkloadRef
 from nodeagent.xds.lastgood import LastGood
-from nodeagent.xds.types import Message
 
 if TYPE_CHECKING:
     from nodeagent.telemetry.accesslog import AccessLog
@@ -91,7 +89,7 @@ class Agent:
         self._store = store
         self._saver = Saver(store)
         self.workloads = WorkloadStream(
-            config.xds, _node(config), self.index, self._index_changed, self._workloads_stored
+            config.xds, workload_node(config), self.index, self._index_changed, self._workloads_stored
         )
         events = ViewEvents(self._view_changed, self._inbound_changed, self._view_stored)
         self.views = Views(config, self.index, events, store, self._saver, dataplane.check)
@@ -324,29 +322,3 @@ def _make_access_log(config: AgentConfig) -> AccessLog | None:
 
     form = log_format.json_format() if config.access_log == "json" else log_format.text_format()
     return AccessLog(config.access_log_file or STDOUT, form)
-
-
-def _node(config: AgentConfig) -> Message:
-    """The xDS node of the stream of workloads, in ztunnel's form."""
-    from envoy.config.core.v3 import base_pb2
-
-    name = os.environ.get("POD_NAME", socket.gethostname())
-    namespace = os.environ.get("POD_NAMESPACE", "nodeagent-system")
-    address = os.environ.get("INSTANCE_IP", "127.0.0.1")
-    node = base_pb2.Node(
-        id=f"ztunnel~{address}~{name}.{namespace}~{namespace}.svc.{config.domain}",
-        user_agent_name="nodeagent",
-        user_agent_version=__version__,
-    )
-    node.metadata.update(
-        {
-            "NAME": name,
-            "NAMESPACE": namespace,
-            "INSTANCE_IPS": address,
-            "NODE_NAME": config.node,
-            "CLUSTER_ID": config.cluster_id,
-        }
-    )
-    with contextlib.suppress(KeyError):
-        node.metadata["SERVICE_ACCOUNT"] = os.environ["SERVICE_ACCOUNT"]
-    return node
