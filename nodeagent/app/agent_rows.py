@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from typing import Any
 
 from nodeagent.admin.state import (
     ClusterRow,
@@ -288,11 +287,3 @@ def connection_row(connection: Connection, workload: WorkloadRef | None) -> Conn
         cluster=connection.cluster,
         worker=connection.worker,
     )
-
-
-def resource_json(message: Any) -> dict[str, Any]:
-    """A received resource in proto3 JSON mapping."""
-    from google.protobuf import json_format
-
-    result: dict[str, Any] = json_format.MessageToDict(message, preserving_proto_field_name=False)
-    return result

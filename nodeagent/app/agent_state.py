@@ -33,6 +33,7 @@ from nodeagent.app import agent_rows as rows
 from nodeagent.app.agent_configuration import Configuration
 from nodeagent.app.agent_enrolment import Enrolment
 from nodeagent.app.agent_ports import Engine
+from nodeagent.app.agent_resource import resource_json
 from nodeagent.app.agent_saver import Saver
 from nodeagent.app.agent_views import Views
 from nodeagent.app.agent_workloads import WorkloadStream
@@ -241,7 +242,7 @@ class State:
                     "view": view.name,
                     "name": name,
                     "version": resource.version,
-                    "resource": rows.resource_json(message_class(url).FromString(resource.body)),
+                    "resource": resource_json(message_class(url).FromString(resource.body)),
                 }
 
     # -- verbs --
