@@ -27,6 +27,7 @@ class Registry:
         self.headless: set[str] = set()
         """Hosts of the services that have no virtual address."""
         self._by_name: dict[tuple[str, str], str] = {}
+        self._by_account: dict[tuple[str, str, str], set[str]] = defaultdict(set)
         self._by_service_name: dict[tuple[str, str], str] = {}
         self._by_address: dict[str, list[str]] = defaultdict(list)
         self._by_vip: dict[str, list[str]] = defaultdict(list)
@@ -82,6 +83,10 @@ class Registry:
         """The pod of that name."""
         uid = self._by_name.get((namespace, name))
         return self.workloads.get(uid) if uid else None
+
+    def runs_on(self, node: str, namespace: str, service_account: str) -> bool:
+        """Whether a pod of that service account is on that node."""
+        return bool(self._by_account.get((node, namespace, service_account)))
 
     def hosts_of(self, workload: Workload) -> list[str]:
         """Hosts of the services that a pod stands behind, by selector or EndpointSlice."""
@@ -153,6 +158,10 @@ class Registry:
         if before is not None:
             self._touch(self.hosts_of(before), change)
             del self.workloads[uid]
+            account = _account_of(before)
+            self._by_account[account].discard(uid)
+            if not self._by_account[account]:
+                del self._by_account[account]
             self._by_name.pop((before.namespace, before.name), None)
             for address in before.addresses:
                 self._by_address[address].remove(uid)
@@ -162,6 +171,7 @@ class Registry:
                 self._pods_by_label[before.namespace, key, value].pop(uid, None)
         if workload is not None:
             self.workloads[uid] = workload
+            self._by_account[_account_of(workload)].add(uid)
             self._by_name[workload.namespace, workload.name] = uid
             for address in workload.addresses:
                 self._by_address[address].append(uid)
@@ -267,6 +277,10 @@ class Registry:
             locality = Locality(locality.region, first.zone, locality.subzone)
         ready = service.publish_not_ready or any(item.ready for item in group)
         return Endpoint(addresses[0], port, ready, workload, locality, addresses[1:])
+
+
+def _account_of(workload: Workload) -> tuple[str, str, str]:
+    return workload.node, workload.namespace, workload.service_account
 
 
 def _first_label(namespace: str, selector: Mapping[str, str]) -> list[_LabelKey]:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import AsyncIterator, Iterable
+from collections.abc import AsyncIterator, Callable, Iterable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
@@ -11,6 +12,7 @@ import grpc
 from envoy.service.discovery.v3 import ads_pb2_grpc
 
 from nodeagent.controlplane.xds.delta import DeltaStream
+from nodeagent.controlplane.xds.guard import Guard, StreamDenied, anybody
 from nodeagent.controlplane.xds.hub import Hub
 from nodeagent.controlplane.xds.sotw import SotwStream
 from nodeagent.controlplane.xds.stream import Stream, StreamRefused
@@ -35,8 +37,9 @@ _OPTIONS: Final = (
 class _Discovery(ads_pb2_grpc.AggregatedDiscoveryServiceServicer):  # type: ignore[misc]
     """envoy.service.discovery.v3.AggregatedDiscoveryService."""
 
-    def __init__(self, hub: Hub) -> None:
+    def __init__(self, hub: Hub, guard: Guard | None) -> None:
         self._hub = hub
+        self._guard = guard
 
     async def StreamAggregatedResources(
         self, request_iterator: AsyncIterator[Any], context: grpc.aio.ServicerContext[Any, Any]
@@ -61,7 +64,13 @@ class _Discovery(ads_pb2_grpc.AggregatedDiscoveryServiceServicer):  # type: igno
         hub.streams.add(stream)
         hub.metrics.clients.labels(kind.variant).inc()
         try:
+            metadata = context.invocation_metadata() or ()
+            stream.permit = await self._guard.admit(metadata) if self._guard else anybody
             await stream.run(requests)
+        except StreamDenied as error:
+            hub.metrics.refused.labels("caller").inc()
+            log.warning("refused a stream of %s: %s", context.peer(), error)
+            await context.abort(error.code, str(error))
         except StreamRefused as error:
             hub.metrics.refused.labels("names").inc()
             await context.abort(grpc.StatusCode.RESOURCE_EXHAUSTED, str(error))
@@ -71,13 +80,30 @@ class _Discovery(ads_pb2_grpc.AggregatedDiscoveryServiceServicer):  # type: igno
             log.info("%s left", stream.client.node_id if stream.client else context.peer())
 
 
-class XdsServer:
-    """Serves a hub on addresses (`host:port`) and unix sockets."""
+@dataclass(frozen=True, slots=True)
+class Security:
+    """What makes a server one over TLS, whose streams are authenticated."""
 
-    def __init__(self, hub: Hub, addresses: Iterable[str], sockets: Iterable[Path]) -> None:
+    credentials: Callable[[], grpc.ServerCredentials]
+    """Called for each address."""
+    guard: Guard
+    register: Callable[[grpc.aio.Server], None]
+    """Adds services that are offered over TLS only."""
+
+
+class XdsServer:
+    """Serves a hub on addresses (`host:port`) and unix sockets: in plain text, or all over TLS."""
+
+    def __init__(
+        self, hub: Hub, addresses: Iterable[str], sockets: Iterable[Path], security: Security | None = None
+    ) -> None:
         self._hub = hub
+        self._security = security
         self._server = grpc.aio.server(options=_OPTIONS)
-        ads_pb2_grpc.add_AggregatedDiscoveryServiceServicer_to_server(_Discovery(hub), self._server)
+        discovery = _Discovery(hub, security.guard if security else None)
+        ads_pb2_grpc.add_AggregatedDiscoveryServiceServicer_to_server(discovery, self._server)
+        if security is not None:
+            security.register(self._server)
         self._sockets = list(sockets)
         self.ports = [self._bind(address) for address in addresses]
         for path in self._sockets:
@@ -88,7 +114,10 @@ class XdsServer:
     def _bind(self, address: str) -> int:
         """Bind; returns the port, chosen by the system if 0 was asked for."""
         try:
-            port = self._server.add_insecure_port(address)
+            if self._security is None:
+                port = self._server.add_insecure_port(address)
+            else:
+                port = self._server.add_secure_port(address, self._security.credentials())
         except RuntimeError as error:
             raise ConfigError(
                 f"cannot listen on {address}: {error}; is it in use, or not an address?"

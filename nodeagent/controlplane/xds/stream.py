@@ -19,6 +19,7 @@ from envoy.config.core.v3 import base_pb2
 from nodeagent.controlplane.change import Change
 from nodeagent.controlplane.resources import INBOUND
 from nodeagent.controlplane.view import Client, View
+from nodeagent.controlplane.xds.guard import Permit, anybody
 from nodeagent.controlplane.xds.node import read_node
 from nodeagent.controlplane.xds.subscription import Difference, Subscription
 
@@ -45,6 +46,7 @@ class Stream(abc.ABC):
         self.hub = hub
         self.peer = peer
         self.connected = time.time()
+        self.permit: Permit = anybody
         self.client: Client | None = None
         self.subscriptions: dict[str, Subscription] = {}
         self._context = context
@@ -88,7 +90,9 @@ class Stream(abc.ABC):
     # -- the client -------------------------------------------------------------------------------------------
 
     def _identify(self, node: base_pb2.Node) -> None:
-        self.client = read_node(node)
+        client = read_node(node)
+        self.permit(client)
+        self.client = client
         workload = self.client.workload(self.hub.world)
         self._perspective = self.client.perspective(workload)
         self._cache = self.hub.cache.acquire(self._perspective)
