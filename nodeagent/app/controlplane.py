@@ -11,13 +11,14 @@ from typing import Final
 
 from nodeagent.config.controlplane import ControlPlaneConfig
 from nodeagent.controlplane.admin import AdminServer
+from nodeagent.controlplane.ca.setup import CertificateAuthority
 from nodeagent.controlplane.metrics import Metrics
 from nodeagent.controlplane.report import Report
-from nodeagent.controlplane.sources.base import Batch
+from nodeagent.controlplane.sources.base import Batch, Source
 from nodeagent.controlplane.sources.files import FileSource
 from nodeagent.controlplane.world import MeshSettings, World
 from nodeagent.controlplane.xds.hub import Hub
-from nodeagent.controlplane.xds.server import XdsServer
+from nodeagent.controlplane.xds.server import Security, XdsServer
 
 log = logging.getLogger(__name__)
 
@@ -27,18 +28,36 @@ ANALYSIS_DELAY_SECONDS: Final = 0.2
 class ControlPlane:
     """One control plane; start() to serve, stop() to end."""
 
-    def __init__(self, config: ControlPlaneConfig) -> None:
+    def __init__(self, config: ControlPlaneConfig, source: Source | None = None) -> None:
+        """`source` takes the place of the files of the configuration."""
         self.config = config
         self.metrics = Metrics()
         self.report = Report()
         settings = MeshSettings(config.cluster_id, config.domain, config.trust_domain, config.root_namespace)
         self.world = World(settings, self.report)
         self.hub = Hub(self.world, self.metrics)
-        self.source = FileSource(config.config, self.report)
+        self.source = source if source is not None else FileSource(config.config, self.report)
         sockets = (config.unix,) if config.unix else ()
         self.xds = XdsServer(self.hub, config.listen, sockets)
-        self.admin = AdminServer(self.hub, self.source, self.metrics, config.admin)
+        self.ca = self._make_ca()
+        self.secure_xds = self._make_secure_xds()
+        self.admin = AdminServer(
+            self.hub, self.source, self.metrics, config.admin, self.ca.describe if self.ca else None
+        )
         self._watcher: asyncio.Task[None] | None = None
+
+    def _make_ca(self) -> CertificateAuthority | None:
+        config = self.config
+        if not config.listen_tls:
+            return None
+        assert config.ca is not None
+        return CertificateAuthority(config.ca, config.trust_domain, self.world.registry, self.metrics)
+
+    def _make_secure_xds(self) -> XdsServer | None:
+        if self.ca is None:
+            return None
+        security = Security(self.ca.credentials, self.ca.guard, self.ca.register)
+        return XdsServer(self.hub, self.config.listen_tls, (), security)
 
     async def start(self) -> None:
         """Read the configuration, whatever is wrong with it, then serve."""
@@ -48,6 +67,9 @@ class ControlPlane:
         gc.collect()
         gc.freeze()
         await self.xds.start()
+        if self.ca is not None and self.secure_xds is not None:
+            self.ca.start()
+            await self.secure_xds.start()
         self._watcher = asyncio.create_task(self._watch())
         self.admin.ready = True
         counts = self.report.counts()
@@ -61,7 +83,10 @@ class ControlPlane:
             self._watcher.cancel()
             with contextlib.suppress(asyncio.CancelledError):
                 await self._watcher
-        await self.xds.stop(self.config.drain_seconds)
+        servers = [server for server in (self.xds, self.secure_xds) if server is not None]
+        await asyncio.gather(*(server.stop(self.config.drain_seconds) for server in servers))
+        if self.ca is not None:
+            await self.ca.stop()
         await self.admin.stop()
 
     async def _watch(self) -> None:

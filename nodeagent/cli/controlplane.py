@@ -9,9 +9,24 @@ from typing import Annotated
 
 import typer
 
+from nodeagent.config import ca as ca_settings
 from nodeagent.config import controlplane as settings
 
 app = typer.Typer(add_completion=False)
+
+_CA = "TLS and certificates"
+
+
+def _ca_option(name: str, text: str, metavar: str | None = None) -> typer.models.OptionInfo:
+    """An option of the CA, with its environment variable."""
+    option: typer.models.OptionInfo = typer.Option(
+        f"--{name}",
+        envvar=f"NODEAGENT_{name.upper().replace('-', '_')}",
+        help=text,
+        metavar=metavar,
+        rich_help_panel=_CA,
+    )
+    return option
 
 
 @app.command()
@@ -52,17 +67,92 @@ def run(
     log_level: Annotated[
         str, typer.Option(envvar="NODEAGENT_LOG_LEVEL", help="debug, info, warning or error.")
     ] = "info",
+    listen_tls: Annotated[
+        list[str] | None,
+        _ca_option(
+            "listen-tls", "Serve xDS and the CA over TLS here (usually :15012). Repeatable.", "HOST:PORT"
+        ),
+    ] = None,
+    ca_dir: Annotated[
+        Path, _ca_option("ca-dir", "Folder of the self-made root; made at the first start.")
+    ] = ca_settings.DEFAULT_FOLDER,
+    cacerts: Annotated[
+        Path | None,
+        _ca_option(
+            "cacerts",
+            "Use the CA in this folder instead: ca-cert.pem, ca-key.pem, root-cert.pem, cert-chain.pem.",
+        ),
+    ] = None,
+    root_cert_out: Annotated[
+        Path | None, _ca_option("root-cert-out", "Publish the trust bundle in this file, for agents.")
+    ] = None,
+    tls_name: Annotated[
+        list[str] | None,
+        _ca_option(
+            "tls-name",
+            f"Name or address of the control plane. Repeatable. Default: {' '.join(ca_settings.DEFAULT_SERVER_NAMES)}",
+        ),
+    ] = None,
+    cert_lifetime: Annotated[
+        float, _ca_option("cert-lifetime", "Lifetime of certificates whose request names none.", "SECONDS")
+    ] = ca_settings.DEFAULT_LIFETIME,
+    max_cert_lifetime: Annotated[
+        float, _ca_option("max-cert-lifetime", "The longest lifetime that may be asked for.", "SECONDS")
+    ] = ca_settings.DEFAULT_MAX_LIFETIME,
+    trust_domain_alias: Annotated[
+        list[str] | None,
+        _ca_option("trust-domain-alias", "Issue identities of this trust domain too. Repeatable."),
+    ] = None,
+    jwks: Annotated[
+        str, _ca_option("jwks", "Accept service account tokens signed by these keys.", "FILE|https://URL")
+    ] = "",
+    jwt_issuer: Annotated[str, _ca_option("jwt-issuer", "The issuer of service account tokens.")] = "",
+    jwt_audience: Annotated[
+        str, _ca_option("jwt-audience", "The audience of service account tokens.")
+    ] = ca_settings.DEFAULT_AUDIENCE,
+    node_account: Annotated[
+        list[str] | None,
+        _ca_option(
+            "node-account",
+            "Service account of node agents, which may ask for identities of their node's workloads. Repeatable. "
+            f"Default: {' '.join(ca_settings.DEFAULT_NODE_ACCOUNTS)}",
+            "NAMESPACE/NAME",
+        ),
+    ] = None,
+    node_tokens: Annotated[
+        Path | None,
+        _ca_option("node-tokens", "Accept the tokens in this folder: one file per node, named as it is."),
+    ] = None,
 ) -> None:
     """Serve xDS from configuration files: to node agents, Envoy and gRPC clients.
 
     Files are watched: a change is in force well under a second. Wrong configuration is reported (log, admin API
     /config_errors) and never takes the rest down.
+
+    With --listen-tls it is also a certificate authority that speaks Istio's protocol. Its root is made at the first
+    start, or given by --cacerts; `nodeagent ca rotate` replaces it.
     """
     if log_level not in settings.LOG_LEVELS:
         raise typer.BadParameter(f"must be one of {', '.join(settings.LOG_LEVELS)}", param_hint="--log-level")
     logging.basicConfig(level=log_level.upper(), format="%(asctime)s %(levelname)s %(name)s: %(message)s")
     from nodeagent.app import controlplane
 
+    authority = None
+    if listen_tls:
+        authority = ca_settings.CaConfig(
+            folder=ca_dir,
+            plugged_in=cacerts,
+            root_out=root_cert_out,
+            server_names=tuple(tls_name or ca_settings.DEFAULT_SERVER_NAMES),
+            lifetime=cert_lifetime,
+            max_lifetime=max_cert_lifetime,
+            trust_domain_aliases=tuple(trust_domain_alias or ()),
+            node_tokens=node_tokens,
+            jwks=jwks,
+            jwt_issuer=jwt_issuer,
+            jwt_audience=jwt_audience,
+            node_accounts=tuple(node_account or ca_settings.DEFAULT_NODE_ACCOUNTS),
+        )
     asyncio.run(
         controlplane.run(
             settings.ControlPlaneConfig(
@@ -75,6 +165,8 @@ def run(
                 trust_domain=trust_domain,
                 root_namespace=root_namespace,
                 log_level=log_level,
+                listen_tls=tuple(listen_tls or ()),
+                ca=authority,
             )
         )
     )

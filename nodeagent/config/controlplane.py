@@ -6,6 +6,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
+from nodeagent.config.ca import CaConfig
+from nodeagent.errors import ConfigError
+
 DEFAULT_LISTEN: Final = "127.0.0.1:15010"
 DEFAULT_ADMIN: Final = Path("/run/nodeagent/controlplane.sock")
 LOG_LEVELS: Final = ("debug", "info", "warning", "error")
@@ -21,6 +24,10 @@ class ControlPlaneConfig:
     """`host:port` addresses for xDS."""
     unix: Path | None = None
     """Unix socket for xDS."""
+    listen_tls: tuple[str, ...] = ()
+    """`host:port` addresses for xDS and the CA over TLS; none: there is no CA."""
+    ca: CaConfig | None = None
+    """Needed for `listen_tls`."""
     admin: Path = DEFAULT_ADMIN
     """Unix socket of the admin API."""
     cluster_id: str = "Kubernetes"
@@ -30,3 +37,7 @@ class ControlPlaneConfig:
     log_level: str = "info"
     drain_seconds: float = 2.0
     """How long streams may take to end at shutdown."""
+
+    def __post_init__(self) -> None:
+        if self.listen_tls and self.ca is None:
+            raise ConfigError("--listen-tls: needs the settings of a CA")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -26,7 +27,15 @@ class Described(Protocol):
 class AdminServer:
     """Serves /status, /config_errors, /config_files, /debug/syncz, /healthz/ready and /stats/prometheus."""
 
-    def __init__(self, hub: Hub, source: Described, metrics: Metrics, path: Path) -> None:
+    def __init__(
+        self,
+        hub: Hub,
+        source: Described,
+        metrics: Metrics,
+        path: Path,
+        describe_ca: Callable[[], dict[str, Any]] | None = None,
+    ) -> None:
+        self._describe_ca = describe_ca
         self._hub = hub
         self._source = source
         self._metrics = metrics
@@ -80,6 +89,7 @@ class AdminServer:
                 "domain": world.settings.domain,
                 "trust_domain": world.settings.trust_domain,
                 "clients": self._hub.clients(),
+                "ca": self._describe_ca() if self._describe_ca is not None else None,
                 "issues": world.report.counts(),
                 "config_errors": issues,
                 "resources": world.counts(),

@@ -18,7 +18,9 @@ _SEGMENT: Final = re.compile(r"[A-Za-z0-9._-]{1,253}", re.ASCII)
 def check_trust_domain(text: str) -> str:
     """Return a trust domain that is one by SPIFFE-ID, section 2.1; ValueError says why it is none."""
     if not _TRUST_DOMAIN.fullmatch(text):
-        raise ValueError(f"trust domain {text!r}: use at most 255 lower case letters, digits, '.', '-' and '_'")
+        raise ValueError(
+            f"trust domain {text!r}: use at most 255 lower case letters, digits, '.', '-' and '_'"
+        )
     return text
 
 
@@ -56,5 +58,7 @@ class Identity:
             raise ValueError(f"{text!r} is not a SPIFFE ID: it does not begin with {_SCHEME}")
         parts = text.removeprefix(_SCHEME).split("/")
         if len(parts) != 5 or (parts[1], parts[3]) != ("ns", "sa"):
-            raise ValueError(f"{text!r} is not of the form spiffe://TRUST-DOMAIN/ns/NAMESPACE/sa/SERVICE-ACCOUNT")
+            raise ValueError(
+                f"{text!r} is not of the form spiffe://TRUST-DOMAIN/ns/NAMESPACE/sa/SERVICE-ACCOUNT"
+            )
         return cls(parts[0], parts[2], parts[4])
