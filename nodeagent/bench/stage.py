@@ -11,8 +11,8 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Mapping, Sequence
-from contextlib import suppress
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from types import TracebackType
 from typing import IO, Final, Self
@@ -178,9 +178,20 @@ class Stage:
         netns.remove(self.name)
         shutil.rmtree(self.folder, ignore_errors=True)
 
-    def run_now(self, argv: Sequence[str]) -> str:
-        """Run a short command in the namespace; returns its output, BenchError if it fails."""
-        with self.spawn(Path(argv[0]).name, argv, self.cores.load, talk=True) as process:
+    @contextmanager
+    def namespace_for(self, what: str) -> Iterator[str]:
+        """A further network namespace for the time of the block; its name."""
+        name = f"{self.name}.{what}"
+        netns.create(name, _SYSCTLS)
+        try:
+            yield name
+        finally:
+            netns.remove(name)
+
+    def run_now(self, argv: Sequence[str], namespace: Path | None = None) -> str:
+        """Run a short command in a namespace; returns its output, BenchError if it fails."""
+        name = Path(argv[0]).name
+        with self.spawn(name, argv, self.cores.load, talk=True, namespace=namespace) as process:
             output = process.stdout.read().decode(errors="replace")
             if process.wait(_START_SECONDS) != 0:
                 raise BenchError(f"{' '.join(argv)} failed{process._last_words()}")

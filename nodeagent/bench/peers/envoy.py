@@ -12,7 +12,7 @@ from typing import Any, ClassVar
 
 from nodeagent.bench.peers.base import Peer, Running, ask_version
 from nodeagent.bench.services import Service, static_resources
-from nodeagent.bench.stage import Stage
+from nodeagent.bench.stage import Process, Stage
 from nodeagent.config.bench import BenchConfig
 from nodeagent.errors import CapabilityError
 
@@ -30,14 +30,14 @@ def find_envoy() -> str:
 
 
 def start_envoy(
-    stage: Stage, name: str, bootstrap: dict[str, Any], workers: int, *, node: Sequence[str] = ()
-) -> Any:
-    """Start Envoy with a bootstrap; returns its Process."""
+    stage: Stage, name: str, bootstrap: dict[str, Any], workers: int, namespace: Path | None = None
+) -> Process:
+    """Start Envoy with a bootstrap."""
     path = stage.folder / f"{name}.json"
     path.write_text(json.dumps(bootstrap))
     argv = [find_envoy(), "-c", str(path), "--concurrency", str(workers), "--log-level", "error"]
-    argv += ["--disable-hot-restart", *node]
-    return stage.spawn(name, argv, stage.cores.proxy)
+    argv.append("--disable-hot-restart")
+    return stage.spawn(name, argv, stage.cores.proxy, namespace=namespace)
 
 
 def lean(bootstrap: dict[str, Any]) -> dict[str, Any]:

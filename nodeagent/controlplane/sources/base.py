@@ -51,6 +51,10 @@ class Source(Protocol):
         """Changes after load(), as they come; ends when the source is closed."""
         ...
 
+    def close(self) -> None:
+        """End watch()."""
+        ...
+
     def describe(self) -> dict[str, Any]:
         """What the source has read, for people: shown by the admin API."""
         ...
