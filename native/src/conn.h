@@ -64,7 +64,8 @@ struct na_conn {
   uint8_t protocol; /* as na_stat_row.protocol */
   uint8_t speaks;   /* enum na_protocol, as configured */
   bool draining : 1;
-  bool keep_alive : 1; /* the client lets the connection live after this request */
+  bool keep_alive : 1;  /* the client lets the connection live after this request */
+  bool half_closed : 1; /* the client ended its side and waits for answers */
   bool http10 : 1;
   bool chunked_out : 1; /* the response's body is framed in chunks here */
   bool chunk_open : 1;  /* a chunk was sent, its final CRLF not yet */

@@ -91,6 +91,11 @@ void na_write_request_head(na_http_request *request, const na_h1_head *head, na_
   na_header_levels levels;
   const na_route *route = request->route;
   na_str authority = route && route->rewrite_authority ? na_str_of(route->rewrite_authority) : in->authority;
+  char destination[NA_ADDRESS_TEXT];
+  if (!authority.n && head->index[NA_HDR_HOST] < 0) { /* HTTP/1.0 can do without, 1.1 upstream cannot */
+    na_address_format(&request->conn->local, destination);
+    authority = na_str_of(destination);
+  }
   na_own_headers own = {.n = 0};
   if (head->index[NA_HDR_X_FORWARDED_PROTO] < 0)
     na_own_header(&own, "x-forwarded-proto", na_str_of("http"));

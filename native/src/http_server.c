@@ -14,6 +14,10 @@
 
 /* Requests handled or reads made per event before others get their turn. */
 #define SERVER_ROUNDS 16
+/* How soon after its request a client that may ask again can end its side and yet wait for the answer, as `nc -N` with
+ * a request on its input does. Later on it has gone away. The end of data itself does not tell the one from the other.
+ */
+#define HALF_CLOSE_US 100000
 
 static void on_event(na_watch *watch, uint32_t events);
 static const na_responder responder;
@@ -253,9 +257,14 @@ static bool next_request(na_conn *conn) {
   return parse(conn);
 }
 
-/* A client that will not ask again may end its side while it waits; any other one that does has gone away. */
-static bool has_gone(const na_conn *conn) {
-  return conn->stream.broken || (conn->stream.peer_closing && conn->body.done && conn->keep_alive);
+/* A client that has said that it will not ask again may end its side while it waits, any other one at once or never. */
+static bool has_gone(na_conn *conn) {
+  if (conn->stream.broken)
+    return true;
+  if (!conn->stream.peer_closing || !conn->body.done || !conn->keep_alive || conn->half_closed)
+    return false;
+  conn->half_closed = conn->worker->loop.now_us - conn->request->sent_us < HALF_CLOSE_US;
+  return !conn->half_closed;
 }
 
 /* Carry on with the body of the request in progress. */

@@ -151,6 +151,7 @@ static void request_record(na_http_request *request) {
   record->flags = request->flags;
   record->status = request->status;
   record->protocol = request->grpc ? PROTOCOL_GRPC : PROTOCOL_HTTP1;
+  record->http_minor = 1; /* what is spoken here, also if the request could not be read */
   if (request->head_bytes)
     describe_request(record, na_request_head(request));
   if (request->generated_id[0])

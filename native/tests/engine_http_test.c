@@ -284,6 +284,36 @@ static void answers_a_half_closed_client(void **state) {
   end(&s);
 }
 
+/* So does `nc -N` with requests on its input. */
+static void answers_a_client_that_half_closes_at_once(void **state) {
+  scene s = begin();
+  put(s.client, "GET /1 HTTP/1.1\r\nHost: a\r\n\r\nGET /2 HTTP/1.1\r\nHost: a\r\n\r\n");
+  shutdown(s.client, SHUT_WR);
+  s.server = answer(s.listener);
+  expect_head(s.server, "GET /1 HTTP/1.1");
+  sleep_ms(150);
+  put(s.server, OK_HELLO);
+  expect_head(s.server, "GET /2 HTTP/1.1");
+  put(s.server, OK_HELLO);
+  for (int i = 0; i < 2; i++) {
+    expect_head(s.client, "HTTP/1.1 200 OK");
+    expect(s.client, "hello");
+  }
+  expect_end(s.client);
+  assert_int_equal(counter(&s.r, "downstream_rq_aborted_total"), 0);
+  end(&s);
+}
+
+static void names_the_destination_for_a_client_without_host(void **state) {
+  scene s = begin();
+  put(s.client, "GET / HTTP/1.0\r\n\r\n");
+  s.server = answer(s.listener);
+  char host[64];
+  snprintf(host, sizeof host, "host: 127.0.0.1:%u\r\n", s.port);
+  assert_has(expect_head(s.server, "GET / HTTP/1.1"), host);
+  end(&s);
+}
+
 static void frames_a_body_that_ends_with_the_connection(void **state) {
   scene s = begin();
   put(s.client, GET_ROOT);
@@ -375,6 +405,7 @@ static void closes_upstream_when_the_client_leaves(void **state) {
   put(s.client, GET_ROOT);
   s.server = answer(s.listener);
   get_head(s.server);
+  sleep_ms(150); /* at once it could still wait for the answer */
   close(s.client);
   s.client = dial(s.port);
   expect_end(s.server);
@@ -444,6 +475,8 @@ int main(void) {
       cmocka_unit_test(keeps_http10_connections_alive_on_request),
       cmocka_unit_test(honours_connection_close),
       cmocka_unit_test(answers_a_half_closed_client),
+      cmocka_unit_test(answers_a_client_that_half_closes_at_once),
+      cmocka_unit_test(names_the_destination_for_a_client_without_host),
       cmocka_unit_test(frames_a_body_that_ends_with_the_connection),
       cmocka_unit_test(leaves_a_body_open_for_http10),
       cmocka_unit_test(tunnels_after_101),
