@@ -6,16 +6,17 @@ import asyncio
 import contextlib
 import logging
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final
 
 import grpc
 import grpc.aio
 
-from nodeagent.errors import ConfigError, XdsError
+from nodeagent.errors import IdentityError, XdsError
 from nodeagent.xds.backoff import Backoff
 from nodeagent.xds.protocol import Consumer, DeltaProtocol
+from nodeagent.xds.transport import Transport
 from nodeagent.xds.types import Message
 
 logger = logging.getLogger(__name__)
@@ -38,18 +39,6 @@ _OPTIONS: Final = (
     ("grpc.enable_http_proxy", 0),
     ("grpc.enable_retries", 0),
 )
-
-
-def grpc_target(address: str) -> str:
-    """The gRPC target of `host:port`, `[v6]:port` or `unix:PATH`; ConfigError if it is none of them."""
-    if address.startswith("unix:"):
-        if len(address) > len("unix:"):
-            return address
-    else:
-        host, _, port = address.rpartition(":")
-        if host and port.isdecimal() and 0 < int(port) < 65536 and "/" not in host:
-            return f"dns:///{address}"
-    raise ConfigError(f"xDS address {address!r} is neither host:port nor unix:PATH")
 
 
 @dataclass(slots=True)
@@ -78,8 +67,8 @@ class DeltaStream:
     node: Message
     types: Sequence[str]
     consumer: Consumer
-    metadata: Callable[[], Sequence[tuple[str, str]]] = tuple
-    """Call metadata (credentials), asked for anew at each attempt."""
+    transport: Transport | None = None
+    """How to connect; None: to `address` in plain text."""
     backoff: Backoff = field(default_factory=Backoff)
     fetch_timeout: float = INITIAL_FETCH_TIMEOUT
     state: StreamState = field(default_factory=StreamState, init=False)
@@ -87,10 +76,10 @@ class DeltaStream:
     _wake: asyncio.Event = field(default_factory=asyncio.Event, init=False)
     _reopen: asyncio.Event = field(default_factory=asyncio.Event, init=False)
     _writing: asyncio.Lock = field(default_factory=asyncio.Lock, init=False)
-    _target: str = field(init=False)
+    _transport: Transport = field(init=False)
 
     def __post_init__(self) -> None:
-        self._target = grpc_target(self.address)
+        self._transport = self.transport or Transport(self.address)
         self.protocol = DeltaProtocol(self.node, self.types, self.consumer)
 
     def subscribe(self, type_url: str, names: Iterable[str]) -> None:
@@ -121,7 +110,7 @@ class DeltaStream:
                 if await self._connect_once():
                     continue
                 raise XdsError("the server ended the stream")
-            except (XdsError, grpc.RpcError, OSError) as error:
+            except (XdsError, IdentityError, grpc.RpcError, OSError) as error:
                 self._note_failure(error)
             finally:
                 self.state.connected = False
@@ -129,15 +118,25 @@ class DeltaStream:
             await asyncio.sleep(self.backoff.next())
 
     def _note_failure(self, error: Exception) -> None:
-        message = _error_text(error)
+        message = self._error_text(error)
         if message != self.state.last_error:
             logger.warning("xDS stream %s to %s: %s", self.name, self.address, message)
         self.state.last_error = message
         self.state.attempts = self.backoff.attempts + 1
 
+    def _error_text(self, error: Exception) -> str:
+        if not isinstance(error, grpc.aio.AioRpcError):
+            return str(error) or type(error).__name__
+        return self._status_text(error.code(), error.details() or "")
+
+    def _status_text(self, code: grpc.StatusCode, details: str) -> str:
+        if code is grpc.StatusCode.UNAVAILABLE:
+            details = self._transport.explain(details)[1]
+        return f"{code.name}: {details}"
+
     async def _connect_once(self) -> bool:
         """Exchange until the stream ends; True if it ended because it is to be opened anew."""
-        async with grpc.aio.insecure_channel(self._target, options=_OPTIONS) as channel:
+        async with self._transport.channel(_OPTIONS) as channel:
             await self._await_connection(channel)
             from envoy.service.discovery.v3 import discovery_pb2
 
@@ -146,7 +145,7 @@ class DeltaStream:
                 request_serializer=discovery_pb2.DeltaDiscoveryRequest.SerializeToString,
                 response_deserializer=discovery_pb2.DeltaDiscoveryResponse.FromString,
             )
-            call = method(metadata=tuple(self.metadata()))
+            call = method(metadata=self._transport.metadata())
             try:
                 return await self._exchange(call)
             finally:
@@ -195,7 +194,7 @@ class DeltaStream:
             await self._write(call, await self._apply(response))
         code = await call.code()
         if code != grpc.StatusCode.OK:
-            raise XdsError(f"{code.name}: {await call.details()}")
+            raise XdsError(self._status_text(code, await call.details() or ""))
 
     async def _apply(self, response: Message) -> Message:
         steps = self.protocol.receive_in_steps(response)
@@ -233,9 +232,3 @@ class DeltaStream:
             await asyncio.sleep(min(1.0, self.fetch_timeout / 4))
             self.protocol.expire()
             self.protocol.give_up(self.fetch_timeout)
-
-
-def _error_text(error: Exception) -> str:
-    if isinstance(error, grpc.aio.AioRpcError):
-        return f"{error.code().name}: {error.details()}"
-    return str(error) or type(error).__name__

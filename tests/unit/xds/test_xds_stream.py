@@ -19,7 +19,8 @@ from harness.ads import AdsServer, Session, resource
 from nodeagent.errors import ConfigError
 from nodeagent.xds.backoff import Backoff
 from nodeagent.xds.protocol import Update
-from nodeagent.xds.stream import DeltaStream, grpc_target
+from nodeagent.xds.stream import DeltaStream
+from nodeagent.xds.transport import grpc_target
 from nodeagent.xds.types import CLUSTER, ENDPOINTS, LISTENER
 
 
