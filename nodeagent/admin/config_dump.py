@@ -66,7 +66,8 @@ def certificate(row: CertificateRow) -> dict[str, Any]:
         "validFrom": _time(row.not_before),
         "expirationTime": _time(row.not_after),
     }
-    return {"identity": row.identity, "state": row.state, "certChain": [chain]}
+    state = f"{row.state}: {row.error}" if row.error and not row.serial else row.state
+    return {"identity": row.identity, "state": state, "certChain": [chain] if row.serial else []}
 
 
 def _time(seconds: float) -> str:

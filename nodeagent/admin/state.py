@@ -109,10 +109,13 @@ class CertificateRow:
     """A workload certificate that the agent holds."""
 
     identity: str
-    state: str
-    not_before: float
+    state: str  # Available, Initializing, Unavailable or Expired
+    not_before: float  # seconds since the epoch; 0: there is none in force
     not_after: float
     serial: str = ""
+    workloads: int = 0  # of this node that have the identity
+    next_request: float = 0.0  # seconds since the epoch: when it is renewed, or asked for again
+    error: str = ""  # why the last request failed
 
 
 @dataclass(frozen=True, slots=True)

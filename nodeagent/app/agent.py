@@ -16,8 +16,10 @@ from typing import TYPE_CHECKING, Any, Final
 
 from nodeagent import __version__
 from nodeagent.admin.server import AdminOptions, AdminServer
+from nodeagent.app.agent_access import xds_transport
 from nodeagent.app.agent_configuration import Configuration
 from nodeagent.app.agent_enrolment import Enrolment
+from nodeagent.app.agent_identity import Identities, IdentityCollector
 from nodeagent.app.agent_memory import limit_arenas, settle_memory
 from nodeagent.app.agent_metrics import AgentCollector
 from nodeagent.app.agent_node import workload_node
@@ -89,8 +91,13 @@ class Agent:
         self._store = store
         self._saver = Saver(store)
         self.workloads = WorkloadStream(
-            config.xds, workload_node(config), self.index, self._index_changed, self._workloads_stored
+            xds_transport(config),
+            workload_node(config),
+            self.index,
+            self._index_changed,
+            self._workloads_stored,
         )
+        self.identities = Identities(config)
         events = ViewEvents(self._view_changed, self._inbound_changed, self._view_stored)
         self.views = Views(config, self.index, events, store, self._saver, dataplane.check)
         self.enrolment = self._make_enrolment(dataplane)
@@ -113,6 +120,8 @@ class Agent:
         )
         enrolment.on_synced = self._enrolment_synced
         enrolment.before_capture = self._index_settled
+        enrolment.on_arrival = self.identities.arrived
+        enrolment.on_departure = self.identities.departed
         return enrolment
 
     def _parts(self, capture_reason: str) -> Parts:
@@ -126,6 +135,7 @@ class Agent:
             self.enrolment,
             self._zds,
             self._saver,
+            self.identities,
             capture_reason,
             self._render_metrics,
             self.stop,
@@ -172,6 +182,7 @@ class Agent:
 
             agent_static.serve(self._config.static, self.engine, self.configuration, self._check)
             return
+        self.identities.start()
         self._spawn("xds workloads", self.workloads.stream.run())
         self._spawn("zds", self._zds.run())
 
@@ -194,6 +205,7 @@ class Agent:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
         await self.views.stop()
+        await self.identities.stop()
         await self._saver.flush()
         await self.engine.stop(int(self._config.drain * 1000))
         self._pull_statistics()
@@ -298,7 +310,9 @@ class Agent:
         from nodeagent.telemetry.metrics import Metrics
 
         collector = AgentCollector(self.workloads, self.views, self.configuration, self._zds, self._saver)
-        return Metrics(self, collector.register())
+        registry = collector.register()
+        registry.register(IdentityCollector(self.identities))
+        return Metrics(self, registry)
 
     def _render_metrics(self) -> bytes:
         self._pull_statistics()

@@ -76,6 +76,9 @@ class Enrolment:
         self._by_name: dict[tuple[str, str], str] = {}
         self._arrivals: dict[tuple[str, str], asyncio.Event] = {}
         self.on_synced: Callable[[], None] = lambda: None
+        self.on_arrival: Callable[[EnrolledPod], None] = lambda pod: None
+        """Called when a workload is about to be taken on; what it needs can be obtained meanwhile."""
+        self.on_departure: Callable[[EnrolledPod], None] = lambda pod: None
         self.before_capture: Callable[[], None] = lambda: None
         """Called before a workload is captured: what waits to be put in force must be there from the start."""
 
@@ -87,6 +90,7 @@ class Enrolment:
         workload = Enrolled(pod, netns, addresses)
         self._workloads[pod.uid] = workload
         self._by_name[pod.namespace, pod.name] = pod.uid
+        self.on_arrival(pod)
         try:
             await self._take_on(workload)
         except BaseException as error:
@@ -159,6 +163,7 @@ class Enrolment:
         self._workloads.pop(uid, None)
         if self._by_name.get((workload.pod.namespace, workload.pod.name)) == uid:
             del self._by_name[workload.pod.namespace, workload.pod.name]
+        self.on_departure(workload.pod)
         self._configuration.drop_inbound(uid)
         if workload.view is not None:
             view, workload.view = workload.view, None

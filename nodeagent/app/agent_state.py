@@ -32,6 +32,7 @@ from nodeagent.admin.state import (
 from nodeagent.app import agent_rows as rows
 from nodeagent.app.agent_configuration import Configuration
 from nodeagent.app.agent_enrolment import Enrolment
+from nodeagent.app.agent_identity import Identities
 from nodeagent.app.agent_ports import Engine
 from nodeagent.app.agent_resource import resource_json
 from nodeagent.app.agent_saver import Saver
@@ -62,6 +63,7 @@ class Parts:
     enrolment: Enrolment
     zds: ZdsClient
     saver: Saver
+    identities: Identities
     capture_reason: str
     metrics: Callable[[], bytes]
     quit: Callable[[], None]
@@ -112,6 +114,7 @@ class State:
             engine=self._engine(),
             enrolment=self._enrolment(),
             snapshot=self._snapshot(),
+            certificates=tuple(parts.identities.rows()),
             warnings=tuple(self._warnings()),
         )
 
@@ -175,6 +178,7 @@ class State:
         yield from parts.problems()
         if parts.saver.last_error:
             yield parts.saver.last_error
+        yield from parts.identities.warnings()
         for rejection in parts.configuration.rejections:
             yield f"route table {rejection.table}: {rejection.message}"
         for view in parts.views:

@@ -15,6 +15,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, Final
 
+from nodeagent.app.agent_access import xds_transport
 from nodeagent.app.agent_demand import Demand, DemandCounters, want_for
 from nodeagent.compiler.cluster import compile_cluster, compile_endpoints
 from nodeagent.compiler.inbound import VIRTUAL_INBOUND, compile_inbound
@@ -92,7 +93,8 @@ class ViewController:
         self.name = name
         self.view = View(name)
         self.inbound: InboundPiece | None = None
-        self.stream = DeltaStream(name, config.xds, node, L7_TYPES, self)
+        transport = xds_transport(config)
+        self.stream = DeltaStream(name, transport.address, node, L7_TYPES, self, transport)
         self.warnings: dict[tuple[str, str], tuple[str, ...]] = {}
         self.users: set[str] = set()
         """Uids of the workloads that use it."""

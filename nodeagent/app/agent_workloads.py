@@ -11,6 +11,7 @@ from nodeagent.xds.lastgood import Held
 from nodeagent.xds.protocol import Update
 from nodeagent.xds.store import WILDCARD
 from nodeagent.xds.stream import DeltaStream
+from nodeagent.xds.transport import Transport
 from nodeagent.xds.types import AUTHORIZATION, WORKLOAD_TYPES, Message
 
 logger = logging.getLogger(__name__)
@@ -23,7 +24,7 @@ class WorkloadStream:
 
     def __init__(
         self,
-        address: str,
+        transport: Transport,
         node: Message,
         index: WorkloadIndex,
         changed: Callable[[IndexChange], None],
@@ -35,7 +36,7 @@ class WorkloadStream:
         self._restored = False
         self.policies: set[str] = set()
         """Names of L4 authorization policies received; enforcing them comes with HBONE."""
-        self.stream = DeltaStream(NAME, address, node, WORKLOAD_TYPES, self)
+        self.stream = DeltaStream(NAME, transport.address, node, WORKLOAD_TYPES, self, transport)
         for url in WORKLOAD_TYPES:
             self.stream.subscribe(url, [WILDCARD])
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import datetime
+import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Annotated, Any, Final
@@ -60,6 +62,20 @@ def _owner(row: dict[str, Any], wide: bool) -> str:
     return f"{row['namespace']}/{row['name']}"
 
 
+def _until(name: str) -> Cell:
+    return lambda row, wide: duration(row[name] - time.time()) if row[name] else "-"
+
+
+def _moment(name: str) -> Cell:
+    def cell(row: dict[str, Any], wide: bool) -> str:
+        if not row[name]:
+            return "-"
+        return datetime.datetime.fromtimestamp(row[name], datetime.UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+
+    return cell
+
+
+SHORT_NAMES: Final = {"certs": "certificates"}
 _VIEW: Final = {"VIEW": _field("view")}
 LISTINGS: Final = {
     "workloads": Listing(
@@ -155,11 +171,28 @@ LISTINGS: Final = {
         {"CLUSTER": _field("cluster"), "WORKER": _field("worker"), "ID": _field("id")},
         ("namespace", "name", "id"),
     ),
+    "certificates": Listing(
+        {
+            "IDENTITY": _field("identity"),
+            "STATE": _field("state"),
+            "WORKLOADS": _number("workloads"),
+            "EXPIRES IN": _until("not_after"),
+            "RENEWED IN": _until("next_request"),
+            "ERROR": _field("error"),
+        },
+        {
+            "VALID FROM": _moment("not_before"),
+            "VALID UNTIL": _moment("not_after"),
+            "SERIAL": _field("serial"),
+        },
+        ("identity",),
+    ),
 }
 
 
 def _resource(text: str) -> str:
     plural = text.lower() if text.lower().endswith("s") else f"{text.lower()}s"
+    plural = SHORT_NAMES.get(plural, plural)
     if plural not in LISTINGS:
         raise typer.BadParameter(f"no resource {text!r}; there are: {', '.join(LISTINGS)}")
     return plural

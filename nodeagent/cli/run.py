@@ -20,11 +20,25 @@ def _option(name: str, text: str, metavar: str | None = None) -> typer.models.Op
     return option
 
 
+def _identity_option(name: str, text: str, istio: str, metavar: str) -> typer.models.OptionInfo:
+    """An option about TLS and certificates; `istio` is the variable by which Istio's node proxy knows it."""
+    own = f"NODEAGENT_{name.upper().replace('-', '_')}"
+    option: typer.models.OptionInfo = typer.Option(
+        f"--{name}",
+        envvar=[own, istio] if istio else own,
+        help=text,
+        metavar=metavar,
+        rich_help_panel="TLS and certificates",
+    )
+    return option
+
+
 @app.command()
 def run(
     node: Annotated[str, _option("node", "Name of this node.")],
     xds: Annotated[
-        str, _option("xds", "Control plane, plain text gRPC.", "HOST:PORT|unix:PATH")
+        str,
+        _option("xds", "Control plane: TLS with https://, else plain text.", "[https://]HOST:PORT|unix:PATH"),
     ] = settings.DEFAULT_XDS,
     zds: Annotated[Path, _option("zds", "Socket on which the CNI side listens.")] = settings.DEFAULT_ZDS,
     admin: Annotated[Path, _option("admin", "Unix socket of the admin API.")] = settings.DEFAULT_ADMIN,
@@ -55,6 +69,37 @@ def run(
     on_demand_limit: Annotated[
         int, _option("on-demand-limit", "Destinations and hosts held per group of workloads.")
     ] = 4096,
+    ca: Annotated[
+        str, _identity_option("ca", "Obtain certificates for the workloads here.", "CA_ADDRESS", "HOST:PORT")
+    ] = "",
+    ca_root: Annotated[
+        str,
+        _identity_option(
+            "ca-root", "Know CA and control plane by these roots.", "CA_ROOT_CA", "PATH|PEM|SYSTEM"
+        ),
+    ] = settings.DEFAULT_ROOT,
+    ca_hostname: Annotated[
+        str, _identity_option("ca-hostname", "Name in the CA's certificate.", "ALT_CA_HOSTNAME", "NAME")
+    ] = "",
+    xds_root: Annotated[
+        str,
+        _identity_option(
+            "xds-root", "Roots of the control plane, if others.", "XDS_ROOT_CA", "PATH|PEM|SYSTEM"
+        ),
+    ] = "",
+    xds_hostname: Annotated[
+        str,
+        _identity_option(
+            "xds-hostname", "Name in the control plane's certificate.", "ALT_XDS_HOSTNAME", "NAME"
+        ),
+    ] = "",
+    token: Annotated[
+        str,
+        _identity_option("token", "Authenticate by this token; over TLS only.", "AUTH_TOKEN", "PATH|TOKEN"),
+    ] = settings.DEFAULT_TOKEN,
+    cert_lifetime: Annotated[
+        float, _identity_option("cert-lifetime", "Lifetime to ask for.", "", "SECONDS")
+    ] = 86400.0,
     static: Annotated[
         Path | None,
         _option(
@@ -90,6 +135,13 @@ def run(
         xds_mode=xds_mode,
         on_demand_ttl=on_demand_ttl,
         on_demand_limit=on_demand_limit,
+        ca=ca,
+        ca_root=ca_root,
+        ca_hostname=ca_hostname,
+        xds_root=xds_root,
+        xds_hostname=xds_hostname,
+        token=token,
+        cert_lifetime=cert_lifetime,
         static=static,
     )
     from nodeagent.app import agent

@@ -14,6 +14,8 @@ DEFAULT_ADMIN: Final = Path("/run/nodeagent/admin.sock")
 DEFAULT_STATE: Final = Path("/var/lib/nodeagent")
 DEFAULT_METRICS: Final = "0.0.0.0:15020"
 DEFAULT_READY: Final = "0.0.0.0:15021"
+DEFAULT_ROOT: Final = "/var/run/secrets/istio/root-cert.pem"
+DEFAULT_TOKEN: Final = "/var/run/secrets/tokens/istio-token"  # noqa: S105  # where Kubernetes projects it
 LOG_LEVELS: Final = ("debug", "info", "warning", "error")
 XDS_MODES: Final = ("auto", "on-demand", "wildcard")
 ACCESS_LOGS: Final = ("off", "text", "json")
@@ -25,7 +27,7 @@ class AgentConfig:
 
     node: str
     xds: str = DEFAULT_XDS
-    """`host:port` or `unix:PATH`, plain text."""
+    """`https://host:port` over TLS; `host:port` or `unix:PATH` in plain text."""
     zds: Path = DEFAULT_ZDS
     admin: Path = DEFAULT_ADMIN
     state: Path = DEFAULT_STATE
@@ -51,6 +53,19 @@ class AgentConfig:
     """How long it is remembered that a host is not known."""
     on_demand_limit: int = 4096
     """Destinations, and hosts, that a view holds; over it the least recently used goes."""
+    ca: str = ""
+    """`host:port` of the CA, over TLS; empty: no certificates."""
+    ca_root: str = DEFAULT_ROOT
+    """Roots to know the control plane and the CA by: a path, PEM, or SYSTEM."""
+    ca_hostname: str = ""
+    """Name in the CA's certificate, if not that of its address (Istio's ALT_CA_HOSTNAME)."""
+    xds_root: str = ""
+    """As `ca_root`, for the control plane; empty: `ca_root`."""
+    xds_hostname: str = ""
+    token: str = DEFAULT_TOKEN
+    """What the agent is known by: a path (it begins with / or .) or the token. Sent over TLS only."""
+    cert_lifetime: float = 86400.0
+    """Lifetime that certificates are asked for with (Istio's SECRET_TTL)."""
     static: Path | None = None
     """Explicit listeners from this file, instead of a control plane and captured workloads."""
 
@@ -61,6 +76,7 @@ class AgentConfig:
         _one_of("--xds-mode", self.xds_mode, XDS_MODES)
         _one_of("--access-log", self.access_log, ACCESS_LOGS)
         _at_least("--workers", self.workers, 1)
+        _at_least("--cert-lifetime", self.cert_lifetime, 1)
         _at_least("--drain", self.drain, 0)
         _at_least("--on-demand-ttl", self.on_demand_ttl, 1)
         _at_least("--on-demand-limit", self.on_demand_limit, 16)
