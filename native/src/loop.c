@@ -54,8 +54,10 @@ static void run_again(na_loop *loop) {
   na_list_take(&queue, &loop->again);
   while (!na_list_empty(&queue)) {
     na_watch *watch = na_container_of(queue.next, na_watch, again);
+    uint32_t told = watch->told;
     na_link_remove(&watch->again);
-    watch->fn(watch, 0);
+    watch->told = 0;
+    watch->fn(watch, told);
   }
 }
 
@@ -104,6 +106,7 @@ int na_loop_watch_writable(na_loop *loop, na_watch *watch) {
 
 void na_loop_unwatch(na_loop *loop, na_watch *watch) {
   na_link_remove(&watch->again);
+  watch->told = 0;
   /* Closing would not do: a listener's descriptor may have duplicates, and a child that the process is just starting
    * holds a copy of every one until it executes its program. epoll would go on telling of it. */
   if (watch->fd >= 0)
@@ -114,6 +117,11 @@ void na_loop_unwatch(na_loop *loop, na_watch *watch) {
 void na_loop_again(na_loop *loop, na_watch *watch) {
   if (!na_link_in_list(&watch->again))
     na_list_push_back(&loop->again, &watch->again);
+}
+
+void na_loop_tell(na_loop *loop, na_watch *watch, uint32_t events) {
+  watch->told |= events;
+  na_loop_again(loop, watch);
 }
 
 void na_loop_bury(na_loop *loop, na_grave *grave, void (*fn)(na_grave *grave)) {

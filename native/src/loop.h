@@ -29,6 +29,7 @@ struct na_watch {
   na_link again; /* in loop->again */
   int fd;        /* -1: not watched; events still queued for it are dropped */
   uint32_t interest;
+  uint32_t told; /* events that na_loop_tell() added, for its turn in loop->again */
 };
 
 /* Something to free when the turn is over. */
@@ -67,6 +68,8 @@ int na_loop_watch_writable(na_loop *loop, na_watch *watch);
 void na_loop_unwatch(na_loop *loop, na_watch *watch);
 /* Call the watch's function with no events at the end of this turn, once. */
 void na_loop_again(na_loop *loop, na_watch *watch);
+/* The same with events: how a watch that has no descriptor (a stream of a tunnel) hears of its readiness. */
+void na_loop_tell(na_loop *loop, na_watch *watch, uint32_t events);
 void na_loop_bury(na_loop *loop, na_grave *grave, void (*fn)(na_grave *grave));
 
 #endif

@@ -5,6 +5,7 @@
 #include <errno.h>
 #include <netinet/in.h>
 #include <netinet/tcp.h>
+#include <string.h>
 #include <sys/socket.h>
 #include <unistd.h>
 
@@ -18,6 +19,10 @@ static int tcp_connected(na_stream *stream) {
 
 static ssize_t tcp_recv(na_stream *stream, void *buffer, size_t size) {
   ssize_t n = recv(stream->watch.fd, buffer, size, 0);
+  /* A short read drained the socket; reading on to EAGAIN would cost a system call for nothing. Not so when the end of
+   * data is known to follow: no further edge will tell of it. */
+  if ((size_t)n != size)
+    stream->readable = n > 0 && stream->peer_closing;
   return n < 0 ? -errno : n;
 }
 
@@ -51,10 +56,11 @@ void na_stream_init(na_stream *stream, na_loop *loop, na_watch_fn *fn, void *own
 }
 
 static int attach(na_stream *stream, int fd, const na_transport *transport, uint32_t interest) {
-  stream->transport = transport;
   int error = na_loop_watch(stream->loop, &stream->watch, fd, interest);
   if (error)
     close(fd);
+  else
+    stream->transport = transport;
   return error;
 }
 
@@ -69,15 +75,21 @@ int na_stream_connect(na_stream *stream, int fd, const na_transport *transport) 
   return attach(stream, fd, transport, EPOLLOUT);
 }
 
+void na_stream_attach(na_stream *stream, const na_transport *transport, void *state) {
+  stream->transport = transport;
+  stream->state = state;
+  stream->connecting = true;
+}
+
 static int shut_now(na_stream *stream) {
   stream->shut = true;
   return stream->transport->shutdown(stream);
 }
 
-/* Send what waits, as far as the kernel takes it. */
+/* Send what waits, as far as it is taken. */
 static int flush(na_stream *stream) {
   struct iovec iov = {na_buffer_bytes(&stream->out), na_buffer_length(&stream->out)};
-  ssize_t n = stream->transport->send(stream, &iov, 1);
+  ssize_t n = stream->watch.fd >= 0 ? tcp_send(stream, &iov, 1) : stream->transport->send(stream, &iov, 1);
   if (n == -EAGAIN || n == -EINTR)
     return 0;
   if (n < 0)
@@ -105,10 +117,6 @@ ssize_t na_stream_recv(na_stream *stream, void *buffer, size_t size) {
   ssize_t n = stream->transport->recv(stream, buffer, size);
   if (n == -EINTR)
     n = -EAGAIN;
-  /* A short read drained the socket; reading on to EAGAIN would cost a system call for nothing. Not so when the end of
-   * data is known to follow: no further edge will tell of it. */
-  if ((size_t)n != size)
-    stream->readable = n > 0 && stream->peer_closing;
   if (n == 0)
     stream->eof = true;
   else if (n < 0 && n != -EAGAIN)
@@ -125,7 +133,19 @@ static int keep(na_stream *stream, const struct iovec *iov, int n, size_t sent) 
     if (error)
       return error;
   }
-  return na_loop_watch_writable(stream->loop, &stream->watch);
+  return stream->watch.fd >= 0 ? na_loop_watch_writable(stream->loop, &stream->watch) : 0;
+}
+
+int na_stream_send_raw(na_stream *stream, const void *bytes, size_t n, size_t limit) {
+  struct iovec iov = {(void *)bytes, n};
+  ssize_t sent = na_stream_blocked(stream) ? 0 : tcp_send(stream, &iov, 1);
+  if (sent == -EAGAIN || sent == -EINTR)
+    sent = 0;
+  if (sent < 0)
+    return (int)sent;
+  if ((size_t)sent == n)
+    return 0;
+  return na_buffer_length(&stream->out) + n - (size_t)sent > limit ? -ENOBUFS : keep(stream, &iov, 1, (size_t)sent);
 }
 
 static int send_all(na_stream *stream, const struct iovec *iov, int n) {
@@ -166,14 +186,27 @@ int na_stream_shutdown(na_stream *stream) {
 }
 
 void na_stream_close(na_stream *stream, bool reset) {
+  if (stream->transport && stream->transport->close)
+    stream->transport->close(stream, reset);
+  stream->transport = NULL;
   int fd = stream->watch.fd;
   na_loop_unwatch(stream->loop, &stream->watch);
+  na_buffer_free(&stream->out);
   if (fd < 0)
     return;
-  na_buffer_free(&stream->out);
   if (reset) {
     struct linger linger = {.l_onoff = 1, .l_linger = 0};
     (void)setsockopt(fd, SOL_SOCKET, SO_LINGER, &linger, sizeof linger);
   }
   close(fd);
+}
+
+int na_stream_socket(const na_stream *stream) {
+  bool own = !stream->transport || !stream->transport->socket;
+  return own ? stream->watch.fd : stream->transport->socket(stream);
+}
+
+const char *na_stream_failure(const na_stream *stream, int error) {
+  const char *text = stream->transport && stream->transport->failure ? stream->transport->failure(stream) : NULL;
+  return text ? text : strerrordesc_np(-error);
 }
