@@ -37,6 +37,11 @@ void histogram_record(histogram *h, uint64_t ns) {
     h->max = ns;
 }
 
+/* A bucket's middle may lie beyond the only value in it. */
+static uint64_t within(const histogram *h, uint64_t ns) {
+  return ns < h->min ? h->min : ns > h->max ? h->max : ns;
+}
+
 uint64_t histogram_quantile(const histogram *h, double share) {
   uint64_t rank = (uint64_t)(share * (double)h->total), seen = 0;
   if (rank >= h->total)
@@ -44,7 +49,7 @@ uint64_t histogram_quantile(const histogram *h, double share) {
   for (size_t i = 0; i < HISTOGRAM_SIZE; i++) {
     seen += h->counts[i];
     if (seen > rank)
-      return value_of(i) < h->max ? value_of(i) : h->max;
+      return within(h, value_of(i));
   }
   return h->max;
 }

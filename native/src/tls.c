@@ -1,0 +1,440 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#include "tls.h"
+
+#include <assert.h>
+#include <errno.h>
+#include <openssl/err.h>
+#include <openssl/ssl.h>
+#include <pthread.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/socket.h>
+
+/* Ciphertext read at once: four full records. */
+#define READ_BYTES (4 * (SSL3_RT_MAX_PLAIN_LENGTH + SSL3_RT_MAX_TLS13_ENCRYPTED_OVERHEAD + SSL3_RT_HEADER_LENGTH))
+/* What a handshake may bring in: two chains of the largest size would do. */
+#define MAX_HANDSHAKE_BYTES (64 * 1024)
+/* Records that wait for a peer that does not read; above, it is given up. The owner sends nothing while records wait,
+ * so this is about what OpenSSL answers by itself (key updates). */
+#define MAX_OUT_BYTES (256 * 1024)
+
+typedef struct na_tls {
+  SSL *ssl;
+  na_stream *stream;
+  na_tls_memory *memory;
+  na_identity *identity;
+  const char *in; /* ciphertext not taken yet: in memory->in during a call, in `kept` between calls */
+  size_t in_n;
+  na_buffer kept;
+  char *expected; /* NULL: server */
+  char *peer;
+  int64_t peer_not_after;
+  SSL_SESSION *session; /* the latest offered */
+  uint32_t handshake_bytes;
+  bool more_on_socket;
+  bool ended; /* the socket's end of data */
+  bool established;
+  char failure[160];
+} na_tls;
+
+/* ---- memory of a worker ---- */
+
+int na_tls_memory_init(na_tls_memory *memory) {
+  *memory = (na_tls_memory){.in_size = READ_BYTES};
+  memory->in = malloc(memory->in_size); /* pages come with use */
+  return memory->in ? 0 : -ENOMEM;
+}
+
+void na_tls_memory_free(na_tls_memory *memory) {
+  free(memory->in);
+  na_buffer_free(&memory->out);
+  memory->in = NULL;
+}
+
+/* ---- between OpenSSL and the batches ---- */
+
+static int bio_read(BIO *bio, char *out, int size) {
+  na_tls *tls = BIO_get_data(bio);
+  BIO_clear_retry_flags(bio);
+  if (tls->in_n == 0) {
+    BIO_set_retry_read(bio);
+    return -1;
+  }
+  size_t n = tls->in_n < (size_t)size ? tls->in_n : (size_t)size;
+  memcpy(out, tls->in, n);
+  tls->in += n;
+  tls->in_n -= n;
+  return (int)n;
+}
+
+static int bio_write(BIO *bio, const char *bytes, int n) {
+  na_tls *tls = BIO_get_data(bio);
+  return na_buffer_append(&tls->memory->out, bytes, (size_t)n) < 0 ? -1 : n;
+}
+
+static long bio_ctrl(BIO *bio, int command, long number, void *pointer) {
+  return command == BIO_CTRL_FLUSH;
+}
+
+static BIO_METHOD *bio_method;
+
+static void make_bio_method(void) {
+  bio_method = BIO_meth_new(BIO_get_new_index() | BIO_TYPE_SOURCE_SINK, "nodeagent");
+  if (bio_method) {
+    BIO_meth_set_read(bio_method, bio_read);
+    BIO_meth_set_write(bio_method, bio_write);
+    BIO_meth_set_ctrl(bio_method, bio_ctrl);
+  }
+}
+
+static BIO *new_bio(na_tls *tls) {
+  static pthread_once_t once = PTHREAD_ONCE_INIT;
+  pthread_once(&once, make_bio_method);
+  BIO *bio = bio_method ? BIO_new(bio_method) : NULL;
+  if (bio) {
+    BIO_set_data(bio, tls);
+    BIO_set_init(bio, 1);
+  }
+  return bio;
+}
+
+/* Get ciphertext when none is left; false when there is none to be had now. */
+static bool fill(na_tls *tls) {
+  na_stream *stream = tls->stream;
+  if (!tls->more_on_socket)
+    return false;
+  ssize_t n = recv(stream->watch.fd, tls->memory->in, tls->memory->in_size, 0);
+  /* As for TCP: a short read drained the socket, unless the end is known to follow. */
+  tls->more_on_socket = (size_t)n == tls->memory->in_size || (n > 0 && stream->peer_closing);
+  if (n > 0) {
+    tls->in = tls->memory->in;
+    tls->in_n = (size_t)n;
+    return true;
+  }
+  tls->ended = tls->ended || n == 0;
+  if (n < 0 && errno != EAGAIN && errno != EINTR) {
+    stream->broken = true;
+    tls->ended = true;
+    if (!tls->failure[0])
+      snprintf(tls->failure, sizeof tls->failure, "%s", strerrordesc_np(errno));
+  }
+  return false;
+}
+
+/* Begin a call: the ciphertext that the last one left is taken up. */
+static void enter(na_tls *tls) {
+  tls->in = na_buffer_bytes(&tls->kept);
+  tls->in_n = na_buffer_length(&tls->kept);
+  assert(!tls->memory->out.data);
+  ERR_clear_error();
+}
+
+/* End a call: keep the ciphertext that is left, send the records that were made. */
+static int leave(na_tls *tls) {
+  na_buffer *out = &tls->memory->out;
+  na_buffer left = {0};
+  int error = tls->in_n ? na_buffer_append(&left, tls->in, tls->in_n) : 0;
+  na_buffer_free(&tls->kept);
+  tls->kept = left;
+  tls->in_n = 0;
+  if (out->data && !error)
+    error = na_stream_send_raw(tls->stream, na_buffer_bytes(out), na_buffer_length(out), MAX_OUT_BYTES);
+  na_buffer_free(out);
+  tls->stream->readable = tls->more_on_socket || na_buffer_length(&tls->kept) > 0 || SSL_pending(tls->ssl) > 0 ||
+                          SSL_get_shutdown(tls->ssl) & SSL_RECEIVED_SHUTDOWN;
+  return error;
+}
+
+/* ---- failures ---- */
+
+/* Put into words what OpenSSL gave up for; returns the errno to go with it. */
+static int failed(na_tls *tls) {
+  unsigned long error = ERR_peek_last_error();
+  const char *reason = error ? ERR_reason_error_string(error) : NULL;
+  int number = ERR_GET_REASON(error);
+  bool from_peer = ERR_GET_LIB(error) == ERR_LIB_SSL && number > SSL_AD_REASON_OFFSET;
+  if (tls->failure[0]) {
+    /* the verification said it already */
+  } else if (from_peer) {
+    snprintf(tls->failure, sizeof tls->failure, "the peer refused: TLS alert %s",
+             SSL_alert_desc_string_long(number - SSL_AD_REASON_OFFSET));
+  } else {
+    snprintf(tls->failure, sizeof tls->failure, "TLS: %s", reason ? reason : "the peer closed the connection");
+  }
+  tls->stream->broken = true;
+  ERR_clear_error();
+  return error ? -EPROTO : -ECONNRESET;
+}
+
+/* Called for each certificate of the chain, the peer's own last (depth 0). */
+static int on_verify(int good, X509_STORE_CTX *context) {
+  SSL *ssl = X509_STORE_CTX_get_ex_data(context, SSL_get_ex_data_X509_STORE_CTX_idx());
+  na_tls *tls = SSL_get_app_data(ssl);
+  X509 *certificate = X509_STORE_CTX_get_current_cert(context);
+  if (!good) {
+    na_tls_explain(X509_STORE_CTX_get_error(context), certificate, tls->failure, sizeof tls->failure);
+  } else if (X509_STORE_CTX_get_error_depth(context) == 0 &&
+             !na_tls_acceptable(certificate, tls->identity, tls->expected, tls->failure, sizeof tls->failure)) {
+    X509_STORE_CTX_set_error(context, X509_V_ERR_CERT_REJECTED);
+    good = 0;
+  }
+  return good;
+}
+
+/* ---- beginning ---- */
+
+static int on_session(SSL *ssl, SSL_SESSION *session) {
+  na_tls *tls = SSL_get_app_data(ssl);
+  if (!tls->expected)
+    return 0;
+  SSL_SESSION_free(tls->session);
+  tls->session = session;
+  return 1; /* the reference is ours */
+}
+
+void na_tls_prepare(SSL_CTX *context) {
+  SSL_CTX_set_session_cache_mode(context, SSL_SESS_CACHE_CLIENT | SSL_SESS_CACHE_NO_INTERNAL);
+  SSL_CTX_sess_set_new_cb(context, on_session);
+}
+
+static void tls_free(na_tls *tls) {
+  SSL_free(tls->ssl);
+  SSL_SESSION_free(tls->session);
+  na_identity_unref(tls->identity);
+  na_buffer_free(&tls->kept);
+  free(tls->expected);
+  free(tls->peer);
+  free(tls);
+}
+
+static int set_up(na_tls *tls, const na_tls_args *args) {
+  BIO *bio = new_bio(tls);
+  tls->ssl = bio ? SSL_new(tls->identity->context) : NULL;
+  if (!tls->ssl) {
+    BIO_free(bio);
+    return -ENOMEM;
+  }
+  SSL_set_bio(tls->ssl, bio, bio);
+  SSL_set_app_data(tls->ssl, tls);
+  SSL_set_verify(tls->ssl, SSL_VERIFY_PEER | SSL_VERIFY_FAIL_IF_NO_PEER_CERT, on_verify);
+  if (!args->expected) {
+    SSL_set_accept_state(tls->ssl);
+    return 0;
+  }
+  SSL_set_connect_state(tls->ssl);
+  if (args->session)
+    (void)SSL_set_session(tls->ssl, args->session); /* not to be resumed: a full handshake then */
+  tls->expected = strdup(args->expected);
+  return tls->expected ? 0 : -ENOMEM;
+}
+
+int na_tls_begin(na_stream *stream, const na_tls_args *args) {
+  assert(stream->transport == &na_transport_tcp);
+  na_tls *tls = calloc(1, sizeof *tls);
+  if (!tls)
+    return -ENOMEM;
+  tls->stream = stream;
+  tls->memory = args->memory;
+  tls->identity = na_identity_ref(args->identity);
+  int error = set_up(tls, args);
+  if (error) {
+    tls_free(tls);
+    return error;
+  }
+  stream->state = tls;
+  stream->transport = &na_transport_tls;
+  return 0;
+}
+
+/* ---- the handshake ---- */
+
+/* The peer's certificate, also of a resumed session, which no verification has seen. */
+static int check_peer(na_tls *tls) {
+  char why[sizeof tls->failure];
+  X509 *certificate = SSL_get0_peer_certificate(tls->ssl);
+  const unsigned char *protocol;
+  unsigned int protocol_n;
+  SSL_get0_alpn_selected(tls->ssl, &protocol, &protocol_n);
+  if (protocol_n != 2 || memcmp(protocol, "h2", 2) != 0)
+    snprintf(tls->failure, sizeof tls->failure, "TLS: the peer does not speak HTTP/2 (ALPN)");
+  else if (!certificate)
+    snprintf(tls->failure, sizeof tls->failure, "TLS: the peer has no certificate");
+  else if (!na_tls_acceptable(certificate, tls->identity, tls->expected, why, sizeof why))
+    snprintf(tls->failure, sizeof tls->failure, "%s", why);
+  else if (!(tls->peer = na_tls_certificate_id(certificate, why, sizeof why)))
+    snprintf(tls->failure, sizeof tls->failure, "%s", why);
+  if (tls->failure[0])
+    return -EPROTO;
+  tls->peer_not_after = na_tls_not_after(certificate);
+  tls->established = true;
+  return 0;
+}
+
+static int step(na_tls *tls) {
+  for (;;) {
+    int done = SSL_do_handshake(tls->ssl);
+    if (done == 1)
+      return check_peer(tls);
+    if (SSL_get_error(tls->ssl, done) != SSL_ERROR_WANT_READ)
+      return failed(tls);
+    if (!fill(tls))
+      return tls->ended ? failed(tls) : -EINPROGRESS;
+    tls->handshake_bytes += (uint32_t)tls->in_n;
+    if (tls->handshake_bytes > MAX_HANDSHAKE_BYTES + tls->memory->in_size) {
+      snprintf(tls->failure, sizeof tls->failure, "TLS: handshake too large");
+      return -EPROTO;
+    }
+  }
+}
+
+int na_tls_handshake(na_stream *stream) {
+  na_tls *tls = stream->state;
+  tls->more_on_socket = stream->readable;
+  enter(tls);
+  int result = step(tls);
+  int error = leave(tls); /* an alert on failure, too */
+  return result == 0 && error ? error : result;
+}
+
+/* ---- the transport ---- */
+
+static int tls_connected(na_stream *stream) {
+  na_tls *tls = stream->state;
+  return tls->established ? 0 : na_tls_handshake(stream);
+}
+
+/* Read records into the buffer: what is at hand, then one batch from the socket. */
+static ssize_t read_records(na_tls *tls, char *buffer, size_t size) {
+  size_t total = 0;
+  bool filled = false;
+  while (total < size) {
+    int room = size - total < INT32_MAX ? (int)(size - total) : INT32_MAX;
+    int n = SSL_read(tls->ssl, buffer + total, room);
+    if (n > 0) {
+      total += (size_t)n;
+      continue;
+    }
+    int why = SSL_get_error(tls->ssl, n);
+    if (why == SSL_ERROR_ZERO_RETURN)
+      return (ssize_t)total; /* close_notify: 0 is the end of data */
+    if (why != SSL_ERROR_WANT_READ)
+      return total ? (ssize_t)total : failed(tls);
+    if (filled)
+      break;
+    filled = fill(tls);
+    if (!filled)
+      break;
+  }
+  if (total == 0 && tls->ended)
+    return failed(tls); /* cut off without close_notify */
+  return total ? (ssize_t)total : -EAGAIN;
+}
+
+static ssize_t tls_recv(na_stream *stream, void *buffer, size_t size) {
+  na_tls *tls = stream->state;
+  tls->more_on_socket = tls->more_on_socket || stream->readable;
+  enter(tls);
+  ssize_t n = read_records(tls, buffer, size);
+  int error = leave(tls);
+  if ((n > 0 || n == -EAGAIN) && error)
+    return error;
+  if ((size_t)n == size) /* there may be more in OpenSSL, which SSL_pending() does not always know */
+    stream->readable = true;
+  return n;
+}
+
+static ssize_t tls_send(na_stream *stream, const struct iovec *iov, int n) {
+  na_tls *tls = stream->state;
+  size_t total = 0;
+  int error = 0;
+  bool readable = stream->readable;
+  enter(tls);
+  for (int i = 0; i < n && !error; i++) {
+    const char *p = iov[i].iov_base;
+    for (size_t left = iov[i].iov_len; left && !error;) {
+      int written = SSL_write(tls->ssl, p, left < INT32_MAX ? (int)left : INT32_MAX);
+      if (written <= 0) {
+        error = failed(tls);
+        break;
+      }
+      p += written;
+      left -= (size_t)written;
+      total += (size_t)written;
+    }
+  }
+  int sent = leave(tls);
+  stream->readable = stream->readable || readable;
+  if (error || sent)
+    return error ? error : sent;
+  return (ssize_t)total;
+}
+
+/* close_notify, then the end of the TCP connection's data. */
+static int tls_shutdown(na_stream *stream) {
+  na_tls *tls = stream->state;
+  bool readable = stream->readable;
+  if (!(SSL_get_shutdown(tls->ssl) & SSL_SENT_SHUTDOWN)) {
+    enter(tls);
+    (void)SSL_shutdown(tls->ssl);
+    int error = leave(tls);
+    stream->readable = stream->readable || readable;
+    if (error)
+      return error;
+  }
+  if (na_stream_blocked(stream)) {
+    stream->shut = false; /* called again when it was sent */
+    return 0;
+  }
+  return shutdown(stream->watch.fd, SHUT_WR) < 0 ? -errno : 0;
+}
+
+static void tls_close(na_stream *stream, bool reset) {
+  na_tls *tls = stream->state;
+  bool orderly = !reset && tls->established && !stream->broken && !na_stream_blocked(stream);
+  if (orderly && !(SSL_get_shutdown(tls->ssl) & SSL_SENT_SHUTDOWN)) {
+    enter(tls);
+    (void)SSL_shutdown(tls->ssl);
+    (void)leave(tls); /* as far as the socket takes it */
+  }
+  tls_free(tls);
+  stream->state = NULL;
+}
+
+static const char *tls_failure(const na_stream *stream) {
+  const na_tls *tls = stream->state;
+  return tls->failure[0] ? tls->failure : NULL;
+}
+
+const na_transport na_transport_tls = {
+    .name = "tls",
+    .connected = tls_connected,
+    .recv = tls_recv,
+    .send = tls_send,
+    .shutdown = tls_shutdown,
+    .close = tls_close,
+    .failure = tls_failure,
+};
+
+const char *na_tls_peer(const na_stream *stream) {
+  return ((const na_tls *)stream->state)->peer;
+}
+
+int64_t na_tls_peer_not_after(const na_stream *stream) {
+  return ((const na_tls *)stream->state)->peer_not_after;
+}
+
+bool na_tls_resumed(const na_stream *stream) {
+  return SSL_session_reused(((const na_tls *)stream->state)->ssl);
+}
+
+SSL_SESSION *na_tls_take_session(na_stream *stream) {
+  na_tls *tls = stream->state;
+  SSL_SESSION *session = tls->session;
+  tls->session = NULL;
+  return session;
+}
+
+void na_tls_session_free(SSL_SESSION *session) {
+  SSL_SESSION_free(session);
+}

@@ -1,0 +1,142 @@
+"""Every scenario once, short: what is told is plausible, and nothing is left behind. Speed is not judged."""
+
+from __future__ import annotations
+
+import json
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+from harness.requirements import require
+
+pytestmark = [pytest.mark.lab, pytest.mark.timeout(240)]
+
+NODEAGENT = [sys.executable, "-m", "nodeagent.cli.main"]
+SHORT = ("--rounds", "1", "--seconds", "0.4", "--warm-up", "0.2", "--steal", "100")
+
+
+def leftovers() -> list[str]:
+    """Namespaces, cgroups and folders of benchmarks."""
+    folders = [*Path("/run/netns").glob("nabench.*"), *Path("/sys/fs/cgroup").glob("**/nabench.*")]
+    return [str(path) for path in (*folders, *Path("/tmp").glob("nodeagent-bench.*"))]
+
+
+def bench(folder: Path, *arguments: str) -> Any:
+    """Run the benchmark; its JSON."""
+    require("root", "engine", "taskset")
+    before = leftovers()
+    file = folder / "bench.json"
+    command = [*NODEAGENT, "bench", *arguments, *SHORT, "--json", str(file)]
+    command += ["--html", str(folder / "bench.html")]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=200, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert set(leftovers()) <= set(before)
+    assert "</svg>" in (folder / "bench.html").read_text()
+    return json.loads(file.read_text())
+
+
+def values(case: Any, peer: str) -> dict[str, float]:
+    """The one sample of a peer."""
+    assert case["failures"] == {}, case["failures"]
+    return next(sample["values"] for sample in case["samples"] if sample["peer"] == peer)
+
+
+def test_http(tmp_path: Path) -> None:
+    found = bench(tmp_path, "http1", "http1-close", "--peers", "direct,floor", "--connections", "50")
+    assert len(found["cases"]) == 5
+    for case in found["cases"]:
+        mine, floor, direct = (values(case, peer) for peer in ("nodeagent", "floor", "direct"))
+        assert 1 < floor["cpu"] < 500
+        assert 1 < mine["worker_cpu"] <= mine["cpu"] < 1000
+        assert direct["rate"] > mine["rate"] > 500
+        assert "cpu" not in direct
+        assert 10 < mine["peak_rss"] < 500
+
+
+def test_other_proxies(tmp_path: Path) -> None:
+    require("haproxy", "nginx")
+    found = bench(tmp_path, "http1-close", "--peers", "envoy,haproxy,nginx")
+    case = found["cases"][0]
+    for peer in found["found"]:
+        assert values(case, peer)["rate"] > 200
+        assert found["found"][peer]
+    ratios = {item["peer"]: item["ratio"] for item in case["estimates"] if item["metric"] == "cpu"}
+    assert ratios["envoy"]["median"] > 0
+    assert ratios["nodeagent"] is None
+
+
+def test_tcp(tmp_path: Path) -> None:
+    small, bulk = bench(tmp_path, "tcp", "--peers", "direct,floor")["cases"]
+    assert values(small, "nodeagent")["rate"] > 500
+    assert values(bulk, "nodeagent")["throughput"] > 50
+    assert 10 < values(bulk, "floor")["cpu_mb"] < 5000
+    assert "cpu_mb" not in values(bulk, "direct")
+
+
+def test_latency(tmp_path: Path) -> None:
+    for case in bench(tmp_path, "latency", "--peers", "direct,floor")["cases"]:
+        direct, mine = values(case, "direct"), values(case, "nodeagent")
+        assert 5 < direct["p50"] <= direct["p99"] <= direct["p999"]
+        assert mine["p50"] > direct["p50"]
+        curve = next(sample["curve"] for sample in case["samples"] if sample["peer"] == "nodeagent")
+        assert curve == sorted(curve)
+        assert curve[-1][0] == 1
+
+
+def test_idle(tmp_path: Path) -> None:
+    case = bench(tmp_path, "idle", "--peers", "floor", "--connections", "500")["cases"][0]
+    assert 0 <= values(case, "floor")["private"] < 2000
+    assert 100 < values(case, "nodeagent")["private"] < 20_000
+    assert 20 < values(case, "nodeagent")["start_rss"] < 200
+
+
+def test_config(tmp_path: Path) -> None:
+    found = bench(tmp_path, "config", "--peers", "envoy", "--services", "50")
+    for peer in ("nodeagent", "envoy"):
+        if peer in found["found"]:
+            mine = values(found["cases"][0], peer)
+            assert 0 < mine["effect"] <= mine["effect_max"] < 5000
+            assert 0 < mine["first"] <= mine["load"] < 60
+
+
+def test_an_interruption_shows_what_there_is(tmp_path: Path) -> None:
+    require("root", "engine", "taskset")
+    before = leftovers()
+    file = tmp_path / "bench.json"
+    command = [*NODEAGENT, "bench", "http1", "--peers", "floor", "--rounds", "50"]
+    command += ["--seconds", "0.2", "--warm-up", "0.1", "--json", str(file)]
+    process = subprocess.Popen(
+        command,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+        text=True,
+    )
+    time.sleep(6)
+    process.send_signal(signal.SIGINT)
+    output, _ = process.communicate(timeout=30)
+    assert process.returncode == 130
+    assert "Interrupted" in output
+    assert "FLOOR" in output
+    document = json.loads(file.read_text())
+    assert document["interrupted"]
+    assert document["cases"][0]["samples"]
+    assert set(leftovers()) <= set(before)
+
+
+def test_wrong_usage_is_told(tmp_path: Path) -> None:
+    for arguments, said in (
+        (["htp1"], "did you mean http1"),
+        (["--peers", "envoi"], "did you mean envoy"),
+        (["--rounds", "0"], "--rounds 0: must be between"),
+        (["--json", str(tmp_path / "no" / "where.json")], "cannot write"),
+    ):
+        done = subprocess.run(
+            [*NODEAGENT, "bench", *arguments], capture_output=True, text=True, timeout=60, check=False
+        )
+        assert done.returncode == 1
+        assert said in done.stderr
+        assert "Traceback" not in done.stderr
