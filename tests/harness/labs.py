@@ -15,6 +15,13 @@ from typing import Any
 NODEAGENT = [sys.executable, "-m", "nodeagent.cli.main"]
 CGROUPS = Path("/sys/fs/cgroup")
 
+WITHOUT_ROOT = (
+    "setpriv", "--reuid=65534", "--clear-groups",
+    # A checkout may lie where only root can look.
+    "--inh-caps=+dac_read_search", "--ambient-caps=+dac_read_search",
+)  # fmt: skip
+"""Runs a program as somebody who is not root but can read what root can."""
+
 
 class LabUnderTest:
     """A lab by name; `run` calls a verb, `must` also wants exit status 0."""
@@ -56,6 +63,10 @@ class LabUnderTest:
         """A virtual address of a service, by namespace/name."""
         found = next(s for s in self.status()["services"] if f"{s['namespace']}/{s['name']}" == service)
         return next(a for a in found["virtualIPs"] if (":" in a) == (family == 6))
+
+    def is_up(self) -> bool:
+        """Whether there is a lab of this name that answers."""
+        return self.run("status").returncode == 0
 
     def footprint(self) -> list[str]:
         """Namespaces, cgroups, files and processes of the lab."""
