@@ -1,0 +1,121 @@
+"""xDS over TLS: a stream is for whom its token says."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any
+
+import grpc
+import pytest
+from envoy.service.discovery.v3 import ads_pb2_grpc, discovery_pb2
+from harness.ca_plane import TOKENS, CaPlane, ca_plane
+from harness.xds_client import ADDRESS, CDS, node
+
+from nodeagent.xds.stream import DeltaStream
+from nodeagent.xds.transport import Tls, Transport
+
+
+@pytest.fixture
+async def plane(tmp_path: Path) -> AsyncIterator[CaPlane]:
+    async with ca_plane(tmp_path) as found:
+        yield found
+
+
+async def first_answer(plane: CaPlane, who: Any, token: str | None, type_url: str = CDS) -> str:
+    """What a stream is answered: OK if it gets resources, else the status and its text."""
+    metadata = (("authorization", f"Bearer {token}"),) if token else ()
+    async with plane.channel() as channel:
+        call = ads_pb2_grpc.AggregatedDiscoveryServiceStub(channel).DeltaAggregatedResources(
+            metadata=metadata
+        )
+        try:
+            await call.write(discovery_pb2.DeltaDiscoveryRequest(node=who, type_url=type_url))
+            response = await asyncio.wait_for(call.read(), 5)
+        except (asyncio.InvalidStateError, grpc.aio.AioRpcError):
+            response = grpc.aio.EOF
+        if response is not grpc.aio.EOF:
+            return "OK"
+        return f"{(await call.code()).name}: {await call.details()}"
+
+
+AGENT = node("agent", "nodeagent-system", "10.0.0.9", kind="ztunnel")
+WEB = node("web-1", "default", "10.0.0.1")
+DB = node("db-1", "data", "10.0.1.1")
+
+
+async def test_a_node_gets_its_own_and_its_pods(plane: CaPlane) -> None:
+    assert await first_answer(plane, AGENT, TOKENS["node-a"], ADDRESS) == "OK"
+    assert await first_answer(plane, WEB, TOKENS["node-a"]) == "OK"
+    assert await first_answer(plane, DB, TOKENS["node-b"]) == "OK"
+
+
+async def test_a_node_gets_nothing_of_others_pods(plane: CaPlane) -> None:
+    answer = await first_answer(plane, DB, TOKENS["node-a"])
+    assert answer == "PERMISSION_DENIED: node node-a: no pod data/db-1 is known on node node-a"
+    # By another pod's address neither: only the name decides.
+    assert "PERMISSION_DENIED" in await first_answer(plane, node("", "data", "10.0.1.1"), TOKENS["node-a"])
+
+
+async def test_a_pods_own_token_is_for_its_namespace_and_account(plane: CaPlane) -> None:
+    token = plane.issuer.token("default/web")
+    assert await first_answer(plane, WEB, token) == "OK"
+    assert "cannot be a proxy of namespace 'data'" in await first_answer(plane, DB, token)
+    other = plane.issuer.token("default/other")
+    assert "has another service account" in await first_answer(plane, WEB, other)
+
+
+async def test_without_a_good_token_there_is_nothing(plane: CaPlane) -> None:
+    assert (await first_answer(plane, WEB, None)).startswith("UNAUTHENTICATED: no token")
+    assert (await first_answer(plane, WEB, "guessed-token-guessed")).startswith("UNAUTHENTICATED")
+    assert plane.metric('nodeagent_controlplane_xds_streams_refused_total{limit="caller"} 2.0')
+    assert plane.plane is not None
+    assert not plane.plane.hub.streams
+
+
+class _Consumer:
+    def apply(self, update: Any) -> dict[str, str]:
+        return {}
+
+
+async def run_until(stream: DeltaStream, text: str) -> None:
+    """Until the stream's last error has a text; empty: until it is connected."""
+    task = asyncio.create_task(stream.run())
+    try:
+        async with asyncio.timeout(5):
+            while not (stream.state.connected if not text else text in stream.state.last_error):
+                await asyncio.sleep(0.02)
+    except TimeoutError:
+        raise AssertionError(f"{text!r} is not in {stream.state.last_error!r}") from None
+    finally:
+        task.cancel()
+
+
+@pytest.mark.parametrize(
+    ("change", "text"),
+    [
+        ({}, ""),
+        ({"token": TOKENS["node-a"]}, ""),
+        ({"token": "/nowhere/token"}, "/nowhere/token: the token cannot be read"),
+        ({"token": "wrong-token-of-nobody"}, "UNAUTHENTICATED: the token is of no kind"),
+        ({"token": "two\nlines"}, "a header cannot carry"),
+        (
+            {"root": "/nowhere/root.pem"},
+            "/nowhere/root.pem: the root certificates of the control plane cannot be read",
+        ),
+        ({"root": "SYSTEM"}, "cannot be verified"),
+        ({"root": "{root}/tokens/node-a"}, "no PEM certificates"),
+        ({"hostname": "elsewhere.example"}, "is not for elsewhere.example"),
+        ({"hostname": "istiod.istio-system.svc"}, ""),
+    ],
+)
+async def test_the_agents_stream_says_what_is_wrong(
+    plane: CaPlane, change: dict[str, str], text: str
+) -> None:
+    settings = {"root": str(plane.bundle), "token": str(plane.root / "tokens" / "node-a"), **change}
+    tls = Tls(**{key: value.format(root=plane.root) for key, value in settings.items()})
+    transport = Transport.parse(f"https://{plane.address}", tls)
+    stream = DeltaStream("test", transport.address, AGENT, (ADDRESS,), _Consumer(), transport)
+    stream.subscribe(ADDRESS, ["*"])
+    await run_until(stream, text)
