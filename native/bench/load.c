@@ -3,7 +3,7 @@
  * The load generator: one thread, HTTP/1.1 or TCP, closed or open loop, and it checks all that comes back.
  *
  *   nodeagent-load --protocol http|http-close|echo|stream --target ADDRESS:PORT [--connections N] [--rate N]
- *                  [--warm-up SECONDS] [--seconds SECONDS] [--body BYTES] [--hold]
+ *                  [--warm-up SECONDS] [--seconds SECONDS] [--body BYTES] [--host NAME] [--hold]
  *
  * Prints the line {"event":"begin"} when the warm-up is over and one JSON object at the end. In an open loop (--rate)
  * a latency counts from when the request was to be sent, not from when it could be (no coordinated omission).
@@ -60,12 +60,18 @@ static void set_option(load_options *o, int option, const char *value) {
   case 'b':
     o->body = parse_number("--body", value, 0, 1 << 20);
     break;
+  case 'H':
+    if (strlen(value) > 253 || strpbrk(value, "\r\n "))
+      die("--host %s: not the name of a host", value);
+    o->host = value;
+    break;
   case 'h':
     o->hold = true;
     break;
   default:
     die("usage: nodeagent-load --protocol http|http-close|echo|stream --target ADDRESS:PORT [--connections N] "
-        "[--rate N] [--warm-up SECONDS] [--seconds SECONDS] [--body BYTES] [--hold]");
+        "[--rate N] [--warm-up SECONDS] [--seconds SECONDS] [--body BYTES] [--host NAME] "
+        "[--hold]");
   }
 }
 
@@ -78,11 +84,12 @@ static void read_options(load_options *o, int argc, char **argv) {
       {"warm-up", required_argument, NULL, 'w'},
       {"seconds", required_argument, NULL, 's'},
       {"body", required_argument, NULL, 'b'},
+      {"host", required_argument, NULL, 'H'},
       {"hold", no_argument, NULL, 'h'},
       {0},
   };
   int option;
-  *o = (load_options){.connections = 1, .warm_up = 1, .seconds = 3, .body = 64};
+  *o = (load_options){.connections = 1, .warm_up = 1, .seconds = 3, .body = 64, .host = "bench.local"};
   while ((option = getopt_long(argc, argv, "", options, NULL)) != -1)
     set_option(o, option, optarg);
   if (!o->protocol || !o->target.sin_port || optind < argc)

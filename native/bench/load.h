@@ -48,8 +48,9 @@ typedef struct load_options {
   uint32_t connections;
   uint64_t rate; /* requests a second; 0: closed loop */
   double warm_up, seconds;
-  uint64_t body; /* bytes that are asked for */
-  bool hold;     /* one request on each connection, then keep them open until standard input ends */
+  uint64_t body;    /* bytes that are asked for */
+  const char *host; /* of HTTP requests */
+  bool hold;        /* one request on each connection, then keep them open until standard input ends */
 } load_options;
 
 struct load_connection {

@@ -10,13 +10,13 @@
 #include "pattern.h"
 
 static const char *make_request(const load *l, size_t *n, const char *extra) {
-  static char text[256];
+  static char text[512];
   static size_t length;
   if (!length)
     length = (size_t)snprintf(text, sizeof text,
-                              "GET /%llu HTTP/1.1\r\nhost: bench.local\r\nuser-agent: nodeagent-load\r\n"
+                              "GET /%llu HTTP/1.1\r\nhost: %s\r\nuser-agent: nodeagent-load\r\n"
                               "accept: */*\r\n%s\r\n",
-                              (unsigned long long)l->options.body, extra);
+                              (unsigned long long)l->options.body, l->options.host, extra);
   *n = length;
   return text;
 }

@@ -93,12 +93,10 @@ class LoadCase(Case):
 
     def measure(self, stage: Stage, peer: Running, config: BenchConfig) -> Measurement:
         """Measure a running peer."""
+        argv = self.load.argv(peer.target(self.service), config.warm_up, config.seconds, peer.host)
         outcome = measure(
-            lambda argv: stage.spawn("load", argv, stage.cores.load, talk=True),
-            self.load,
-            peer.target(self.service),
-            config.warm_up,
-            config.seconds,
+            lambda line: stage.spawn("load", line, stage.cores.load, talk=True, namespace=peer.client),
+            argv,
             peer.cpu_time,
         )
         peer.check()

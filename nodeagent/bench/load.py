@@ -17,6 +17,10 @@ _ERROR_SHARE: Final = 0.001
 """More failed requests than this share make a measurement worthless."""
 
 
+Spawn = Callable[[list[str]], Process]
+"""Starts the load generator with a command line."""
+
+
 @dataclass(frozen=True, slots=True)
 class Load:
     """What to ask for. `protocol` is one of the load generator's; rate 0 is a closed loop."""
@@ -26,12 +30,13 @@ class Load:
     body: int = 64
     rate: int = 0
 
-    def argv(self, target: str, warm_up: float, seconds: float) -> list[str]:
-        """The load generator's command line."""
+    def argv(self, target: str, warm_up: float, seconds: float, host: str = "") -> list[str]:
+        """The load generator's command line; `host` is what HTTP requests are for."""
         argv = [program("load"), "--protocol", self.protocol, "--target", target]
         argv += ["--connections", str(self.connections), "--body", str(self.body)]
         argv += ["--warm-up", f"{warm_up:g}", "--seconds", f"{seconds:g}"]
-        return argv + (["--rate", str(self.rate)] if self.rate else [])
+        argv += ["--rate", str(self.rate)] if self.rate else []
+        return argv + (["--host", host] if host else [])
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,16 +66,9 @@ class Outcome:
         return tuple(points)
 
 
-def measure(
-    spawn: Callable[[list[str]], Process],
-    load: Load,
-    target: str,
-    warm_up: float,
-    seconds: float,
-    read_cpu: Callable[[], CpuTime],
-) -> Outcome:
-    """Run the load generator once; BenchError if what came back was wrong."""  # fmt: skip
-    with spawn(load.argv(target, warm_up, seconds)) as process:
+def measure(spawn: Spawn, argv: list[str], read_cpu: Callable[[], CpuTime]) -> Outcome:
+    """Run the load generator once; BenchError if what came back was wrong."""
+    with spawn(argv) as process:
         _read_event(process, "begin")
         cpu, machine = read_cpu(), MachineTime.now()
         end = _read_event(process, "end")
@@ -80,7 +78,7 @@ def measure(
 
 
 @contextmanager
-def held(spawn: Callable[[list[str]], Process], load: Load, target: str, seconds: float) -> Iterator[None]:
+def held(spawn: Spawn, load: Load, target: str, seconds: float) -> Iterator[None]:
     """Open all connections, one request on each, and keep them for the time of the block; BenchError if they
     cannot be had within `seconds`, or if some are gone at the end."""
     with spawn([*load.argv(target, 0, seconds), "--hold"]) as process:

@@ -13,6 +13,7 @@ from typing import Any
 
 from nodeagent.bench.machine import describe_machine
 from nodeagent.bench.peers import choose_peers, find_peers
+from nodeagent.bench.peers.captured import captured_peers
 from nodeagent.bench.results import SUBJECT, Results
 from nodeagent.bench.runner import Progress, Runner
 from nodeagent.bench.scenarios import choose_scenarios
@@ -31,7 +32,7 @@ class Session:
         self._config = config
         self._cores = choose_cores(config.workers)
         self._scenarios = choose_scenarios(scenarios, captured=config.captured)
-        chosen = choose_peers(peers)
+        chosen = captured_peers(peers) if config.captured else choose_peers(peers)
         program("load")  # nothing can be measured without
         found, missing = find_peers(chosen)
         if SUBJECT in missing:

@@ -203,7 +203,7 @@ def spawner(stage: Stage) -> Callable[[list[str]], Process]:
 )
 def test_the_floor_relays_http(stage: Stage, work: Load) -> None:
     with start_backend(stage), Floor().start(stage, BenchConfig(), [HTTP]) as floor:
-        outcome = measure(spawner(stage), work, floor.target(HTTP), 0.1, 0.4, floor.cpu_time)
+        outcome = measure(spawner(stage), work.argv(floor.target(HTTP), 0.1, 0.4), floor.cpu_time)
     assert outcome.requests > 20
     assert 0 < outcome.cpu.total < 0.6e9
     in_progress = work.connections  # when the measurement began
@@ -214,7 +214,7 @@ def test_the_floor_relays_http(stage: Stage, work: Load) -> None:
 def test_the_floor_relays_tcp(stage: Stage, service: Any) -> None:
     work = Load("echo", 8, 64) if service is ECHO else Load("stream", 3)
     with start_backend(stage), Floor().start(stage, BenchConfig(), [service]) as floor:
-        outcome = measure(spawner(stage), work, floor.target(service), 0.1, 0.4, floor.cpu_time)
+        outcome = measure(spawner(stage), work.argv(floor.target(service), 0.1, 0.4), floor.cpu_time)
     assert outcome.bytes > 10_000
     assert outcome.cpu.total > 0
 

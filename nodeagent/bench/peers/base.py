@@ -6,8 +6,9 @@ import subprocess
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from types import TracebackType
-from typing import ClassVar, Self
+from typing import ClassVar, Protocol, Self
 
 from nodeagent.bench.accounting import CpuTime, Memory
 from nodeagent.bench.services import SERVICES, Service, port_of
@@ -18,6 +19,24 @@ FIRST_PORT = 10_000
 PORTS_EACH = 20
 
 
+class Accounted(Protocol):
+    """A program whose cost can be told."""
+
+    def check(self) -> None:
+        """BenchError if it has ended."""
+
+    def cpu_time(self) -> CpuTime:
+        """Processor time of all its threads."""
+        ...
+
+    def memory(self) -> Memory:
+        """Memory of all its processes."""
+        ...
+
+    def stop(self) -> None:
+        """End it."""
+
+
 @dataclass(slots=True)
 class Running:
     """A peer at work: where a client finds the services, and what it costs. A context manager."""
@@ -25,7 +44,11 @@ class Running:
     name: str
     targets: dict[str, str]
     """`ADDRESS:PORT` by service."""
-    processes: tuple[Process, ...] = ()
+    processes: tuple[Accounted, ...] = ()
+    client: Path | None = None
+    """Network namespace in which the load runs; None: the stage's."""
+    host: str = ""
+    """What HTTP requests are for; empty: does not matter."""
 
     def target(self, service: Service) -> str:
         """Where a client connects to."""
