@@ -3,6 +3,7 @@
 # make build  leaves .venv/bin/nodeagent
 # make lint   types, style, layers, C format and warnings
 # make fuzz   each parser's fuzzer for FUZZ_SECONDS
+# make bench-check  instructions per request, against the committed reference
 # make clean
 SHELL := /bin/bash
 .DELETE_ON_ERROR:
@@ -18,7 +19,7 @@ PYTEST_ARGS  ?=
 
 say = @printf '\033[1m==> %s\033[0m\n' "$(1)"
 
-.PHONY: build test demo lint fuzz clean native-test fuzz-build python-test
+.PHONY: build test demo lint fuzz clean bench-build bench-check bench-reference native-test fuzz-build python-test
 
 $(STAMPS)/deb-%: deploy/install-deps.sh
 	$(call say,Debian packages for $*)
@@ -65,6 +66,18 @@ fuzz: fuzz-build
 	    $$([ -d ../../$$corpus ] && echo ../../$$corpus)) >build/fuzz/$$name.log 2>&1 \
 	    || { tail -n 60 build/fuzz/$$name.log; exit 1; }; \
 	done
+
+bench-build: $(STAMPS)/deb-build
+	$(call say,micro-benchmarks)
+	@cmake -S . -B build/bench -G Ninja -DNODEAGENT_BENCH=ON -DNODEAGENT_EXTENSION=OFF --log-level=WARNING
+	@cmake --build build/bench
+
+bench-check: bench-build
+	$(call say,instructions per request)
+	@$(PYTHON) native/bench/instructions.py build/bench/native/engine_bench
+
+bench-reference: bench-build
+	@$(PYTHON) native/bench/instructions.py build/bench/native/engine_bench --update
 
 python-test: build $(STAMPS)/deb-test $(STAMPS)/venv-test
 	$(call say,Python tests)
