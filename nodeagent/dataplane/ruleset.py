@@ -173,7 +173,11 @@ def _guard_chain(rules: CaptureRules, agent: str) -> Chain:
             Rule(f"tcp dport != {{ {ports} }} accept", "other ports"),
             _NOT_NEW,
             Rule(f"{agent} accept", "the agent listens"),
-            Rule("meta l4proto tcp reject with tcp reset", "anyone else, or no one"),
+            Rule("socket wildcard { 0, 1 } reject with tcp reset", "anyone else listens"),
+            # A socket in TIME_WAIT has no cgroup any more, and no wildcard flag, but a transparent one. The agent's
+            # only, since nobody else is let accept; the kernel takes the connection to the listener.
+            Rule("socket transparent { 0, 1 } accept", "the port of an ended connection, used again"),
+            Rule("meta l4proto tcp reject with tcp reset", "no one listens"),
         )
     return Chain("input_guard", "filter", "input", 0, chain)
 

@@ -1,4 +1,7 @@
-"""A TCP server inside a namespace that tells each client which address it comes from, then echoes."""
+"""A TCP server inside a namespace that tells each client which address it comes from, then echoes.
+
+A client that sends END makes it close first.
+"""
 
 from __future__ import annotations
 
@@ -8,6 +11,8 @@ import threading
 from collections.abc import Iterator
 
 from harness.netns import Namespace
+
+END = b"\x04"
 
 
 def _listen(port: int, address: str, reuse_port: bool) -> socket.socket:
@@ -29,7 +34,7 @@ def _converse(connection: socket.socket, peer: tuple[str, int]) -> None:
     with connection, contextlib.suppress(OSError):
         address = peer[0].removeprefix("::ffff:")
         connection.sendall(f"{address} {peer[1]}\n".encode())
-        while data := connection.recv(65536):
+        while (data := connection.recv(65536)) not in (b"", END):
             connection.sendall(data)
 
 

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from harness import require
 from harness.capture_agent import Captured
-from harness.peer import dial, exchange, peer_server, read_line
+from harness.peer import END, dial, exchange, peer_server, read_line
 
 pytestmark = pytest.mark.netns
 
@@ -52,6 +52,23 @@ def test_a_client_may_use_any_source_port(captured: Captured, family: str) -> No
                     # Closed from this side at once, so that the port is free again.
                     linger = b"\x01\0\0\0\0\0\0\0"
                     client.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, linger)
+
+
+@families
+@pytest.mark.parametrize("direction", ["outbound", "inbound"])
+def test_a_port_may_be_used_again_at_once(captured: Captured, family: str, direction: str) -> None:
+    """When the server ends first, what the agent accepted stays in TIME_WAIT for a minute: at some hundred
+    connections a second the client's ports come round before that."""
+    here, there = captured.pod, captured.outside
+    if direction == "inbound":
+        here, there = there, here
+    mine, target = captured.address(here, family), captured.address(there, family)
+    with peer_server(there, 8080):
+        for _ in range(3):
+            with dial(here, target, 8080, source=(mine, 10_000)) as client:
+                read_line(client)
+                client.sendall(END)
+                assert client.recv(1) == b""
 
 
 @families
