@@ -16,6 +16,7 @@ MAX_PODS_PER_NODE: Final = 250
 # Both are part of the paths of unix sockets, which the kernel holds to 107 bytes.
 MAX_LAB_NAME: Final = 30
 MAX_NODE_NAME: Final = 40
+MAX_CERT_LIFETIME: Final = 90 * 86400
 # Names that `lab logs` and `lab stop` use for the lab's own processes.
 RESERVED_NODE_NAMES: Final = frozenset({"controlplane", "supervisor"})
 
@@ -67,17 +68,27 @@ class PodSpec:
 
 
 @dataclass(frozen=True, slots=True)
+class IdentitySpec:
+    """That workloads have certificates, and agents and control plane speak over TLS."""
+
+    cert_lifetime: int = 86400
+    """Seconds."""
+
+
+@dataclass(frozen=True, slots=True)
 class LabFile:
     """A lab file, checked. `config` are absolute paths of files and folders."""
 
     nodes: tuple[NodeSpec, ...]
     pods: tuple[PodSpec, ...]
     config: tuple[Path, ...]
+    identity: IdentitySpec | None = None
+    """None: no certificates, and all in plain text."""
 
 
 def load_lab_file(path: Path) -> LabFile:
     """Read and check a lab file; errors name file, line and field."""
-    members = Field.document(path).mapping({"nodes", "pods", "config"})
+    members = Field.document(path).mapping({"nodes", "pods", "config", "identity"})
     if "nodes" not in members:
         raise ConfigError(
             f"{path}: nodes: missing; a lab needs at least one, such as `nodes: [{{name: node-a}}]`"
@@ -85,7 +96,9 @@ def load_lab_file(path: Path) -> LabFile:
     nodes = _nodes(members["nodes"])
     pods = _pods(members["pods"], nodes) if "pods" in members else ()
     config = members["config"].items() if "config" in members else []
-    return LabFile(nodes, pods, tuple((path.parent / item.string()).resolve() for item in config))
+    folders = tuple((path.parent / item.string()).resolve() for item in config)
+    identity = _identity(members["identity"]) if "identity" in members else None
+    return LabFile(nodes, pods, folders, identity)
 
 
 def check_lab_name(name: str) -> str:
@@ -105,6 +118,16 @@ def parse_label_error(key: str, value: str) -> str | None:
     if not _LABEL_VALUE.fullmatch(value):
         return f"label {key!r}: value {value!r} is not at most 63 letters, digits, '-', '_' and '.'"
     return None
+
+
+def _identity(field_: Field) -> IdentitySpec | None:
+    """`true`, `false`, or a mapping for `true` with settings."""
+    if not field_.is_mapping():
+        return IdentitySpec() if field_.boolean() else None
+    fields = field_.mapping({"certLifetime"})
+    if "certLifetime" in fields:
+        return IdentitySpec(fields["certLifetime"].seconds(2, MAX_CERT_LIFETIME))
+    return IdentitySpec()
 
 
 def _nodes(members: Field) -> tuple[NodeSpec, ...]:

@@ -100,6 +100,10 @@ class Field:
         """Return an error at this place."""
         return ResourceError(message, source=f"{self.file}:{self.node.start_mark.line + 1}", path=self.path)
 
+    def is_mapping(self) -> bool:
+        """Tell whether the value is a mapping."""
+        return isinstance(self.node, yaml.MappingNode)
+
     def mapping(self, known: set[str] | None = None) -> dict[str, Field]:
         """Return the members of a mapping; a key that is not in `known` (when given) is an error."""
         if not isinstance(self.node, yaml.MappingNode):
@@ -144,6 +148,18 @@ class Field:
             raise self._type_error("a decimal port number") from None
         if not 1 <= number <= 65535:
             raise self.error(f"{number} is not a port number (1 to 65535)")
+        return number
+
+    def seconds(self, least: int, most: int) -> int:
+        """Return a number of seconds from `least` to `most`."""
+        if not isinstance(self.node, yaml.ScalarNode) or self.node.tag != "tag:yaml.org,2002:int":
+            raise self._type_error("a whole number of seconds")
+        try:
+            number = int(self.node.value)
+        except ValueError:
+            raise self._type_error("a decimal number of seconds") from None
+        if not least <= number <= most:
+            raise self.error(f"{number} is not {least} to {most} seconds")
         return number
 
     def choice(self, *choices: str) -> str:

@@ -9,6 +9,7 @@ from typing import Any, Final
 
 from nodeagent.errors import AdminError
 from nodeagent.lab import adminclient
+from nodeagent.lab.identity import TLS_PORT, LabIdentity
 from nodeagent.lab.names import LabNames, netns_path
 from nodeagent.lab.plan import FABRIC4, NodePlan
 from nodeagent.lab.process import Keeper, Launch
@@ -56,7 +57,9 @@ class MeshProcess:
 class ControlPlane(MeshProcess):
     """The lab's `nodeagent controlplane`, in the fabric's namespace."""
 
-    def __init__(self, names: LabNames, domain: str, changed: Callable[[], None]) -> None:
+    def __init__(
+        self, names: LabNames, domain: str, changed: Callable[[], None], identity: LabIdentity | None = None
+    ) -> None:
         admin = names.controlplane / "admin.sock"
         names.controlplane.mkdir(parents=True, exist_ok=True)
         argv = (
@@ -66,6 +69,7 @@ class ControlPlane(MeshProcess):
             "--unix", str(names.controlplane / "xds.sock"),
             "--admin", str(admin),
             "--domain", domain,
+            *(identity.controlplane_options() if identity is not None else ()),
         )  # fmt: skip
         launch = Launch(argv, f"{names.cgroup}/controlplane", netns_path(names.fabric_netns), _environment())
         super().__init__(launch, names.log("controlplane"), admin, changed)
@@ -84,7 +88,14 @@ class ControlPlane(MeshProcess):
 class Agent(MeshProcess):
     """A node's `nodeagent run` and the ZDS socket that tells it of the node's pods."""
 
-    def __init__(self, names: LabNames, node: NodePlan, domain: str, changed: Callable[[], None]) -> None:
+    def __init__(
+        self,
+        names: LabNames,
+        node: NodePlan,
+        domain: str,
+        changed: Callable[[], None],
+        identity: LabIdentity | None = None,
+    ) -> None:
         folder = names.node(node.name)
         (folder / "state").mkdir(parents=True, exist_ok=True)
         self.node = node
@@ -93,13 +104,14 @@ class Agent(MeshProcess):
         argv = (
             *_NODEAGENT, "run",
             "--node", node.name,
-            "--xds", f"{FABRIC4}:{XDS_PORT}",
+            "--xds", f"https://{FABRIC4}:{TLS_PORT}" if identity is not None else f"{FABRIC4}:{XDS_PORT}",
             "--zds", str(folder / "zds.sock"),
             "--admin", str(folder / "admin.sock"),
             "--state", str(folder / "state"),
             "--domain", domain,
             "--access-log", "text",
             "--access-log-file", str(self.access_log),
+            *(identity.agent_options(node.name) if identity is not None else ()),
         )  # fmt: skip
         launch = Launch(argv, names.agent_cgroup(node.name), netns_path(node.netns), _environment())
         super().__init__(launch, names.log(f"agent.{node.name}"), folder / "admin.sock", changed)

@@ -64,6 +64,11 @@ class LabNames:
         return self.root / "controlplane"
 
     @property
+    def identity(self) -> Path:
+        """Folder of the CA, the trust bundle and the nodes' tokens, in labs with identities."""
+        return self.root / "identity"
+
+    @property
     def fabric_netns(self) -> str:
         """Namespace with the bridge between nodes, the DNS server and the control plane."""
         return f"{NETNS_PREFIX}{self.lab}"

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network
 from typing import Final
 
-from nodeagent.config.lab import LabFile, PodSpec
+from nodeagent.config.lab import IdentitySpec, LabFile, PodSpec
 from nodeagent.lab.names import LabNames
 
 NODE_NETWORK4: Final = IPv4Network("172.30.0.0/24")
@@ -101,6 +101,8 @@ class LabPlan:
     names: LabNames
     nodes: tuple[NodePlan, ...]
     pods: tuple[PodPlan, ...]
+    identity: IdentitySpec | None = None
+    """None: workloads get no certificates."""
 
     def pods_on(self, node: str) -> list[PodPlan]:
         """Return the pods of a node, in the order of the file."""
@@ -128,7 +130,7 @@ def plan_lab(names: LabNames, lab: LabFile) -> LabPlan:
     for spec in lab.pods:
         pods.append(_plan_pod(names, spec, by_name[spec.node], counts[spec.node]))
         counts[spec.node] += 1
-    return LabPlan(names, nodes, tuple(pods))
+    return LabPlan(names, nodes, tuple(pods), lab.identity)
 
 
 def _plan_node(names: LabNames, name: str, number: int) -> NodePlan:

@@ -17,6 +17,7 @@ from nodeagent.errors import NodeagentError
 from nodeagent.lab import conntrack, netns, proxy, topology
 from nodeagent.lab.dns_server import DnsServer, open_sockets
 from nodeagent.lab.dns_zone import build_zone
+from nodeagent.lab.identity import make_identity
 from nodeagent.lab.manifests import Manifest, ObjectKey
 from nodeagent.lab.mesh import Agent, ControlPlane, MeshProcess
 from nodeagent.lab.names import LabNames, netns_path
@@ -56,12 +57,22 @@ class RunningLab:
         self.pods = {
             pod.spec.key: Pod(names, pod, nodes[pod.spec.node], DOMAIN, self._changed) for pod in plan.pods
         }
-        self.controlplane = None if plain else ControlPlane(names, DOMAIN, self._changed)
-        self.agents = {} if plain else {n.name: Agent(names, n, DOMAIN, self._changed) for n in plan.nodes}
+        self.controlplane: ControlPlane | None = None
+        self.agents: dict[str, Agent] = {}
+        if not plain:
+            self._make_mesh()
         self.stopping = asyncio.Event()
         self._dirty = asyncio.Event()
         self._refreshing = asyncio.Lock()
         self._ruleset = ""
+
+    def _make_mesh(self) -> None:
+        names, changed = self.names, self._changed
+        identity = None
+        if self.plan.identity is not None:
+            identity = make_identity(names, self.plan.identity, [node.name for node in self.plan.nodes])
+        self.controlplane = ControlPlane(names, DOMAIN, changed, identity)
+        self.agents = {node.name: Agent(names, node, DOMAIN, changed, identity) for node in self.plan.nodes}
 
     # -- lifecycle --
 

@@ -116,6 +116,31 @@ def test_errors_of_pods(tmp_path: Path, pod: str, message: str) -> None:
     assert message in str(caught.value)
 
 
+@pytest.mark.parametrize(
+    ("text", "lifetime"),
+    [("", None), ("identity: false", None), ("identity: true", 86400), ("identity: {}", 86400),
+     ("identity: {certLifetime: 60}", 60)],
+)  # fmt: skip
+def test_identity(tmp_path: Path, text: str, lifetime: int | None) -> None:
+    found = load_lab_file(write(tmp_path, f"nodes: [{{name: node-a}}]\n{text}\n")).identity
+    assert (found.cert_lifetime if found else None) == lifetime
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("identity: maybe", "identity: must be true or false, is a string"),
+        ("identity: {certLifetime: 1}", "identity.certLifetime: 1 is not 2 to 7776000 seconds"),
+        ("identity: {certLifetime: 1h}", "must be a whole number of seconds"),
+        ("identity: {lifetime: 60}", "unknown field"),
+    ],
+)
+def test_errors_of_identity(tmp_path: Path, text: str, message: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        load_lab_file(write(tmp_path, f"nodes: [{{name: node-a}}]\n{text}\n"))
+    assert message in str(caught.value)
+
+
 def test_a_missing_file_is_named(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"none\.yaml: no such file"):
         load_lab_file(tmp_path / "none.yaml")
