@@ -24,9 +24,11 @@ OutputOption = Annotated[
     Output, typer.Option("--output", "-o", help="How to print; wide: a table with more columns.")
 ]
 
-_GOOD: Final = frozenset({"ready", "SYNCED", "HEALTHY", "enrolled", "yes"})
-_BAD: Final = frozenset({"not ready", "STALE", "UNHEALTHY", "failed", "no", "error"})
-_DOUBTFUL: Final = frozenset({"NOT SENT", "pending", "DRAINING", "draining", "warning"})
+_GOOD: Final = frozenset({"ready", "SYNCED", "HEALTHY", "enrolled", "yes", "Available"})
+_BAD: Final = frozenset(
+    {"not ready", "STALE", "UNHEALTHY", "failed", "no", "error", "Unavailable", "Expired"}
+)
+_DOUBTFUL: Final = frozenset({"NOT SENT", "pending", "DRAINING", "draining", "warning", "Initializing"})
 
 
 def document(value: Any, output: Output) -> None:

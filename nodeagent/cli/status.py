@@ -61,7 +61,7 @@ def _lines(answer: dict[str, Any]) -> list[tuple[str, str]]:
         ("engine", _engine(answer["engine"])),
         ("enrolment", _enrolment(answer["enrolment"])),
         ("configuration", _snapshot(answer["snapshot"])),
-        ("certificates", str(len(answer["certificates"]) or "none")),
+        ("certificates", _certificates(answer["certificates"])),
     ]
 
 
@@ -86,6 +86,11 @@ def _enrolment(enrolment: dict[str, Any]) -> str:
     counts = Counter(workload["state"] for workload in enrolment["workloads"])
     summary = ", ".join(f"{count} {name}" for name, count in sorted(counts.items())) or "no workloads"
     return f"{enrolment['socket']} {state}; {summary}"
+
+
+def _certificates(rows: list[dict[str, Any]]) -> str:
+    counts = Counter(row["state"] for row in rows)
+    return ", ".join(f"{count} {state}" for state, count in sorted(counts.items())) or "none"
 
 
 def _snapshot(snapshot: dict[str, Any]) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator
 from typing import Any, Final
 
@@ -44,6 +45,7 @@ def show(answer: dict[str, Any]) -> None:
     print(f"  version        {answer['version']}, up {duration(answer['uptime_seconds'])}")
     print(f"  configuration  generation {answer['generation']}: {_counts(answer['resources'])}")
     print(f"  issues         {_counts(issues)}")
+    print(f"  CA             {_authority(answer.get('ca'))}")
     print()
     _clients(answer["clients"])
     for client, kind, reason in _rejections(answer):
@@ -56,6 +58,16 @@ def show(answer: dict[str, Any]) -> None:
 
 def _counts(counts: dict[str, int]) -> str:
     return ", ".join(f"{count} {name}" for name, count in counts.items() if count) or "none"
+
+
+def _authority(authority: dict[str, Any] | None) -> str:
+    """Who signs, for how long, and how many roots are trusted: more than one while one is being replaced."""
+    if authority is None:
+        return "none"
+    signer = authority["signer"]
+    left = duration(signer["not_after"] - time.time())
+    line = f"{signer['subject']}, ends in {left}; {len(authority['roots'])} trusted root(s)"
+    return line + (f"; {word('error')}: {authority['last_error']}" if authority["last_error"] else "")
 
 
 def _short(type_url: str) -> str:
