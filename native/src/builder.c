@@ -143,15 +143,37 @@ static int explain_endpoints(na_builder *b, const char *name, const na_endpoint 
   return na_builder_fail(b, -EINVAL, "cluster '%s': invalid endpoints", name);
 }
 
+/* The same for tunnels. */
+static int explain_tunnels(na_builder *b, const char *name, const na_hosts_args *args) {
+  for (size_t i = 0; i < args->ntunnels; i++) {
+    const na_tunnel_config *tunnel = &args->tunnels[i];
+    if (!tunnel->identities || !*tunnel->identities)
+      return na_builder_fail(b, -EINVAL, "cluster '%s': tunnel %zu does not say whom it leads to", name, i);
+    if (tunnel->port > UINT16_MAX)
+      return na_builder_fail(b, -EINVAL, "cluster '%s': tunnel %zu has port %u", name, i, tunnel->port);
+  }
+  for (size_t i = 0; args->via && i < args->n; i++)
+    if (args->via[i] > args->ntunnels)
+      return na_builder_fail(b, -EINVAL, "cluster '%s': endpoint %zu goes through tunnel %u of %zu", name, i,
+                             args->via[i], args->ntunnels);
+  return explain_endpoints(b, name, args->endpoints, args->n);
+}
+
 int na_builder_endpoints(na_builder *b, const char *name, const na_endpoint *endpoints, size_t n) {
+  return na_builder_tunnelled_endpoints(b, name, endpoints, n, NULL, NULL, 0);
+}
+
+int na_builder_tunnelled_endpoints(na_builder *b, const char *name, const na_endpoint *endpoints, size_t n,
+                                   const uint32_t *via, const na_tunnel_config *tunnels, size_t m) {
+  na_hosts_args args = {.endpoints = endpoints, .n = n, .via = via, .tunnels = tunnels, .ntunnels = m};
   uint32_t slot;
   na_cluster *cluster = find_cluster(b, name, &slot);
   if (!cluster)
     return na_builder_fail(b, -ENOENT, "cluster '%s' does not exist; add it before its endpoints", name);
   na_hosts *hosts;
-  int rc = na_hosts_create(endpoints, n, cluster->hosts, &hosts);
+  int rc = na_hosts_create_via(&args, cluster->hosts, &hosts);
   if (rc)
-    return rc == -EINVAL ? explain_endpoints(b, name, endpoints, n) : na_builder_out(b, rc);
+    return rc == -EINVAL ? explain_tunnels(b, name, &args) : na_builder_out(b, rc);
   na_cluster_config config = cluster->config;
   rc = replace_cluster(b, name, &config, cluster, hosts);
   na_hosts_unref(hosts);
@@ -222,6 +244,27 @@ int na_builder_inbound_remove(na_builder *b, uint32_t workload) {
   if (!rc)
     na_map_remove(&b->next->inbounds->map, &workload, sizeof workload);
   return na_builder_out(b, rc);
+}
+
+int na_snapshots_set_identity(na_snapshots *registry, const char *name, na_identity *identity) {
+  na_builder *b;
+  int rc = na_snapshots_builder(registry, &b);
+  if (rc) {
+    na_identity_unref(identity);
+    return rc;
+  }
+  rc = na_shared_map_own(&b->next->identities);
+  if (rc)
+    na_identity_unref(identity);
+  else if (identity)
+    rc = na_map_put(&b->next->identities->map, identity->name, (uint32_t)strlen(identity->name), identity);
+  else if (!na_map_remove(&b->next->identities->map, name, (uint32_t)strlen(name)))
+    rc = -ENOENT;
+  if (rc) {
+    na_builder_abort(b);
+    return rc;
+  }
+  return na_builder_commit(b);
 }
 
 int na_snapshots_drop_inbound(na_snapshots *registry, uint32_t workload) {

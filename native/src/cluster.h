@@ -37,10 +37,19 @@ typedef struct na_host_state {
 na_host_state *na_host_state_ref(na_host_state *state);
 void na_host_state_unref(na_host_state *state);
 
+/* A tunnel by which endpoints are reached. */
+typedef struct na_via {
+  uint8_t address[16]; /* zeros: the endpoint's own */
+  uint16_t port;
+  uint64_t hash;    /* of all of it */
+  char *identities; /* whom the peer may be; separated by spaces */
+} na_via;
+
 /* One endpoint of one version of a cluster. */
 typedef struct na_host {
   na_endpoint endpoint;
   na_host_state *state;
+  const na_via *via; /* NULL: directly */
 } na_host;
 
 /* The next position of round robin for one worker; on its own cache line, written by that worker alone. */
@@ -81,6 +90,8 @@ typedef struct na_hosts {
   uint32_t npriorities;
   na_host *hosts; /* as configured, sorted by address and port */
   na_priority *priorities;
+  uint32_t nvias;
+  na_via *vias;
 } na_hosts;
 
 typedef struct na_cluster {
@@ -137,9 +148,20 @@ typedef struct na_cluster_args {
 
 /* A cluster with one reference. -ENOMEM, -EINVAL for a configuration out of range. */
 int na_cluster_create(const na_cluster_args *args, na_cluster **out);
+/* Endpoints as the builder gets them. */
+typedef struct na_hosts_args {
+  const na_endpoint *endpoints;
+  size_t n;
+  const uint32_t *via; /* per endpoint: 1 + index of its tunnel, or 0; NULL: all directly */
+  const na_tunnel_config *tunnels;
+  size_t ntunnels;
+} na_hosts_args;
+
 /* Arrange endpoints for picking, taking over the states of the `previous` ones (or NULL). -EINVAL: a weight or port of
  * 0, or an address and port twice. -ENOMEM. */
 int na_hosts_create(const na_endpoint *endpoints, size_t n, const na_hosts *previous, na_hosts **out);
+/* The same with tunnels. Also -EINVAL: an index beyond the tunnels, or a tunnel whose peer may be nobody. */
+int na_hosts_create_via(const na_hosts_args *args, const na_hosts *previous, na_hosts **out);
 na_hosts *na_hosts_ref(na_hosts *hosts);
 void na_hosts_unref(na_hosts *hosts);
 

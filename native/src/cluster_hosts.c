@@ -9,6 +9,7 @@
 #include <string.h>
 
 #include "cluster.h"
+#include "table.h"
 
 /* Envoy: a priority keeps all its traffic until its healthy part is below 1/1.4 = 71 %. */
 #define OVERPROVISIONING 140
@@ -55,8 +56,37 @@ static na_host_state *state_for(const na_host *host, const na_hosts *previous) {
   return known ? na_host_state_ref(known->state) : host_state_new(&host->endpoint);
 }
 
+#define HBONE_PORT 15008
+
+static int fill_via(na_via *via, const na_tunnel_config *config) {
+  if (!config->identities || !*config->identities || config->port > UINT16_MAX)
+    return -EINVAL; /* a peer that may be anybody would be no better than plaintext */
+  memcpy(via->address, config->address, sizeof via->address);
+  via->port = config->port ? (uint16_t)config->port : HBONE_PORT;
+  via->identities = strdup(config->identities);
+  if (!via->identities)
+    return -ENOMEM;
+  via->hash = na_hash(via->identities, strlen(via->identities)) ^ na_hash(via->address, 16) * 3 ^ via->port;
+  return 0;
+}
+
+static int fill_vias(na_hosts *hosts, const na_hosts_args *args) {
+  hosts->vias = calloc(args->ntunnels ? args->ntunnels : 1, sizeof *hosts->vias);
+  if (!hosts->vias || args->ntunnels > UINT32_MAX)
+    return -ENOMEM;
+  hosts->nvias = (uint32_t)args->ntunnels;
+  for (uint32_t i = 0; i < hosts->nvias; i++) {
+    int error = fill_via(&hosts->vias[i], &args->tunnels[i]);
+    if (error)
+      return error;
+  }
+  return 0;
+}
+
 /* Copy the endpoints, sorted, each with its state. */
-static int fill_hosts(na_hosts *hosts, const na_endpoint *endpoints, size_t n, const na_hosts *previous) {
+static int fill_hosts(na_hosts *hosts, const na_hosts_args *args, const na_hosts *previous) {
+  const na_endpoint *endpoints = args->endpoints;
+  size_t n = args->n;
   hosts->hosts = calloc(n ? n : 1, sizeof *hosts->hosts);
   if (!hosts->hosts)
     return -ENOMEM;
@@ -65,6 +95,10 @@ static int fill_hosts(na_hosts *hosts, const na_endpoint *endpoints, size_t n, c
     if (!endpoints[i].weight || !endpoints[i].port)
       return -EINVAL;
     hosts->hosts[i].endpoint = endpoints[i];
+    uint32_t via = args->via ? args->via[i] : 0;
+    if (via > hosts->nvias)
+      return -EINVAL;
+    hosts->hosts[i].via = via ? &hosts->vias[via - 1] : NULL;
   }
   qsort(hosts->hosts, n, sizeof *hosts->hosts, compare_hosts);
   for (size_t i = 0; i < n; i++) {
@@ -216,19 +250,29 @@ static void hosts_free(na_hosts *hosts) {
   }
   for (uint32_t i = 0; i < hosts->n; i++)
     na_host_state_unref(hosts->hosts[i].state);
+  for (uint32_t i = 0; i < hosts->nvias; i++)
+    free(hosts->vias[i].identities);
+  free(hosts->vias);
   free(hosts->priorities);
   free(hosts->hosts);
   free(hosts);
 }
 
 int na_hosts_create(const na_endpoint *endpoints, size_t n, const na_hosts *previous, na_hosts **out) {
-  if (n > UINT32_MAX)
+  na_hosts_args args = {.endpoints = endpoints, .n = n};
+  return na_hosts_create_via(&args, previous, out);
+}
+
+int na_hosts_create_via(const na_hosts_args *args, const na_hosts *previous, na_hosts **out) {
+  if (args->n > UINT32_MAX)
     return -EINVAL;
   na_hosts *hosts = calloc(1, sizeof *hosts);
   if (!hosts)
     return -ENOMEM;
   atomic_init(&hosts->refs, 1);
-  int rc = fill_hosts(hosts, endpoints, n, previous);
+  int rc = fill_vias(hosts, args);
+  if (!rc)
+    rc = fill_hosts(hosts, args, previous);
   if (!rc)
     rc = fill_priorities(hosts);
   if (rc)

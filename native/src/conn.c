@@ -7,6 +7,8 @@
 #include <sys/socket.h>
 #include <unistd.h>
 
+#include "ahead.h"
+#include "hbone.h"
 #include "tcp_proxy.h"
 
 /* Envoy's delayed_close_timeout. */
@@ -46,6 +48,7 @@ void na_conn_close(na_conn *conn, bool reset) {
   if (conn->phase == NA_CONN_WAITING)
     na_unpark(&conn->waiter);
   conn->dead = true;
+  na_ahead_drop(conn);
   na_timer_disarm(&conn->timer);
   na_stream_close(&conn->stream, reset);
   na_input_free(&conn->in);
@@ -193,13 +196,11 @@ static void resolve(na_conn *conn, bool may_wait) {
     resolve_outbound(conn, may_wait);
 }
 
-void na_conn_accept(na_worker *worker, na_workload *workload, enum na_listener_kind kind, int fd,
-                    const na_address *peer, const na_address *local) {
+static na_conn *conn_new(na_worker *worker, enum na_listener_kind kind, const na_address *peer,
+                         const na_address *local) {
   na_conn *conn = calloc(1, sizeof *conn);
-  if (!conn) {
-    close(fd);
-    return;
-  }
+  if (!conn)
+    return NULL;
   conn->worker = worker;
   conn->kind = (uint8_t)kind;
   conn->peer = *peer;
@@ -208,13 +209,56 @@ void na_conn_accept(na_worker *worker, na_workload *workload, enum na_listener_k
   conn->start_us = worker->loop.now_us;
   na_timer_init(&conn->timer, on_timer);
   na_stream_init(&conn->stream, &worker->loop, on_waiting, conn);
-  if (na_stream_open(&conn->stream, fd, &na_transport_tcp) < 0) {
-    free(conn);
-    return;
-  }
+  return conn;
+}
+
+static void enlist(na_conn *conn, na_workload *workload) {
+  na_worker *worker = conn->worker;
   conn->workload = na_workload_ref(workload);
   na_list_push_back(&worker->conns, &conn->link);
   na_worker_count(worker, NA_COUNTER_DOWNSTREAM_CX);
   na_worker_count(worker, NA_COUNTER_DOWNSTREAM_CX_ACTIVE);
+}
+
+void na_conn_accept(na_worker *worker, na_workload *workload, enum na_listener_kind kind, int fd,
+                    const na_address *peer, const na_address *local) {
+  na_conn *conn = conn_new(worker, kind, peer, local);
+  if (!conn) {
+    close(fd);
+    return;
+  }
+  if (na_stream_open(&conn->stream, fd, &na_transport_tcp) < 0) {
+    free(conn);
+    return;
+  }
+  enlist(conn, workload);
   resolve(conn, true);
+}
+
+/* ---- out of a tunnel ---- */
+
+na_conn *na_conn_tunnelled(na_worker *worker, na_workload *workload, na_h2_stream *stream, const na_address *peer,
+                           const na_address *local) {
+  na_conn *conn = conn_new(worker, NA_LISTENER_HBONE, peer, local);
+  if (!conn)
+    return NULL;
+  conn->phase = NA_CONN_CONNECTING;
+  na_stream_attach(&conn->stream, &na_transport_h2, stream);
+  conn->stream.connecting = false;
+  stream->user = &conn->stream;
+  stream->has_user = true;
+  enlist(conn, workload);
+  return conn;
+}
+
+void na_conn_admit(na_conn *conn) {
+  if (na_hbone_open(conn) < 0)
+    na_conn_close(conn, true);
+  else
+    resolve(conn, true);
+}
+
+const na_address *na_conn_source(const na_conn *conn) {
+  bool own = na_ip_is_loopback(conn->peer.ip) || na_workload_owns(conn->workload, conn->peer.ip);
+  return na_conn_inbound(conn) && !own ? &conn->peer : NULL;
 }

@@ -17,6 +17,8 @@
 
 typedef struct na_http_request na_http_request; /* http_request.h */
 typedef struct na_tcp_proxy na_tcp_proxy;       /* tcp_proxy.h */
+typedef struct na_ahead na_ahead;               /* ahead.h */
+typedef struct na_h2_stream na_h2_stream;       /* h2.h */
 
 /* As na_connection_info.state has it. */
 enum na_conn_phase {
@@ -26,6 +28,7 @@ enum na_conn_phase {
   NA_CONN_ACTIVE,
   NA_CONN_TCP,
   NA_CONN_CLOSING,
+  NA_CONN_CONNECTING, /* tunnelled: not answered before the application is there; shown as NA_CONN_TCP */
 };
 
 typedef struct na_conn na_conn;
@@ -52,6 +55,7 @@ struct na_conn {
   };
   na_http_request *request; /* in progress, or NULL */
   na_tcp_proxy *tcp;
+  na_ahead *ahead; /* connection to the application that is not used yet, or NULL */
   uint64_t bytes_in;
   uint64_t bytes_out;
   union {
@@ -74,7 +78,7 @@ struct na_conn {
 };
 
 static inline bool na_conn_inbound(const na_conn *conn) {
-  return conn->kind == NA_LISTENER_INBOUND;
+  return conn->kind == NA_LISTENER_INBOUND || conn->kind == NA_LISTENER_HBONE;
 }
 
 /* Whether the original destination is somewhere else. An explicit proxy was connected to itself: going there would be
@@ -86,6 +90,13 @@ static inline bool na_conn_can_pass(const na_conn *conn) {
 /* Accept a socket: owns fd. */
 void na_conn_accept(na_worker *worker, na_workload *workload, enum na_listener_kind kind, int fd,
                     const na_address *peer, const na_address *local);
+/* Make a connection of a tunnel's stream, which leads to `local`; it is not let in yet. NULL: no memory. */
+na_conn *na_conn_tunnelled(na_worker *worker, na_workload *workload, na_h2_stream *stream, const na_address *peer,
+                           const na_address *local);
+/* The application is connected: let it in. */
+void na_conn_admit(na_conn *conn);
+/* The client's address, when the connection is inbound and the address is somebody else's; else NULL. */
+const na_address *na_conn_source(const na_conn *conn);
 /* Call `expire` at the deadline unless it is moved before. */
 void na_conn_deadline(na_conn *conn, uint64_t deadline_ms, void (*expire)(na_conn *conn));
 /* Close and free (at the end of the turn). */

@@ -24,7 +24,7 @@ static const char *cluster_of(const na_conn *conn) {
 static uint8_t state_of(const na_conn *conn) {
   if (conn->request && conn->request->state == NA_REQUEST_PARKED)
     return NA_CONN_WAITING;
-  return conn->phase;
+  return conn->phase == NA_CONN_CONNECTING ? NA_CONN_TCP : conn->phase;
 }
 
 static void describe(const na_conn *conn, na_connection_info *info) {

@@ -55,6 +55,26 @@
   X(STATS_DROPPED, "stats_dropped_total", 0, "Statistics lost: stat_rows reached between two drains")                  \
   X(ACCESS_DROPPED, "access_records_dropped_total", 0,                                                                 \
     "Access records lost: access_records reached between two drains")                                                  \
+  X(HBONE_ACCEPTED, "hbone_accepted_total", 0, "Tunnel connections accepted")                                          \
+  X(HBONE_ACCEPTED_ACTIVE, "hbone_accepted_active", 1, "Tunnels open that peers made to us")                           \
+  X(HBONE_DIALED, "hbone_dialed_total", 0, "Tunnel connections begun")                                                 \
+  X(HBONE_DIALED_ACTIVE, "hbone_dialed_active", 1, "Tunnels open that we made to peers")                               \
+  X(HBONE_STREAMS, "hbone_streams_total", 0, "Streams opened in tunnels, both ways")                                   \
+  X(HBONE_HANDSHAKES, "hbone_handshakes_active", 1, "Accepted tunnels that are not authenticated yet")                 \
+  X(HBONE_HANDSHAKE_OVERFLOW, "hbone_handshake_overflow_total", 0,                                                     \
+    "Tunnel connections refused: hbone_max_handshakes reached")                                                        \
+  X(HBONE_HANDSHAKE_FAIL, "hbone_handshake_fail_total", 0, "TLS handshakes of tunnels that failed, both ways")         \
+  X(HBONE_HANDSHAKE_TIMEOUT, "hbone_handshake_timeout_total", 0, "Tunnels that were not there in time, both ways")     \
+  X(HBONE_RESUMED, "hbone_resumed_total", 0, "TLS sessions resumed by us as clients")                                  \
+  X(HBONE_OVERFLOW, "hbone_overflow_total", 0, "Tunnels refused: hbone_max_tunnels reached")                           \
+  X(HBONE_NO_IDENTITY, "hbone_no_identity_total", 0,                                                                   \
+    "Tunnels refused, both ways: the workload has no valid certificate")                                               \
+  X(HBONE_BAD_REQUEST, "hbone_bad_request_total", 0, "Requests in tunnels answered 400: no CONNECT, or not for here")  \
+  X(HBONE_DENIED, "hbone_denied_total", 0, "Requests in tunnels answered 401: policy")                                 \
+  X(HBONE_HEADERS_TOO_LARGE, "hbone_headers_too_large_total", 0, "Headers in tunnels beyond 64 KiB")                   \
+  X(HBONE_ABUSE, "hbone_abuse_total", 0, "Tunnels closed: protocol errors, floods of frames or resets")                \
+  X(HBONE_PING_TIMEOUT, "hbone_ping_timeout_total", 0, "Tunnels closed: no answer to PING")                            \
+  X(HBONE_NO_MEMORY, "hbone_no_memory_total", 0, "Streams in tunnels reset for want of memory")                        \
   X(SPLICED_BYTES, "spliced_bytes_total", 0, "Bytes moved by splice(2)")
 
 enum na_counter_id {

@@ -63,6 +63,14 @@ static int complete_config(na_config *c) {
       {&c->stat_rows, 4096, 16, 1 << 20},
       {&c->access_records, 2048, 16, 1 << 20},
       {&c->events, 1024, 16, 1 << 20},
+      {&c->hbone_max_tunnels, 1024, 1, 1 << 20},
+      {&c->hbone_max_handshakes, 256, 1, 1 << 20},
+      {&c->hbone_max_streams, 200, 1, 1 << 20},
+      {&c->hbone_stream_window, 1 << 20, 65535, 1 << 30},
+      {&c->hbone_window, 16 << 20, 65535, 1 << 30},
+      {&c->hbone_idle_timeout_ms, 300000, 1, NA_NEVER},
+      {&c->hbone_handshake_timeout_ms, 10000, 1, NA_NEVER},
+      {&c->hbone_ping_ms, 10000, 1, NA_NEVER},
   };
   for (size_t i = 0; i < sizeof settings / sizeof *settings; i++) {
     if (*settings[i].value == 0)
@@ -91,6 +99,7 @@ static int init_workers(na_engine *engine) {
     return -ENOMEM;
   for (uint32_t i = 0; i < engine->config.workers; i++) {
     int error = na_worker_init(&engine->workers[i], &engine->config, &engine->snapshots, i, engine->event_fd);
+    engine->workers[i].principals = &engine->principals;
     if (!error)
       continue;
     do
@@ -114,6 +123,7 @@ int na_engine_new(const na_config *config, na_engine **out) {
     return -ENOMEM;
   memset(engine, 0, size);
   engine->config = complete;
+  na_principals_init(&engine->principals);
   engine->event_fd = eventfd(0, EFD_NONBLOCK | EFD_CLOEXEC);
   error = engine->event_fd < 0 ? -errno : na_snapshots_init(&engine->snapshots, complete.workers, wake_all, engine);
   if (error)
@@ -127,6 +137,7 @@ int na_engine_new(const na_config *config, na_engine **out) {
 fail:
   if (engine->event_fd >= 0)
     close(engine->event_fd);
+  na_principals_free(&engine->principals);
   free(engine);
   return error;
 }
@@ -169,6 +180,7 @@ void na_engine_free(na_engine *engine) {
     na_workload_destroy(workload);
   }
   na_snapshots_free(&engine->snapshots);
+  na_principals_free(&engine->principals);
   close(engine->event_fd);
   free(engine);
 }
@@ -226,7 +238,7 @@ int na_workload_listen(na_engine *engine, uint32_t id, enum na_listener_kind kin
   int error = 0;
   if (!workload || atomic_load(&workload->removed))
     error = -ENOENT;
-  else if (worker >= engine->config.workers || (unsigned)kind > NA_LISTENER_PLAIN)
+  else if (worker >= engine->config.workers || (unsigned)kind > NA_LISTENER_HBONE)
     error = -EINVAL;
   else if (engine->stopped)
     error = -ESHUTDOWN;

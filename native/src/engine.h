@@ -5,6 +5,7 @@
 #ifndef NODEAGENT_ENGINE_INTERNAL_H
 #define NODEAGENT_ENGINE_INTERNAL_H
 
+#include "principals.h"
 #include "worker.h"
 
 struct na_engine {
@@ -14,6 +15,7 @@ struct na_engine {
   na_workload *workloads;
   int event_fd;
   na_event_filter event_filter;
+  na_principals principals;
   bool running;
   bool stopped;
 };

@@ -46,6 +46,7 @@ static void request_free(na_http_request *request) {
   if (request->vhost)
     na_vhost_unref(request->vhost);
   na_buffer_free(&request->replay);
+  free(request->failure);
   na_count_down(&request->worker->counters, NA_COUNTER_DOWNSTREAM_RQ_ACTIVE);
   free(request);
 }
@@ -149,7 +150,6 @@ void na_request_connect(na_http_request *request, bool fresh) {
 }
 
 void na_request_connect_failed(na_http_request *request, int error) {
-  request->failure = strerrordesc_np(-error);
   bool retriable = request->host && request->ntried <= NA_REQUEST_RETRIES;
   if (retriable) {
     na_worker_count(request->worker, NA_COUNTER_UPSTREAM_RQ_RETRY);

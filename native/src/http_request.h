@@ -83,13 +83,14 @@ struct na_http_request {
   uint64_t last_ms;  /* bytes moved last */
   uint64_t bytes_in;
   uint64_t bytes_out;
-  const char *detail;  /* response code details, static */
-  const char *failure; /* of the upstream, static */
+  const char *detail; /* response code details, static */
+  char *failure;      /* of the upstream */
   uint32_t timeout_ms;
   uint32_t flags; /* enum na_flag */
   uint32_t cluster_tag;
   uint32_t endpoint_tag;
   uint32_t route_tag;
+  uint32_t principal; /* of the upstream's tunnel */
   uint32_t head_bytes;
   uint16_t status;
   uint8_t state; /* enum na_request_state */
@@ -102,6 +103,7 @@ struct na_http_request {
   bool idempotent : 1;
   bool upgrade : 1;
   bool grpc : 1;
+  bool mutual_tls : 1;   /* the upstream is tunnelled */
   char generated_id[37]; /* x-request-id, when the client sent none */
   char head[];           /* as received: parsed anew when it is needed after its event */
 };

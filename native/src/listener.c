@@ -11,6 +11,7 @@
 
 #include "address.h"
 #include "conn.h"
+#include "hbone.h"
 
 /* linux/netfilter_ipv4.h and linux/netfilter_ipv6/ip6_tables.h, which do not go together with netinet/in.h. */
 #define SO_ORIGINAL_DST      80
@@ -74,7 +75,7 @@ static void accepted(na_listener *listener, int fd, const struct sockaddr_storag
     refuse(worker, fd, NA_COUNTER_DOWNSTREAM_CX_OVERFLOW);
     return;
   }
-  bool plain = listener->kind == NA_LISTENER_PLAIN;
+  bool plain = listener->kind == NA_LISTENER_PLAIN || listener->kind == NA_LISTENER_HBONE;
   if (!na_address_from_sockaddr(&peer, from) ||
       (plain ? local_address(fd, &destination) : original_destination(fd, &peer, &destination)) < 0) {
     refuse(worker, fd, NA_COUNTER_DOWNSTREAM_CX_NO_DESTINATION);
@@ -84,7 +85,10 @@ static void accepted(na_listener *listener, int fd, const struct sockaddr_storag
     refuse(worker, fd, NA_COUNTER_DOWNSTREAM_CX_LOOP);
     return;
   }
-  na_conn_accept(worker, listener->workload, listener->kind, fd, &peer, &destination);
+  if (listener->kind == NA_LISTENER_HBONE)
+    na_hbone_accept(worker, listener->workload, fd, &peer, &destination);
+  else
+    na_conn_accept(worker, listener->workload, listener->kind, fd, &peer, &destination);
 }
 
 /* Out of descriptors: clients would hang in the backlog, and the edge would not come again. Close the spare descriptor

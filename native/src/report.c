@@ -4,10 +4,20 @@
 #include <string.h>
 #include <time.h>
 
+#include "hbone.h"
 #include "http_request.h"
 
 /* na_stat_row.protocol */
 enum { PROTOCOL_TCP = 0, PROTOCOL_HTTP1 = 1, PROTOCOL_GRPC = 2, PROTOCOL_HTTP2_FORWARDED = 3 };
+
+/* Who is at the other end: inbound the client, outbound what the connection led to. */
+static void set_principal(na_stat_key *key, const na_conn *conn, uint32_t upstream, bool mutual_tls) {
+  na_peer peer;
+  bool inbound = na_conn_inbound(conn);
+  bool tunnelled = inbound && na_hbone_peer(&conn->stream, &peer);
+  key->mutual_tls = inbound ? tunnelled : mutual_tls;
+  key->principal = inbound ? (tunnelled ? peer.principal : 0) : upstream;
+}
 
 static void set_peer(na_stat_key *key, const na_conn *conn, const na_address *remote) {
   key->inbound = na_conn_inbound(conn);
@@ -25,6 +35,7 @@ static na_stat_row *tcp_row(na_conn *conn, const na_tcp_report *report, uint32_t
                      .flags = flags,
                      .protocol = conn->protocol == PROTOCOL_HTTP2_FORWARDED ? PROTOCOL_HTTP2_FORWARDED : PROTOCOL_TCP};
   set_peer(&key, conn, &report->remote);
+  set_principal(&key, conn, report->principal, report->mutual_tls);
   return na_stats_row(&conn->worker->stats, &key);
 }
 
@@ -52,6 +63,19 @@ static uint64_t wall_clock_us(void) {
   struct timespec now;
   clock_gettime(CLOCK_REALTIME, &now);
   return (uint64_t)now.tv_sec * 1000000 + (uint64_t)now.tv_nsec / 1000;
+}
+
+/* What the other end of a tunnel is, and says. */
+static void describe_peer(na_access_record *record, const na_conn *conn, uint32_t upstream, bool mutual_tls) {
+  na_peer peer;
+  record->principal = upstream;
+  record->mutual_tls = mutual_tls;
+  if (!na_conn_inbound(conn) || !na_hbone_peer(&conn->stream, &peer))
+    return;
+  record->principal = peer.principal;
+  record->mutual_tls = 1;
+  na_access_text(record->peer_baggage, sizeof record->peer_baggage, na_str_of(peer.baggage));
+  na_access_text(record->traceparent, sizeof record->traceparent, na_str_of(peer.traceparent));
 }
 
 static na_access_record *begin_record(na_conn *conn, uint64_t start_us, const na_address *remote,
@@ -93,6 +117,7 @@ void na_report_tcp_closed(na_conn *conn, const na_tcp_report *report) {
   na_access_record *record = begin_record(conn, conn->start_us, &report->remote, &report->from);
   if (!record)
     return;
+  describe_peer(record, conn, report->principal, report->mutual_tls);
   record->bytes_in = conn->bytes_in;
   record->bytes_out = conn->bytes_out;
   record->upstream_us = report->connect_us;
@@ -103,6 +128,27 @@ void na_report_tcp_closed(na_conn *conn, const na_tcp_report *report) {
   text(record->cluster, sizeof record->cluster, report->cluster);
   text(record->upstream_failure, sizeof record->upstream_failure, report->failure);
   na_access_publish(&conn->worker->access);
+}
+
+void na_report_tunnel_refused(na_worker *worker, const na_workload *workload, const na_address *peer,
+                              const na_address *local, const char *why) {
+  na_access_record *record = worker->access.records ? na_access_begin(&worker->access) : NULL;
+  if (!record) {
+    if (worker->access.records)
+      na_worker_count(worker, NA_COUNTER_ACCESS_DROPPED);
+    return;
+  }
+  record->start_us = wall_clock_us();
+  record->workload = workload->id;
+  record->inbound = 1;
+  record->flags = NA_FLAG_DPE;
+  memcpy(record->downstream_remote, peer->ip, 16);
+  memcpy(record->downstream_local, local->ip, 16);
+  record->downstream_remote_port = peer->port;
+  record->downstream_local_port = local->port;
+  text(record->detail, sizeof record->detail, "downstream_transport_failure");
+  text(record->upstream_failure, sizeof record->upstream_failure, why);
+  na_access_publish(&worker->access);
 }
 
 /* ---- HTTP ---- */
@@ -118,6 +164,7 @@ static void request_stats(const na_http_request *request) {
                      .status = request->status,
                      .protocol = request->grpc ? PROTOCOL_GRPC : PROTOCOL_HTTP1};
   set_peer(&key, conn, &request->remote);
+  set_principal(&key, conn, request->principal, request->mutual_tls);
   na_stat_row *row = na_stats_row(&worker->stats, &key);
   if (row)
     na_stats_request(row, worker->loop.now_us - request->start_us, request->bytes_in, request->bytes_out);
@@ -142,6 +189,7 @@ static void request_record(na_http_request *request) {
   na_access_record *record = begin_record(request->conn, request->start_us, &request->remote, &request->local);
   if (!record)
     return;
+  describe_peer(record, request->conn, request->principal, request->mutual_tls);
   record->bytes_in = request->bytes_in;
   record->bytes_out = request->bytes_out;
   record->upstream_us = request->first_us ? request->first_us - request->start_us : 0;

@@ -67,6 +67,10 @@ const na_inbound *na_snapshot_inbound(const na_snapshot *snapshot, uint32_t work
   return na_map_find(&snapshot->inbounds->map, &workload, sizeof workload);
 }
 
+na_identity *na_snapshot_identity(const na_snapshot *snapshot, const char *name) {
+  return na_map_find(&snapshot->identities->map, name, (uint32_t)strlen(name));
+}
+
 static int compare_ports(const void *key, const void *item) {
   uint16_t port = *(const uint16_t *)key, other = ((const na_inbound_port *)item)->port;
   return (port > other) - (port < other);

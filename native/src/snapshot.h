@@ -23,6 +23,7 @@
 #define NODEAGENT_SNAPSHOT_H
 
 #include "cluster.h"
+#include "identity.h"
 #include "router.h"
 #include "slots.h"
 #include "table.h"
@@ -103,7 +104,7 @@ typedef struct na_table_array {
   na_table *at[];
 } na_table_array;
 
-/* A shared map of views (by name) or inbound configurations (by workload). */
+/* A shared map of views (by name), inbound configurations (by workload) or identities (by name). */
 typedef struct na_shared_map {
   atomic_uint refs;
   na_map map;
@@ -115,6 +116,7 @@ typedef struct na_snapshot {
   na_table_array *tables;
   na_shared_map *views;
   na_shared_map *inbounds;
+  na_shared_map *identities;
   na_hints *hints;
   struct na_snapshot *next_retired; /* the registry's */
 } na_snapshot;
@@ -139,6 +141,8 @@ const na_table *na_snapshot_table(const na_snapshot *snapshot, uint32_t slot);
 const na_inbound *na_snapshot_inbound(const na_snapshot *snapshot, uint32_t workload);
 /* The same for one port; NULL also where the port is refused (NA_PROTOCOL_REFUSE). */
 const na_inbound *na_snapshot_inbound_port(const na_snapshot *snapshot, uint32_t workload, uint16_t port);
+/* The identity of that name as it is now, or NULL. What outlives the turn takes a reference: na_identity_ref(). */
+na_identity *na_snapshot_identity(const na_snapshot *snapshot, const char *name);
 /* What a port speaks, and its tag (0 when it takes the fallback). */
 enum na_protocol na_inbound_protocol(const na_inbound *inbound, uint16_t port, uint32_t *tag);
 
@@ -215,6 +219,9 @@ void na_snapshots_error(na_snapshots *registry, const char *format, ...) __attri
 
 /* As na_builder_new, without an engine. */
 int na_snapshots_builder(na_snapshots *registry, na_builder **out);
+/* Publish an identity (a reference is taken over, also on error), or with NULL its removal. -ESTALE never happens to
+ * it: it begins and commits at once. */
+int na_snapshots_set_identity(na_snapshots *registry, const char *name, na_identity *identity);
 /* Take a workload's inbound configuration out of force, so that a later workload of the same id starts without. Call it
  * when the last connection of a removed workload is gone. */
 int na_snapshots_drop_inbound(na_snapshots *registry, uint32_t workload);

@@ -84,6 +84,14 @@ static void unref_inbound(void *inbound) {
     free(inbound);
 }
 
+static void ref_identity(void *identity) {
+  na_identity_ref(identity);
+}
+
+static void unref_identity(void *identity) {
+  na_identity_unref(identity);
+}
+
 static void ref_destination(void *destination) {
   na_part_ref(&((na_destination *)destination)->refs);
 }
@@ -111,6 +119,7 @@ static void unref_unknown(void *unknown) {
 
 const na_map_ops na_view_ops = {ref_view, unref_view};
 const na_map_ops na_inbound_ops = {ref_inbound, unref_inbound};
+const na_map_ops na_identity_ops = {ref_identity, unref_identity};
 const na_map_ops na_destination_ops = {ref_destination, unref_destination};
 static const na_map_ops vhost_ops = {ref_vhost, unref_vhost};
 static const na_map_ops unknown_ops = {ref_unknown, unref_unknown};
@@ -333,6 +342,8 @@ static int fill_empty(na_snapshot *snapshot) {
   if (!rc)
     rc = na_shared_map_new(&na_inbound_ops, &snapshot->inbounds);
   if (!rc)
+    rc = na_shared_map_new(&na_identity_ops, &snapshot->identities);
+  if (!rc)
     rc = na_hints_new(NULL, 0, NULL, 0, &snapshot->hints);
   return rc;
 }
@@ -344,6 +355,7 @@ static void share_all(na_snapshot *to, const na_snapshot *from) {
   na_part_ref(&to->tables->refs);
   na_part_ref(&to->views->refs);
   na_part_ref(&to->inbounds->refs);
+  na_part_ref(&to->identities->refs);
   na_part_ref(&to->hints->refs);
 }
 
@@ -368,6 +380,7 @@ void na_snapshot_free(na_snapshot *snapshot) {
   na_table_array_unref(snapshot->tables);
   na_cluster_array_unref(snapshot->clusters);
   na_shared_map_unref(snapshot->inbounds);
+  na_shared_map_unref(snapshot->identities);
   na_hints_unref(snapshot->hints);
   free(snapshot);
 }

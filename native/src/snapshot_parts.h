@@ -47,6 +47,7 @@ int na_hints_new(const uint8_t *addresses, size_t n, const uint16_t *ports, size
 extern const na_map_ops na_view_ops;        /* of na_view */
 extern const na_map_ops na_inbound_ops;     /* of na_inbound */
 extern const na_map_ops na_destination_ops; /* of na_destination */
+extern const na_map_ops na_identity_ops;    /* of na_identity */
 
 int na_shared_map_new(const na_map_ops *ops, na_shared_map **out);
 

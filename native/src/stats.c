@@ -6,7 +6,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-_Static_assert(sizeof(na_stat_key) == 40, "a key has no padding: it is hashed and compared as bytes");
+_Static_assert(sizeof(na_stat_key) == 48, "a key has no padding: it is hashed and compared as bytes");
 _Static_assert(offsetof(na_stat_row, count) == sizeof(na_stat_key), "a row begins with its key");
 _Static_assert(offsetof(na_stat_row, peer) == offsetof(na_stat_key, peer), "key and row have one layout");
 
@@ -37,9 +37,9 @@ void na_stats_free(na_stats *stats) {
 
 /* A multiplicative mix of the key's words; keys come from configuration and addresses, and the table is bounded. */
 static uint32_t hash_key(const na_stat_key *key) {
-  uint64_t words[5], h = 0x9e3779b97f4a7c15;
+  uint64_t words[6], h = 0x9e3779b97f4a7c15;
   memcpy(words, key, sizeof words);
-  for (int i = 0; i < 5; i++) {
+  for (int i = 0; i < 6; i++) {
     h = (h ^ words[i]) * 0xd6e8feb86659fd93;
     h ^= h >> 32;
   }

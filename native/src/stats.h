@@ -40,6 +40,8 @@ typedef struct na_stat_key {
   uint8_t inbound;
   uint8_t protocol;
   uint8_t peer[16];
+  uint32_t principal;
+  uint32_t mutual_tls;
 } na_stat_key;
 
 int na_stats_init(na_stats *stats, uint32_t rows, na_counters *counters);

@@ -6,7 +6,9 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "ahead.h"
 #include "connect.h"
+#include "hbone.h"
 #include "report.h"
 
 struct na_tcp_proxy {
@@ -24,6 +26,7 @@ struct na_tcp_proxy {
   uint32_t connect_timeout_ms;
   uint64_t connect_start_us;
   na_tcp_report report;
+  char *failure; /* what report.failure shows */
   bool relaying;
   bool counted; /* against the cluster's connections */
 };
@@ -42,7 +45,9 @@ void na_tcp_bytes(const na_conn *conn, uint64_t *in, uint64_t *out) {
 /* ---- the end ---- */
 
 static void proxy_free(na_grave *grave) {
-  free(na_container_of(grave, na_tcp_proxy, grave));
+  na_tcp_proxy *proxy = na_container_of(grave, na_tcp_proxy, grave);
+  free(proxy->failure);
+  free(proxy);
 }
 
 static void leave_host(na_tcp_proxy *proxy) {
@@ -85,7 +90,13 @@ static void fail(na_tcp_proxy *proxy, uint32_t flags) {
 }
 
 void na_tcp_refuse(na_conn *conn, uint32_t flags) {
-  na_tcp_report report = {.flags = flags};
+  na_tcp_refuse_because(conn, flags, NULL);
+}
+
+void na_tcp_refuse_because(na_conn *conn, uint32_t flags, const char *failure) {
+  na_tcp_report report = {.flags = flags, .failure = failure};
+  if (failure)
+    report.remote = conn->local;
   na_report_tcp_opened(conn, &report);
   na_report_tcp_closed(conn, &report);
   na_conn_close(conn, true);
@@ -124,12 +135,19 @@ static void idle(na_conn *conn) {
   fail(proxy, NA_FLAG_SI);
 }
 
+static void note_peer(na_tcp_proxy *proxy) {
+  na_peer peer;
+  proxy->report.mutual_tls = na_hbone_peer(&proxy->upstream, &peer);
+  proxy->report.principal = peer.principal;
+}
+
 static void connected(na_tcp_proxy *proxy) {
   na_conn *conn = proxy->conn;
   na_timer_disarm(&proxy->connect_timer);
   proxy->upstream.connecting = false;
   proxy->report.connect_us = conn->worker->loop.now_us - proxy->connect_start_us;
-  na_connect_local(proxy->upstream.watch.fd, &proxy->report.from);
+  na_connect_local(na_stream_socket(&proxy->upstream), &proxy->report.from);
+  note_peer(proxy);
   na_report_tcp_opened(conn, &proxy->report);
   na_relay_start(&proxy->relay, conn->worker, &conn->stream, &proxy->upstream, on_relay_end, on_report);
   proxy->relaying = true;
@@ -151,8 +169,9 @@ static void connect_failed(na_tcp_proxy *proxy, int error) {
   na_worker *worker = proxy->conn->worker;
   na_timer_disarm(&proxy->connect_timer);
   na_worker_count(worker, NA_COUNTER_UPSTREAM_CX_CONNECT_FAIL);
+  free(proxy->failure);
+  proxy->report.failure = proxy->failure = strdup(na_stream_failure(&proxy->upstream, error));
   close_upstream(proxy, true);
-  proxy->report.failure = strerrordesc_np(-error);
   if (proxy->host && proxy->ntried <= NA_CONNECT_RETRIES) {
     leave_host(proxy);
     na_worker_count(worker, NA_COUNTER_UPSTREAM_RQ_RETRY);
@@ -201,12 +220,6 @@ static void on_client(na_watch *watch, uint32_t events) {
     fail(conn->tcp, NA_FLAG_DC);
 }
 
-/* The client's address, when the connection is inbound and the address is somebody else's. */
-static const na_address *source_of(const na_conn *conn) {
-  bool own = na_ip_is_loopback(conn->peer.ip) || na_workload_owns(conn->workload, conn->peer.ip);
-  return na_conn_inbound(conn) && !own ? &conn->peer : NULL;
-}
-
 static bool choose_endpoint(na_tcp_proxy *proxy) {
   na_conn *conn = proxy->conn;
   proxy->report.remote = conn->local;
@@ -224,6 +237,23 @@ static bool choose_endpoint(na_tcp_proxy *proxy) {
   return true;
 }
 
+/* To the endpoint through its tunnel, or by a socket: the one that is connected already, or a new one. */
+static int open_upstream(na_tcp_proxy *proxy) {
+  na_conn *conn = proxy->conn;
+  if (proxy->host && proxy->host->via) {
+    const na_hbone_dial dial = {.worker = conn->worker,
+                                .workload = conn->workload,
+                                .via = proxy->host->via,
+                                .remote = &proxy->report.remote,
+                                .client = &conn->peer};
+    return na_hbone_connect(&proxy->upstream, &dial);
+  }
+  int fd = na_ahead_take(conn);
+  if (fd < 0)
+    fd = na_connect(conn->worker, conn->workload, &proxy->report.remote, na_conn_source(conn));
+  return fd < 0 ? fd : na_stream_connect(&proxy->upstream, fd, &na_transport_tcp);
+}
+
 static void try_connect(na_tcp_proxy *proxy) {
   na_conn *conn = proxy->conn;
   na_worker *worker = conn->worker;
@@ -233,8 +263,7 @@ static void try_connect(na_tcp_proxy *proxy) {
   }
   proxy->connect_start_us = worker->loop.now_us;
   na_stream_init(&proxy->upstream, &worker->loop, on_connecting, proxy);
-  int fd = na_connect(worker, conn->workload, &proxy->report.remote, source_of(conn));
-  int error = fd < 0 ? fd : na_stream_connect(&proxy->upstream, fd, &na_transport_tcp);
+  int error = open_upstream(proxy);
   if (error < 0) {
     connect_failed(proxy, error);
     return;

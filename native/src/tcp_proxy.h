@@ -15,6 +15,8 @@
 void na_tcp_start(na_conn *conn);
 /* Refuse with a reset, for the reason that the flags tell. */
 void na_tcp_refuse(na_conn *conn, uint32_t flags);
+/* The same with what the upstream failed for. */
+void na_tcp_refuse_because(na_conn *conn, uint32_t flags, const char *failure);
 void na_tcp_cut(na_conn *conn);
 /* The name of the cluster that it goes to, "" if none. */
 const char *na_tcp_cluster(const na_conn *conn);

@@ -7,7 +7,9 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "ahead.h"
 #include "connect.h"
+#include "hbone.h"
 #include "http_upstream.h"
 
 /* ---- the end ---- */
@@ -96,19 +98,30 @@ void na_upstream_release(na_upstream *upstream) {
 
 /* ---- events ---- */
 
+/* What the request's report says of the other end. */
+static void note_peer(na_upstream *upstream) {
+  na_http_request *request = upstream->request;
+  na_peer peer;
+  request->local = upstream->local;
+  request->mutual_tls = na_hbone_peer(&upstream->stream, &peer);
+  request->principal = peer.principal;
+}
+
 static void connected(na_upstream *upstream) {
   upstream->stream.connecting = false;
   no_longer_pending(upstream);
   na_timer_disarm(&upstream->timer);
   if (upstream->worker->access.records)
-    na_connect_local(upstream->stream.watch.fd, &upstream->local);
-  upstream->request->local = upstream->local;
+    na_connect_local(na_stream_socket(&upstream->stream), &upstream->local);
+  note_peer(upstream);
   na_upstream_send(upstream);
 }
 
 static void connect_failed(na_upstream *upstream, int error) {
   na_http_request *request = upstream->request;
   na_worker_count(upstream->worker, NA_COUNTER_UPSTREAM_CX_CONNECT_FAIL);
+  free(request->failure);
+  request->failure = strdup(na_stream_failure(&upstream->stream, error));
   na_upstream_close(upstream);
   na_request_connect_failed(request, error);
 }
@@ -191,9 +204,33 @@ static bool within_limits(na_upstream *upstream) {
   return upstream->pending;
 }
 
+/* Through the endpoint's tunnel, or by a socket: the one that is connected already, or a new one. */
+static int open_stream(na_http_request *request, na_upstream *upstream) {
+  na_worker *worker = request->worker;
+  na_conn *conn = request->conn;
+  const na_pool_key *key = &upstream->pool->key;
+  if (request->host && request->host->via) {
+    const na_hbone_dial dial = {.worker = worker,
+                                .workload = key->workload,
+                                .via = request->host->via,
+                                .remote = &key->remote,
+                                .client = &conn->peer};
+    return na_hbone_connect(&upstream->stream, &dial);
+  }
+  bool foreign = !na_ip_is_any(key->source.ip);
+  int fd = na_ahead_take(conn);
+  if (fd >= 0)
+    upstream->reused = true; /* it may have gone stale, too */
+  else
+    fd = na_connect(worker, key->workload, &key->remote, foreign ? &key->source : NULL);
+  int error = fd < 0 ? fd : na_stream_connect(&upstream->stream, fd, &na_transport_tcp);
+  if (foreign && (error == -EPERM || error == -EACCES))
+    na_worker_count(worker, NA_COUNTER_UPSTREAM_CX_TRANSPARENT_FAIL);
+  return error;
+}
+
 static void open_connection(na_http_request *request, na_upstream *upstream) {
   na_worker *worker = request->worker;
-  const na_pool_key *key = &upstream->pool->key;
   if (!within_limits(upstream)) {
     na_worker_count(worker, NA_COUNTER_UPSTREAM_CX_OVERFLOW);
     na_upstream_close(upstream);
@@ -201,12 +238,8 @@ static void open_connection(na_http_request *request, na_upstream *upstream) {
                      "upstream connect error or disconnect/reset before headers. reset reason: overflow");
     return;
   }
-  bool foreign = !na_ip_is_any(key->source.ip);
-  int fd = na_connect(worker, key->workload, &key->remote, foreign ? &key->source : NULL);
-  int error = fd < 0 ? fd : na_stream_connect(&upstream->stream, fd, &na_transport_tcp);
+  int error = open_stream(request, upstream);
   if (error < 0) {
-    if (foreign && (error == -EPERM || error == -EACCES))
-      na_worker_count(worker, NA_COUNTER_UPSTREAM_CX_TRANSPARENT_FAIL);
     connect_failed(upstream, error);
     return;
   }
@@ -220,10 +253,11 @@ static na_pool_key key_of(const na_http_request *request) {
   const na_conn *conn = request->conn;
   na_pool_key key = {.workload = conn->workload,
                      .cluster = request->cluster ? request->cluster->state : NULL,
-                     .remote = request->remote};
-  bool own = na_ip_is_loopback(conn->peer.ip) || na_workload_owns(conn->workload, conn->peer.ip);
-  if (na_conn_inbound(conn) && !own)
-    memcpy(key.source.ip, conn->peer.ip, 16);
+                     .remote = request->remote,
+                     .via = request->host && request->host->via ? request->host->via->hash : 0};
+  const na_address *source = na_conn_source(conn);
+  if (source)
+    memcpy(key.source.ip, source->ip, 16);
   return key;
 }
 
@@ -249,9 +283,10 @@ void na_upstream_assign(na_http_request *request, bool fresh) {
   upstream->scanned = 0;
   upstream->requests++;
   request->upstream = upstream;
-  request->local = upstream->local;
-  if (reused)
+  if (reused) {
+    note_peer(upstream);
     na_upstream_send(upstream);
-  else
+  } else {
     open_connection(request, upstream);
+  }
 }

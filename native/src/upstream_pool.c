@@ -41,7 +41,7 @@ void na_pools_free(na_worker *worker) {
 }
 
 static uint32_t hash_key(const na_pool_key *key) {
-  uint64_t words[4], h = ((uintptr_t)key->workload ^ (uintptr_t)key->cluster << 7) + key->remote.port;
+  uint64_t words[4], h = ((uintptr_t)key->workload ^ (uintptr_t)key->cluster << 7) + key->remote.port + key->via;
   memcpy(words, key->remote.ip, 16);
   memcpy(words + 2, key->source.ip, 16);
   for (int i = 0; i < 4; i++) {
@@ -53,7 +53,7 @@ static uint32_t hash_key(const na_pool_key *key) {
 
 static bool same_key(const na_pool_key *a, const na_pool_key *b) {
   return a->workload == b->workload && a->cluster == b->cluster && na_address_eq(&a->remote, &b->remote) &&
-         na_address_eq(&a->source, &b->source);
+         na_address_eq(&a->source, &b->source) && a->via == b->via;
 }
 
 /* Keep chains short; without memory they just get longer. */

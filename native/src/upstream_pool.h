@@ -17,6 +17,7 @@ typedef struct na_pool_key {
   na_cluster_state *cluster; /* NULL: the original destination */
   na_address remote;
   na_address source; /* the client's, port 0; zeros: our own */
+  uint64_t via;      /* na_via.hash of the tunnel; 0: directly */
 } na_pool_key;
 
 /* Connections of one key, idle and in use. Lives as long as there are any. */

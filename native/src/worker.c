@@ -13,9 +13,13 @@
 #include <unistd.h>
 
 #include "conn.h"
+#include "hbone.h"
 #include "listener.h"
 #include "parking.h"
 #include "upstream_pool.h"
+
+/* Steps of TLS handshakes per turn: about 2 ms with P-256. */
+#define HANDSHAKES_PER_TURN 4
 
 /* A workload's (or everything's) way out: at the deadline its connections are cut. */
 typedef struct na_drain {
@@ -30,6 +34,7 @@ typedef struct na_drain {
 
 static void begin_turn(void *context) {
   na_worker *worker = context;
+  worker->handshakes_left = HANDSHAKES_PER_TURN;
   worker->snapshot = na_snapshots_enter(worker->snapshots, worker->index);
   if (worker->snapshot->generation == worker->generation)
     return;
@@ -139,8 +144,15 @@ void na_worker_join(na_worker *worker) {
 
 /* Leave the loop when there is nothing left to wait for. */
 static void stop_if_idle(na_worker *worker) {
-  if (worker->stopping && na_list_empty(&worker->conns))
+  if (!worker->stopping || !na_list_empty(&worker->conns))
+    return;
+  na_hbone_finish(worker, NULL);
+  if (na_hbone_idle(worker))
     worker->stopped = true; /* looked at after this turn */
+}
+
+void na_worker_tunnel_gone(na_worker *worker) {
+  stop_if_idle(worker);
 }
 
 static bool concerns(const na_workload *workload, const na_conn *conn) {
@@ -160,6 +172,7 @@ void na_worker_conn_gone(na_worker *worker, const na_workload *workload) {
   for (na_link *link = worker->drains.next; link != &worker->drains; link = link->next) {
     na_drain *drain = na_container_of(link, na_drain, link);
     if (drain->workload == workload && --drain->left == 0) {
+      na_hbone_finish(worker, workload);
       drain_free(drain);
       return;
     }
@@ -173,6 +186,7 @@ static void cut(na_worker *worker, const na_workload *workload) {
     if (concerns(workload, conn))
       na_conn_cut(conn);
   }
+  na_hbone_finish(worker, workload);
 }
 
 /* The drain frees itself with its last connection; one of all connections ends with the worker. */
@@ -201,6 +215,7 @@ static void drain_conns(na_worker *worker, const na_workload *workload) {
 void na_worker_drain(na_worker *worker, na_workload *workload, uint32_t drain_ms) {
   na_listeners_close(worker, workload);
   na_pools_close(worker, workload);
+  na_hbone_drain(worker, workload);
   drain_conns(worker, workload);
   uint32_t left = count_conns(worker, workload);
   na_drain *drain = left && drain_ms ? calloc(1, sizeof *drain) : NULL;
@@ -234,6 +249,8 @@ static int init_tables(na_worker *worker, int event_fd) {
     error = na_pools_init(worker);
   if (!error)
     error = na_parking_init(worker);
+  if (!error)
+    error = na_hbone_init(worker);
   return error;
 }
 
@@ -285,6 +302,7 @@ void na_worker_free(na_worker *worker) {
     drain_free(na_container_of(worker->drains.next, na_drain, link));
   assert(na_list_empty(&worker->conns));
   na_pools_free(worker);
+  na_hbone_free(worker);
   na_parking_free(worker);
   for (uint32_t i = 0; i < worker->npipes; i++) {
     close(worker->pipes[i][0]);

@@ -10,6 +10,7 @@
 #include <semaphore.h>
 
 #include "access.h"
+#include "address.h"
 #include "counters.h"
 #include "events.h"
 #include "http1.h"
@@ -17,14 +18,33 @@
 #include "netns.h"
 #include "snapshot.h"
 #include "stats.h"
+#include "tls.h"
 #include "workload.h"
 
 typedef struct na_worker na_worker;
-typedef struct na_pools na_pools;     /* upstream_pool.h */
-typedef struct na_parking na_parking; /* parking.h */
+typedef struct na_pools na_pools;           /* upstream_pool.h */
+typedef struct na_parking na_parking;       /* parking.h */
+typedef struct na_hbone na_hbone;           /* hbone.h */
+typedef struct na_principals na_principals; /* principals.h */
 
 /* Pipes kept for splicing, per worker. */
 #define NA_PIPES 16
+
+/* HTTP/2 frames on their way out, in one piece; used by the function that fills and sends it. Four TLS records. */
+#define NA_GATHER_BYTES 65536
+
+typedef struct na_gather {
+  char *bytes;
+  size_t n;
+} na_gather;
+
+/* Whether a connection may be: who (authenticated) comes from where and wants to go where. */
+typedef struct na_authorization {
+  const na_workload *workload; /* the destination */
+  const char *principal;       /* the peer's SPIFFE ID */
+  const na_address *source;
+  const na_address *destination;
+} na_authorization;
 
 /* Something for a worker to do, sent by the control thread, which waits for its end. */
 typedef struct na_command {
@@ -58,6 +78,16 @@ struct na_worker {
   uint64_t next_id;
   na_pools *pools;
   na_parking *parking;
+  na_hbone *hbone;
+  na_principals *principals; /* the engine's */
+  /* Policy on connections; NULL: everybody may. */
+  bool (*authorize)(na_worker *worker, const na_authorization *question);
+  /* The address of a workload by the name of a service of its own; out->port is the service's and may be changed. NULL:
+   * there are no names. */
+  bool (*resolve_host)(na_worker *worker, const na_workload *workload, na_str host, na_address *out);
+  na_tls_memory tls;
+  na_gather gather;
+  uint32_t handshakes_left; /* steps of TLS handshakes in this turn */
   int pipes[NA_PIPES][2];
   uint32_t npipes;
 
@@ -89,6 +119,9 @@ void na_worker_join(na_worker *worker);
 void na_worker_drain(na_worker *worker, na_workload *workload, uint32_t drain_ms);
 /* Worker: a connection of the workload is gone. */
 void na_worker_conn_gone(na_worker *worker, const na_workload *workload);
+
+/* Worker: a tunnel is gone. */
+void na_worker_tunnel_gone(na_worker *worker);
 
 /* 64 random bits; not for secrets. */
 static inline uint64_t na_random(na_worker *worker) {

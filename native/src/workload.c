@@ -51,6 +51,8 @@ void na_workload_unref(na_workload *workload) {
 
 void na_workload_destroy(na_workload *workload) {
   na_netns_close(&workload->netns);
+  free(atomic_load(&workload->identity));
+  free(atomic_load(&workload->baggage));
   free(workload->addresses);
   free(workload);
 }
@@ -60,4 +62,20 @@ bool na_workload_owns(const na_workload *workload, const uint8_t ip[16]) {
     if (memcmp(workload->addresses[i], ip, 16) == 0)
       return true;
   return false;
+}
+
+int na_workload_set_text(_Atomic(char *) *field, const char *text) {
+  const char *now = atomic_load_explicit(field, memory_order_relaxed);
+  if (now)
+    return strcmp(now, text) == 0 ? 0 : -EEXIST;
+  char *copy = strdup(text);
+  if (!copy)
+    return -ENOMEM;
+  atomic_store_explicit(field, copy, memory_order_release);
+  return 0;
+}
+
+const char *na_workload_text(const _Atomic(char *) *field) {
+  const char *text = atomic_load_explicit(field, memory_order_acquire);
+  return text ? text : "";
 }

@@ -23,6 +23,8 @@ typedef struct na_workload {
   na_netns netns;
   uint32_t naddresses;
   uint8_t (*addresses)[16];
+  _Atomic(char *) identity; /* name; NULL until it is told, then for good */
+  _Atomic(char *) baggage;  /* likewise */
   char view[];
 } na_workload;
 
@@ -33,6 +35,10 @@ na_workload *na_workload_ref(na_workload *workload);
 void na_workload_unref(na_workload *workload);
 /* Control thread: free one that is gone, or that no worker ever saw. */
 void na_workload_destroy(na_workload *workload);
+/* Control thread: say who it is, once. -EEXIST if it is somebody else already. */
+int na_workload_set_text(_Atomic(char *) *field, const char *text);
+/* The name of its identity, "" until it has one; what it says about itself to peers, "" likewise. */
+const char *na_workload_text(const _Atomic(char *) *field);
 /* Whether ip is one of its own addresses. */
 bool na_workload_owns(const na_workload *workload, const uint8_t ip[16]);
 

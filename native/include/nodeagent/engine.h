@@ -53,6 +53,15 @@ typedef struct na_config {
   uint32_t access_records;          /* access records per worker between two drains; 2048 (dropped and counted above) */
   uint32_t access_log;              /* 1: produce access records */
   uint32_t events;                  /* pending events; 1024 */
+  uint32_t hbone_max_tunnels;       /* TLS connections per worker and direction; 1024 */
+  uint32_t hbone_max_handshakes;    /* of those accepted, not authenticated yet; 256 */
+  uint32_t hbone_max_streams;       /* that a peer may have open in a tunnel; 200 */
+  uint32_t hbone_stream_window;     /* bytes in flight to us per stream; 1048576 */
+  uint32_t hbone_window;            /* the same for all streams of a tunnel; 16777216 */
+  uint32_t hbone_idle_timeout_ms;   /* tunnel without streams; 300000 */
+  uint32_t hbone_handshake_timeout_ms; /* of an accepted connection; 10000 */
+  uint32_t
+      hbone_ping_ms; /* silence after which the peer is pinged; twice that without an answer ends the tunnel; 10000 */
 } na_config;
 
 /* Create a stopped engine. Fills in defaults; -EINVAL for limits out of range. */
@@ -73,6 +82,7 @@ enum na_listener_kind {
   NA_LISTENER_OUTBOUND = 0, /* captured connects; the destination is the original one (SO_ORIGINAL_DST) */
   NA_LISTENER_INBOUND = 1,  /* captured connections to the workload; original destination as above */
   NA_LISTENER_PLAIN = 2,    /* an explicit proxy: destination = the address that was connected to */
+  NA_LISTENER_HBONE = 3,    /* mutual TLS 1.3 with HTTP/2 CONNECT to ports of the workload (Istio's port 15008) */
 };
 
 /* Register a workload: a network namespace whose sockets the engine opens. `id` is the caller's, unique and not 0.
@@ -89,6 +99,31 @@ NA_API int na_workload_listen(na_engine *engine, uint32_t id, enum na_listener_k
 NA_API int na_workload_remove(na_engine *engine, uint32_t id, uint32_t drain_ms);
 /* 1 when nothing of the id is left, 0 while connections drain. */
 NA_API int na_workload_gone(na_engine *engine, uint32_t id);
+
+/* ---- identities --------------------------------------------------------------------------------------------- */
+
+/* Who workloads are, and whom they trust. While no identity of a name is there, its workloads' NA_LISTENER_HBONE refuse
+ * and what they send to a tunnelled endpoint fails (flag UF): nothing falls back to plaintext.
+ *
+ * These calls publish, as na_builder_commit does: not between na_builder_new and its commit. Connections go on with the
+ * certificate that they began with; tunnels that were made with an older one take no new streams. */
+
+/* Add or replace an identity. `chain_pem` is leaf first, `bundle_pem` the trust anchors; `trust_domains` (n) are those
+ * whose members may connect to it, none: the certificate's own. -EINVAL or -EKEYEXPIRED with the reason in
+ * na_engine_error(); what was in force then stays. */
+NA_API int na_identity_set(na_engine *engine, const char *name, const char *chain_pem, const char *key_pem,
+                           const char *bundle_pem, const char *const *trust_domains, size_t n);
+/* -ENOENT if there is none of the name. */
+NA_API int na_identity_remove(na_engine *engine, const char *name);
+/* The identity by which a workload speaks and is spoken to; it need not be there yet. It is said once: -EEXIST for
+ * another name, -ENOENT for an unknown workload. */
+NA_API int na_workload_identity(na_engine *engine, uint32_t id, const char *name);
+
+#define NA_MAX_BAGGAGE 1024
+
+/* What a workload tells tunnel peers about itself: a W3C baggage value (`k8s.namespace.name=a,service.name=b`) of at
+ * most NA_MAX_BAGGAGE bytes of visible ASCII. Once, too. */
+NA_API int na_workload_baggage(na_engine *engine, uint32_t id, const char *baggage);
 
 /* ---- snapshots ---------------------------------------------------------------------------------------------- */
 
@@ -141,6 +176,17 @@ typedef struct na_endpoint {
 NA_API int na_builder_cluster(na_builder *b, const char *name, const na_cluster_config *config);
 /* Replace the endpoints of a cluster of this snapshot. */
 NA_API int na_builder_endpoints(na_builder *b, const char *cluster, const na_endpoint *endpoints, size_t n);
+
+/* How endpoints are reached through HBONE: a tunnel to `address`, in it CONNECT to the endpoint's address and port. */
+typedef struct na_tunnel_config {
+  uint8_t address[16];    /* of a waypoint or gateway; zeros: the endpoint's own */
+  uint32_t port;          /* 15008 */
+  const char *identities; /* SPIFFE IDs, one of which the peer must have; separated by single spaces */
+} na_tunnel_config;
+
+/* As na_builder_endpoints; endpoint i goes through tunnels[via[i] - 1], or directly if via[i] is 0. */
+NA_API int na_builder_tunnelled_endpoints(na_builder *b, const char *cluster, const na_endpoint *endpoints, size_t n,
+                                          const uint32_t *via, const na_tunnel_config *tunnels, size_t m);
 NA_API int na_builder_cluster_remove(na_builder *b, const char *name);
 
 /* -- route tables: named sets of virtual hosts -- */
@@ -288,23 +334,24 @@ NA_API int na_engine_usage(na_engine *engine, uint32_t *tags, size_t max);
 
 /* Response flags as Envoy names them; a set of bits. */
 enum na_flag {
-  NA_FLAG_UH = 1,       /* no healthy upstream */
-  NA_FLAG_UF = 2,       /* upstream connection failure */
-  NA_FLAG_UO = 4,       /* upstream overflow (limits) */
-  NA_FLAG_NR = 8,       /* no route */
-  NA_FLAG_URX = 16,     /* retries exhausted */
-  NA_FLAG_DC = 32,      /* downstream closed */
-  NA_FLAG_UC = 64,      /* upstream closed */
-  NA_FLAG_UT = 128,     /* upstream timeout */
-  NA_FLAG_LR = 256,     /* local reset */
-  NA_FLAG_IH = 512,     /* invalid headers */
-  NA_FLAG_DPE = 1024,   /* downstream protocol error */
-  NA_FLAG_UPE = 2048,   /* upstream protocol error */
-  NA_FLAG_NC = 4096,    /* no cluster, or configuration not in force */
-  NA_FLAG_SI = 8192,    /* stream idle timeout */
-  NA_FLAG_DT = 16384,   /* duration timeout */
-  NA_FLAG_OM = 32768,   /* overload */
-  NA_FLAG_NFCF = 65536, /* no filter chain, connection refused */
+  NA_FLAG_UH = 1,        /* no healthy upstream */
+  NA_FLAG_UF = 2,        /* upstream connection failure */
+  NA_FLAG_UO = 4,        /* upstream overflow (limits) */
+  NA_FLAG_NR = 8,        /* no route */
+  NA_FLAG_URX = 16,      /* retries exhausted */
+  NA_FLAG_DC = 32,       /* downstream closed */
+  NA_FLAG_UC = 64,       /* upstream closed */
+  NA_FLAG_UT = 128,      /* upstream timeout */
+  NA_FLAG_LR = 256,      /* local reset */
+  NA_FLAG_IH = 512,      /* invalid headers */
+  NA_FLAG_DPE = 1024,    /* downstream protocol error */
+  NA_FLAG_UPE = 2048,    /* upstream protocol error */
+  NA_FLAG_NC = 4096,     /* no cluster, or configuration not in force */
+  NA_FLAG_SI = 8192,     /* stream idle timeout */
+  NA_FLAG_DT = 16384,    /* duration timeout */
+  NA_FLAG_OM = 32768,    /* overload */
+  NA_FLAG_NFCF = 65536,  /* no filter chain, connection refused */
+  NA_FLAG_UAEX = 131072, /* not authorized */
 };
 
 enum na_stat_kind {
@@ -324,10 +371,12 @@ typedef struct na_stat_row {
   uint32_t cluster_tag;  /* outbound: chosen cluster; inbound: tag of the inbound port */
   uint32_t endpoint_tag; /* outbound: chosen endpoint; 0 if none */
   uint32_t flags;
-  uint16_t status;  /* HTTP status; 0 none */
-  uint8_t inbound;  /* 0: reporter source, 1: destination */
-  uint8_t protocol; /* 0 tcp, 1 http/1, 2 grpc, 3 http/2 forwarded by connection */
-  uint8_t peer[16]; /* inbound: client address; outbound: address connected to */
+  uint16_t status;     /* HTTP status; 0 none */
+  uint8_t inbound;     /* 0: reporter source, 1: destination */
+  uint8_t protocol;    /* 0 tcp, 1 http/1, 2 grpc, 3 http/2 forwarded by connection */
+  uint8_t peer[16];    /* inbound: client address; outbound: address connected to */
+  uint32_t principal;  /* the peer's authenticated identity: na_engine_principal(); 0 none */
+  uint32_t mutual_tls; /* 1: connection_security_policy mutual_tls */
   uint64_t count;
   uint64_t bytes_in;         /* from the downstream */
   uint64_t bytes_out;        /* to the downstream */
@@ -341,6 +390,9 @@ typedef struct na_stat_row {
 /* Take and reset the rows gathered since the last call; returns how many were written (call again while it returns
  * max). Rows of several workers are not merged. */
 NA_API int na_engine_drain_stats(na_engine *engine, na_stat_row *rows, size_t max);
+
+/* The SPIFFE ID of a principal; "" for 0. Valid for the life of the engine. */
+NA_API const char *na_engine_principal(na_engine *engine, uint32_t id);
 
 /* One finished request or TCP connection. Strings are cut to their field. */
 typedef struct na_access_record {
@@ -376,7 +428,11 @@ typedef struct na_access_record {
   char route[96];
   char cluster[160];
   char detail[64]; /* %RESPONSE_CODE_DETAILS%, as Envoy words them */
-  char upstream_failure[96];
+  char upstream_failure[160];
+  uint32_t principal; /* as in na_stat_row */
+  uint32_t mutual_tls;
+  char peer_baggage[256]; /* what the peer of a tunnel says about itself, as sent */
+  char traceparent[64];   /* of a tunnel's stream (W3C Trace Context) */
 } na_access_record;
 
 NA_API int na_engine_drain_access(na_engine *engine, na_access_record *records, size_t max);

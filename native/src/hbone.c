@@ -1,0 +1,60 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#include "hbone.h"
+
+#include <assert.h>
+#include <errno.h>
+#include <stdlib.h>
+
+#include "hbone_sides.h"
+
+/* Targets live as long as they are of use; being in the map is no use. */
+static void no_reference(void *target) {}
+
+static const na_map_ops target_ops = {no_reference, no_reference};
+
+int na_hbone_init(na_worker *worker) {
+  na_hbone *hbone = calloc(1, sizeof *hbone);
+  if (!hbone)
+    return -ENOMEM;
+  na_link_init(&hbone->accepted);
+  na_link_init(&hbone->resting);
+  na_map_init(&hbone->targets, &target_ops);
+  worker->hbone = hbone;
+  worker->gather.bytes = malloc(NA_GATHER_BYTES); /* pages come with use */
+  return worker->gather.bytes ? na_tls_memory_init(&worker->tls) : -ENOMEM;
+}
+
+void na_hbone_free(na_worker *worker) {
+  na_hbone *hbone = worker->hbone;
+  if (hbone) {
+    na_hbone_client_finish(worker, NULL);
+    assert(na_hbone_idle(worker) && hbone->targets.count == 0);
+    na_map_clear(&hbone->targets);
+    free(hbone);
+  }
+  worker->hbone = NULL;
+  free(worker->gather.bytes);
+  na_tls_memory_free(&worker->tls);
+}
+
+void na_hbone_drain(na_worker *worker, const na_workload *workload) {
+  na_hbone_server_drain(worker, workload);
+}
+
+void na_hbone_finish(na_worker *worker, const na_workload *workload) {
+  na_hbone_server_finish(worker, workload);
+  na_hbone_client_finish(worker, workload);
+}
+
+bool na_hbone_idle(const na_worker *worker) {
+  return worker->counters.values[NA_COUNTER_HBONE_ACCEPTED_ACTIVE] == 0 &&
+         worker->counters.values[NA_COUNTER_HBONE_DIALED_ACTIVE] == 0;
+}
+
+bool na_hbone_peer(const na_stream *stream, na_peer *out) {
+  *out = (na_peer){.uri = "", .baggage = "", .traceparent = ""};
+  if (stream->transport != &na_transport_h2)
+    return false;
+  const na_h2_stream *state = stream->state;
+  return na_hbone_server_peer(state, out) || na_hbone_client_peer(state, out);
+}

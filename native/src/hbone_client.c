@@ -1,0 +1,552 @@
+/* SPDX-License-Identifier: Apache-2.0
+ *
+ * The sending side of HBONE: pooled tunnels, and the streams that are dialled through them.
+ *
+ *   call    a stream that somebody dials; waits for a tunnel, then for the answer to its CONNECT
+ *   target  where tunnels of one kind lead: from one workload (so from one identity) to one address, whose owner must
+ * be one of a set of identities. Calls wait here, behind the one tunnel that is being made. tunnel  a connection of a
+ * target
+ */
+#include "hbone.h"
+
+#include <assert.h>
+#include <errno.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <time.h>
+#include <unistd.h>
+
+#include "connect.h"
+#include "hbone_headers.h"
+#include "hbone_sides.h"
+#include "principals.h"
+
+/* Streams that we open in one tunnel at most; the peer may allow fewer. */
+#define MAX_STREAMS 100
+/* Targets that are remembered for their TLS session alone, per worker. */
+#define MAX_RESTING 256
+
+typedef struct na_hbone_tunnel na_hbone_tunnel;
+
+struct na_hbone_target {
+  na_worker *worker;
+  na_workload *workload;
+  na_link resting; /* hbone->resting */
+  na_link tunnels;
+  na_link calls;                  /* waiting */
+  struct ssl_session_st *session; /* to resume; NULL: none */
+  na_identity *session_identity;  /* that it was made with: the peer will take us for that */
+  na_address address;
+  const char *identities; /* in the key */
+  uint32_t key_n;
+  char key[]; /* workload id, address, port, identities with their NUL */
+};
+
+struct na_hbone_tunnel {
+  na_h2 h2;
+  na_link link; /* target->tunnels */
+  na_hbone_target *target;
+  na_identity *identity;
+  uint32_t principal;
+  bool ready;
+  bool proven;     /* the peer has answered in it */
+  int64_t expires; /* when a certificate of either side runs out */
+  char *why;       /* it ended */
+};
+
+typedef struct na_hbone_call {
+  na_h2_stream stream;
+  na_link waiting; /* target->calls */
+  na_hbone_target *target;
+  uint32_t principal;
+  uint16_t status;
+  bool retried;
+  char *uri;     /* of the peer */
+  char *failure; /* for people */
+  char *baggage; /* that the peer answered with */
+  char authority[NA_ADDRESS_TEXT];
+  char forwarded[384];
+  char traceparent[NA_TRACEPARENT_TEXT];
+} na_hbone_call;
+
+static void assign(na_hbone_target *target);
+static const na_h2_role role;
+
+static na_hbone_tunnel *tunnel_of(const na_h2 *h2) {
+  return na_container_of(h2, na_hbone_tunnel, h2);
+}
+
+static na_hbone_call *call_of(const na_h2_stream *stream) {
+  return na_container_of(stream, na_hbone_call, stream);
+}
+
+/* ---- targets ---- */
+
+static size_t make_key(const na_hbone_dial *dial, char *out) {
+  const na_via *via = dial->via;
+  na_address address = {.port = via->port};
+  memcpy(address.ip, na_ip_is_any(via->address) ? dial->remote->ip : via->address, sizeof address.ip);
+  size_t n = strlen(via->identities) + 1, at = 0;
+  memcpy(out, &dial->workload->id, sizeof dial->workload->id);
+  at += sizeof dial->workload->id;
+  memcpy(out + at, address.ip, sizeof address.ip);
+  at += sizeof address.ip;
+  memcpy(out + at, &address.port, sizeof address.port);
+  at += sizeof address.port;
+  memcpy(out + at, via->identities, n);
+  return at + n;
+}
+
+static na_hbone_target *new_target(const na_hbone_dial *dial, const char *key, size_t n) {
+  const size_t ip_at = sizeof dial->workload->id;
+  na_hbone_target *target = calloc(1, sizeof *target + n);
+  if (!target)
+    return NULL;
+  memcpy(target->key, key, n);
+  target->key_n = (uint32_t)n;
+  memcpy(target->address.ip, key + ip_at, 16);
+  memcpy(&target->address.port, key + ip_at + 16, sizeof target->address.port);
+  target->identities = target->key + ip_at + 18;
+  target->worker = dial->worker;
+  na_link_init(&target->resting);
+  na_link_init(&target->tunnels);
+  na_link_init(&target->calls);
+  /* The map takes no references: a target takes itself out. */
+  if (na_map_put(&dial->worker->hbone->targets, target->key, target->key_n, target) < 0) {
+    free(target);
+    return NULL;
+  }
+  target->workload = na_workload_ref(dial->workload);
+  return target;
+}
+
+static void stop_resting(na_hbone_target *target) {
+  if (!na_link_in_list(&target->resting))
+    return;
+  na_link_remove(&target->resting);
+  target->worker->hbone->nresting--;
+}
+
+static na_hbone_target *target_for(const na_hbone_dial *dial) {
+  char *key = malloc(sizeof dial->workload->id + 18 + strlen(dial->via->identities) + 1);
+  if (!key)
+    return NULL;
+  size_t n = make_key(dial, key);
+  na_hbone_target *target = na_map_find(&dial->worker->hbone->targets, key, (uint32_t)n);
+  if (target)
+    stop_resting(target);
+  else
+    target = new_target(dial, key, n);
+  free(key);
+  return target;
+}
+
+static void keep_session(na_hbone_target *target, struct ssl_session_st *session, na_identity *identity) {
+  na_tls_session_free(target->session);
+  na_identity_unref(target->session_identity);
+  target->session = session;
+  target->session_identity = session ? na_identity_ref(identity) : NULL;
+}
+
+static void target_free(na_hbone_target *target) {
+  assert(na_list_empty(&target->tunnels) && na_list_empty(&target->calls));
+  stop_resting(target);
+  na_map_remove(&target->worker->hbone->targets, target->key, target->key_n);
+  keep_session(target, NULL, NULL);
+  na_workload_unref(target->workload);
+  free(target);
+}
+
+/* A target that nobody uses rests if it has something to remember, else it goes. */
+static void release_target(na_hbone_target *target) {
+  na_hbone *hbone = target->worker->hbone;
+  if (!na_list_empty(&target->tunnels) || !na_list_empty(&target->calls) || na_link_in_list(&target->resting))
+    return;
+  bool over = target->worker->stopping || atomic_load_explicit(&target->workload->removed, memory_order_relaxed);
+  if (over || !target->session) {
+    target_free(target);
+    return;
+  }
+  na_list_push_back(&hbone->resting, &target->resting);
+  if (++hbone->nresting > MAX_RESTING)
+    target_free(na_container_of(hbone->resting.next, na_hbone_target, resting));
+}
+
+/* ---- calls ---- */
+
+static void fail_call(na_hbone_call *call, int error, const char *why) {
+  free(call->failure);
+  call->failure = strdup(why);
+  call->stream.failure = error;
+  na_h2_stream_tell(&call->stream, EPOLLERR);
+}
+
+static void fail_waiting(na_hbone_target *target, int error, const char *why) {
+  while (!na_list_empty(&target->calls)) {
+    na_hbone_call *call = na_container_of(target->calls.next, na_hbone_call, waiting);
+    na_link_remove(&call->waiting);
+    fail_call(call, error, why);
+  }
+}
+
+static const char *failure(const na_h2_stream *stream) {
+  return call_of(stream)->failure;
+}
+
+static void call_free(na_grave *grave) {
+  na_hbone_call *call = na_container_of(grave, na_hbone_call, stream.grave);
+  free(call->uri);
+  free(call->failure);
+  free(call->baggage);
+  free(call);
+}
+
+/* The caller has left, and no tunnel has the stream. */
+static void stream_free(na_h2_stream *stream) {
+  na_hbone_call *call = call_of(stream);
+  if (na_link_in_list(&call->waiting)) {
+    na_link_remove(&call->waiting);
+    release_target(call->target);
+  }
+  na_loop_bury(stream->loop, &stream->grave, call_free);
+}
+
+static int request(na_hbone_call *call, na_hbone_tunnel *tunnel) {
+  const char *baggage = na_workload_text(&tunnel->target->workload->baggage);
+  nghttp2_nv headers[5] = {na_h2_header(":method", "CONNECT", 7),
+                           na_h2_header(":authority", call->authority, strlen(call->authority)),
+                           na_h2_header("forwarded", call->forwarded, strlen(call->forwarded)),
+                           na_h2_header("traceparent", call->traceparent, strlen(call->traceparent))};
+  size_t n = 4;
+  if (*baggage)
+    headers[n++] = na_h2_header("baggage", baggage, strlen(baggage));
+  call->principal = tunnel->principal;
+  free(call->uri);
+  call->uri = strdup(na_tls_peer(&tunnel->h2.io));
+  int error = na_h2_stream_request(&tunnel->h2, &call->stream, headers, n);
+  if (!error)
+    na_worker_count(tunnel->h2.worker, NA_COUNTER_HBONE_STREAMS);
+  return error;
+}
+
+/* ---- the answer to a call ---- */
+
+static void header(na_h2_stream *stream, na_str name, na_str value) {
+  na_hbone_call *call = call_of(stream);
+  if (na_str_eq(name, ":status") && value.n == 3)
+    call->status = (uint16_t)((value.p[0] - '0') * 100 + (value.p[1] - '0') * 10 + (value.p[2] - '0'));
+  else if (na_str_eq(name, "baggage") && !call->baggage && value.n <= NA_HBONE_VALUE_MAX)
+    call->baggage = strndup(value.p, value.n);
+}
+
+static const char *meaning_of(uint16_t status) {
+  switch (status) {
+  case 400:
+    return "it does not take the request";
+  case 401:
+  case 403:
+    return "its policy does not allow it";
+  case 503:
+    return "it cannot reach the application";
+  default:
+    return "unexpected";
+  }
+}
+
+static void head(na_h2_stream *stream) {
+  na_hbone_call *call = call_of(stream);
+  tunnel_of(stream->h2)->proven = true;
+  if (call->status >= 100 && call->status < 200) { /* RFC 9110 15.2: the answer is still to come */
+    stream->head_done = false;
+    return;
+  }
+  if (call->status >= 200 && call->status < 300) {
+    stream->open = true;
+    na_h2_stream_tell(stream, EPOLLOUT);
+    return;
+  }
+  char why[128];
+  snprintf(why, sizeof why, "HBONE: the peer answered %u: %s", call->status, meaning_of(call->status));
+  fail_call(call, -ECONNREFUSED, why);
+}
+
+/* The tunnel has let go of a call that was not answered. One that the peer did not look at may go through another one:
+ * it was refused unprocessed (RFC 9113 8.7), or the tunnel had gone stale. */
+static void lost(na_h2_stream *stream, na_h2 *h2) {
+  na_hbone_call *call = call_of(stream);
+  na_hbone_tunnel *tunnel = tunnel_of(h2);
+  bool unprocessed = stream->error == NGHTTP2_REFUSED_STREAM || (h2->dead && tunnel->proven);
+  if (stream->failure)
+    return;
+  if (!unprocessed || call->retried) {
+    fail_call(call, -ECONNRESET, tunnel->why ? tunnel->why : "HBONE: the peer reset the stream");
+    return;
+  }
+  call->retried = true;
+  stream->reset = stream->waiting = stream->rx_end = stream->head_done = false;
+  na_list_push_back(&call->target->calls, &call->waiting);
+  if (!h2->dead) /* else its end assigns what waits */
+    assign(call->target);
+}
+
+/* ---- tunnels ---- */
+
+static bool is_fresh(const na_hbone_tunnel *tunnel) {
+  const na_worker *worker = tunnel->h2.worker;
+  const char *name = na_workload_text(&tunnel->target->workload->identity);
+  return tunnel->identity == na_snapshot_identity(worker->snapshot, name) && time(NULL) < tunnel->expires;
+}
+
+/* No new streams: those that are open end in their time, pooled ones as soon as they are unused. */
+static void retire(na_hbone_tunnel *tunnel) {
+  na_h2_drain(&tunnel->h2);
+  for (na_link *link = tunnel->h2.streams.next; link != &tunnel->h2.streams; link = link->next)
+    na_h2_stream_tell(na_container_of(link, na_h2_stream, link), EPOLLRDHUP);
+}
+
+static void ready(na_h2 *h2) {
+  na_hbone_tunnel *tunnel = tunnel_of(h2);
+  int64_t peer = na_tls_peer_not_after(&h2->io), own = tunnel->identity->not_after;
+  tunnel->ready = true;
+  tunnel->expires = peer < own ? peer : own;
+  tunnel->principal = na_principals_intern(h2->worker->principals, na_tls_peer(&h2->io));
+  h2->idle_ms = h2->worker->loop.now_ms;
+  if (na_tls_resumed(&h2->io))
+    na_worker_count(h2->worker, NA_COUNTER_HBONE_RESUMED);
+  assign(tunnel->target);
+}
+
+static void changed(na_h2 *h2) {
+  na_hbone_tunnel *tunnel = tunnel_of(h2);
+  if (h2->nstreams == 0)
+    h2->idle_ms = h2->worker->loop.now_ms;
+  if (h2->no_more && !h2->drained) /* GOAWAY */
+    retire(tunnel);
+  if (!na_list_empty(&tunnel->target->calls))
+    assign(tunnel->target);
+}
+
+static void tick(na_h2 *h2) {
+  na_hbone_tunnel *tunnel = tunnel_of(h2);
+  uint64_t idle = h2->worker->loop.now_ms - h2->idle_ms;
+  if (!h2->drained && !is_fresh(tunnel))
+    retire(tunnel);
+  if (h2->nstreams == 0 && idle >= h2->worker->config->hbone_idle_timeout_ms)
+    na_h2_finish(h2);
+}
+
+static void closing(na_h2 *h2, int error, const char *why) {
+  na_hbone_tunnel *tunnel = tunnel_of(h2);
+  na_hbone_target *target = tunnel->target;
+  struct ssl_session_st *session = tunnel->ready ? na_tls_take_session(&h2->io) : NULL;
+  char text[224];
+  if (session || !tunnel->proven) /* without: perhaps it was the session that the peer did not like */
+    keep_session(target, session, tunnel->identity);
+  na_count_down(&h2->worker->counters, NA_COUNTER_HBONE_DIALED_ACTIVE);
+  snprintf(text, sizeof text, "HBONE: %s", why);
+  tunnel->why = strdup(text);
+  na_link_remove(&tunnel->link);
+  if (tunnel->ready)
+    return;
+  if (!h2->io.connecting)
+    na_worker_count(h2->worker, NA_COUNTER_HBONE_HANDSHAKE_FAIL);
+  fail_waiting(target, error ? error : -ECONNABORTED, text);
+}
+
+static void tunnel_free(na_grave *grave) {
+  na_hbone_tunnel *tunnel = na_container_of(grave, na_hbone_tunnel, h2.grave);
+  na_identity_unref(tunnel->identity);
+  free(tunnel->why);
+  free(tunnel);
+}
+
+static void closed(na_h2 *h2) {
+  na_hbone_tunnel *tunnel = tunnel_of(h2);
+  na_hbone_target *target = tunnel->target;
+  na_worker *worker = h2->worker;
+  assign(target); /* calls that it did not get to */
+  release_target(target);
+  na_loop_bury(&worker->loop, &h2->grave, tunnel_free);
+  na_worker_tunnel_gone(worker);
+}
+
+static const na_h2_role role = {
+    .header = header,
+    .head = head,
+    .lost = lost,
+    .failure = failure,
+    .free = stream_free,
+    .ready = ready,
+    .tick = tick,
+    .changed = changed,
+    .closing = closing,
+    .closed = closed,
+};
+
+/* ---- making tunnels ---- */
+
+static int open_io(na_hbone_tunnel *tunnel) {
+  na_hbone_target *target = tunnel->target;
+  na_worker *worker = target->worker;
+  na_stream *io = &tunnel->h2.io;
+  na_stream_init(io, &worker->loop, NULL, NULL);
+  int fd = na_connect(worker, target->workload, &target->address, NULL);
+  int error = fd < 0 ? fd : na_stream_connect(io, fd, &na_transport_tcp);
+  if (error)
+    return error;
+  const na_tls_args args = {.memory = &worker->tls,
+                            .identity = tunnel->identity,
+                            .expected = target->identities,
+                            .session = target->session_identity == tunnel->identity ? target->session : NULL};
+  error = na_tls_begin(io, &args);
+  if (error)
+    na_stream_close(io, true);
+  return error;
+}
+
+static int open_tunnel(na_hbone_target *target, na_identity *identity) {
+  na_worker *worker = target->worker;
+  na_hbone_tunnel *tunnel = calloc(1, sizeof *tunnel);
+  if (!tunnel)
+    return -ENOMEM;
+  tunnel->target = target;
+  tunnel->identity = identity;
+  int error = open_io(tunnel);
+  if (error) {
+    free(tunnel);
+    return error;
+  }
+  na_identity_ref(identity);
+  na_list_push_back(&target->tunnels, &tunnel->link);
+  na_worker_count(worker, NA_COUNTER_HBONE_DIALED);
+  na_worker_count(worker, NA_COUNTER_HBONE_DIALED_ACTIVE);
+  na_h2_begin(&tunnel->h2, worker, &role, NA_DEFAULT_CONNECT_TIMEOUT_MS);
+  return 0;
+}
+
+/* Make another tunnel for the calls that wait, or fail them. */
+static void provide(na_hbone_target *target) {
+  na_worker *worker = target->worker;
+  const char *name = na_workload_text(&target->workload->identity);
+  na_identity *identity = na_snapshot_identity(worker->snapshot, name);
+  char why[192];
+  if (!identity || na_identity_expired(identity, time(NULL))) {
+    na_worker_count(worker, NA_COUNTER_HBONE_NO_IDENTITY);
+    snprintf(why, sizeof why, "HBONE: %s own certificate%s%s", identity ? "expired" : "no", *name ? " of " : "", name);
+    fail_waiting(target, -ENOKEY, why);
+  } else if (worker->counters.values[NA_COUNTER_HBONE_DIALED_ACTIVE] >= worker->config->hbone_max_tunnels) {
+    na_worker_count(worker, NA_COUNTER_HBONE_OVERFLOW);
+    fail_waiting(target, -EUSERS, "HBONE: too many tunnels");
+  } else {
+    int error = open_tunnel(target, identity);
+    if (error)
+      fail_waiting(target, error, strerrordesc_np(-error));
+  }
+}
+
+/* A tunnel with room for another stream; *coming tells of one that is being made. */
+static na_hbone_tunnel *find_tunnel(na_hbone_target *target, bool *coming) {
+  *coming = false;
+  for (na_link *link = target->tunnels.next, *next; link != &target->tunnels; link = next) {
+    next = link->next;
+    na_hbone_tunnel *tunnel = na_container_of(link, na_hbone_tunnel, link);
+    if (!tunnel->ready)
+      *coming = *coming || !tunnel->h2.no_more;
+    else if (!tunnel->h2.drained && !is_fresh(tunnel))
+      retire(tunnel);
+    else if (na_h2_room(&tunnel->h2, MAX_STREAMS))
+      return tunnel;
+  }
+  return NULL;
+}
+
+/* Give calls that wait to tunnels, as far as these have room. */
+static void assign(na_hbone_target *target) {
+  while (!na_list_empty(&target->calls)) {
+    bool coming;
+    na_hbone_tunnel *tunnel = find_tunnel(target, &coming);
+    if (!tunnel) {
+      if (!coming)
+        provide(target);
+      return;
+    }
+    na_hbone_call *call = na_container_of(target->calls.next, na_hbone_call, waiting);
+    na_link_remove(&call->waiting);
+    int error = request(call, tunnel);
+    if (error)
+      fail_call(call, error, "HBONE: the request cannot be sent");
+  }
+}
+
+/* ---- dialling ---- */
+
+static na_hbone_call *new_call(const na_hbone_dial *dial) {
+  na_worker *worker = dial->worker;
+  na_hbone_call *call = calloc(1, sizeof *call);
+  if (!call)
+    return NULL;
+  na_h2_stream_init(&call->stream, &role, &worker->loop);
+  na_link_init(&call->waiting);
+  na_address_format(dial->remote, call->authority);
+  na_forwarded_format(dial->client, dial->host, call->forwarded, sizeof call->forwarded);
+  if (dial->traceparent)
+    snprintf(call->traceparent, sizeof call->traceparent, "%s", dial->traceparent);
+  else
+    na_traceparent_new(na_random(worker), na_random(worker), na_random(worker), call->traceparent);
+  return call;
+}
+
+int na_hbone_connect(na_stream *stream, const na_hbone_dial *dial) {
+  na_hbone_call *call = new_call(dial);
+  na_hbone_target *target = call ? target_for(dial) : NULL;
+  if (!target) {
+    free(call);
+    return -ENOMEM;
+  }
+  call->target = target;
+  call->stream.user = stream;
+  call->stream.has_user = true;
+  na_stream_attach(stream, &na_transport_h2, &call->stream);
+  na_list_push_back(&target->calls, &call->waiting);
+  assign(target);
+  release_target(target); /* if it has failed already */
+  return 0;
+}
+
+/* ---- all of them ---- */
+
+typedef void visit_fn(na_hbone_target *target);
+
+static void visit(na_worker *worker, const na_workload *workload, visit_fn *fn) {
+  uint32_t at = 0;
+  for (na_hbone_target *target; (target = na_map_next(&worker->hbone->targets, &at));)
+    if (!workload || target->workload == workload)
+      fn(target);
+}
+
+static void finish_tunnels(na_hbone_target *target) {
+  for (na_link *link = target->tunnels.next; link != &target->tunnels; link = link->next)
+    na_h2_finish(&na_container_of(link, na_hbone_tunnel, link)->h2);
+}
+
+void na_hbone_client_finish(na_worker *worker, const na_workload *workload) {
+  na_link *resting = &worker->hbone->resting;
+  for (na_link *link = resting->next, *next; link != resting; link = next) {
+    next = link->next;
+    na_hbone_target *target = na_container_of(link, na_hbone_target, resting);
+    if (!workload || target->workload == workload)
+      target_free(target);
+  }
+  visit(worker, workload, finish_tunnels);
+}
+
+bool na_hbone_client_peer(const na_h2_stream *stream, na_peer *out) {
+  if (stream->role != &role)
+    return false;
+  const na_hbone_call *call = call_of(stream);
+  *out = (na_peer){.principal = call->principal,
+                   .uri = call->uri ? call->uri : "",
+                   .baggage = call->baggage ? call->baggage : "",
+                   .traceparent = call->traceparent};
+  return true;
+}
