@@ -9,6 +9,7 @@ from typing import Final
 from nodeagent.bench import svg
 from nodeagent.bench.results import SUBJECT, CaseResult, Compare, Metric, Results
 from nodeagent.bench.statistics import Estimate, median
+from nodeagent.bench.wording import interval, number, verdict
 
 _STYLE: Final = """
 body { font: 15px/1.5 system-ui, sans-serif; margin: 2em auto; max-width: 62em; color: #222; padding: 0 1em }
@@ -80,14 +81,14 @@ def _case(case: CaseResult) -> Iterator[str]:
     yield _table(case)
     for metric in case.metrics:
         if metric.compare is not Compare.NONE:
-            yield svg.bars(f"{metric.title} ({metric.unit})", list(_bars(case, metric)))
+            yield svg.bars(metric.label, list(_bars(case, metric)))
     curves = {peer: curve for peer in case.peers() if (curve := _middle_curve(case, peer))}
     if curves:
         yield svg.curves("Latency by percentile", curves)
     first = case.metrics[0]
     yield (
         f"<details><summary>Every round</summary>"
-        f"{svg.dots(f'{first.title} ({first.unit})', {p: case.values(first, p) for p in case.peers()})}</details>"
+        f"{svg.dots(first.label, {p: case.values(first, p) for p in case.peers()})}</details>"
     )
 
 
@@ -95,7 +96,7 @@ def _bars(case: CaseResult, metric: Metric) -> Iterator[svg.Bar]:
     for peer in case.peers():
         level = case.level(metric, peer)
         if level is not None:
-            text = _number(level.median)
+            text = number(level.median)
             ratio = case.ratio(metric, peer)
             if ratio is not None:
                 text += f"  ({SUBJECT}: {ratio.median:.2f}x)"
@@ -116,7 +117,7 @@ def _table(case: CaseResult) -> str:
     peers = case.peers()
     head = "".join(f"<th>{escape(peer)}</th>" for peer in peers)
     rows = "".join(
-        f"<tr><th>{escape(metric.title)} ({escape(metric.unit)})</th>"
+        f"<tr><th>{escape(metric.label)}</th>"
         + "".join(_cell(case, metric, peer) for peer in peers)
         + "</tr>"
         for metric in case.metrics
@@ -129,18 +130,11 @@ def _cell(case: CaseResult, metric: Metric, peer: str) -> str:
     if level is None:
         return '<td class="number">-</td>'
     ratio = case.ratio(metric, peer)
-    return f'<td class="number">{_number(level.median)}{_ratio(ratio, metric)}</td>'
+    return f'<td class="number">{number(level.median)}{_ratio(ratio, metric)}</td>'
 
 
 def _ratio(ratio: Estimate | None, metric: Metric) -> str:
     if ratio is None:
         return ""
-    better = ratio.high < 1 if metric.lower_is_better else ratio.low > 1
-    worse = ratio.low > 1 if metric.lower_is_better else ratio.high < 1
-    style = "better" if better else "worse" if worse else ""
-    text = f"{ratio.median:.2f}x ({ratio.low:.2f}-{ratio.high:.2f}, {ratio.confidence:.0%})"
-    return f'<br><span class="{style}">{text}</span>'
-
-
-def _number(value: float) -> str:
-    return f"{value:,.0f}" if abs(value) >= 100 else f"{value:.3g}"
+    style = verdict(ratio, metric)
+    return f'<br><span class="{style}">{interval(ratio)}, {ratio.confidence:.0%}</span>'

@@ -23,9 +23,17 @@ def describe_machine(cores: Cores) -> dict[str, str]:
         "memory": f"{int(memory.split()[0]) // 1024} MiB",
         "kernel": platform.release(),
         "system": _fields(Path("/etc/os-release"), "=").get("PRETTY_NAME", "").strip('"'),
+        "congestion control": _text(Path("/proc/sys/net/ipv4/tcp_congestion_control")),
         "proxy on cores": ",".join(map(str, cores.proxy)),
         "load on cores": ",".join(map(str, cores.load)),
     }
+
+
+def _text(path: Path) -> str:
+    try:
+        return path.read_text().strip()
+    except OSError:
+        return ""
 
 
 def _fields(path: Path, separator: str) -> dict[str, str]:

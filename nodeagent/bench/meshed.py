@@ -146,6 +146,11 @@ def agent_ready(stage: Stage) -> bool:
         return False
 
 
+def agent_clusters(stage: Stage) -> int:
+    """How many clusters the agent's engine holds."""
+    return len(asyncio.run(adminclient.get_json(agent_admin(stage), "/clusters")))
+
+
 @contextmanager
 def _enrolled(listener: socket.socket, pod: ClientPod) -> Iterator[None]:
     """Be the CNI side: tell the agent of the pod, and stay connected (ZDS)."""

@@ -36,6 +36,11 @@ class Metric:
     compare: Compare = Compare.RATIO
     lower_is_better: bool = True
 
+    @property
+    def label(self) -> str:
+        """Title with unit."""
+        return f"{self.title} ({self.unit})" if self.unit else self.title
+
 
 @dataclass(frozen=True, slots=True)
 class Sample:

@@ -23,6 +23,8 @@ from nodeagent.errors import BenchError, CapabilityError
 from nodeagent.lab import cgroups, netns, sandbox
 from nodeagent.lab.names import netns_path
 
+PREFIX: Final = "nabench."
+"""Of all names that a stage gives to namespaces and cgroups; the process id follows."""
 PROGRAMS: Final = Path(__file__).with_name("bin")
 """The programs that native/bench builds."""
 _START_SECONDS: Final = 20.0
@@ -142,7 +144,7 @@ class Stage:
 
     def __init__(self, cores: Cores) -> None:
         self.cores = cores
-        self.name = f"nabench.{os.getpid()}"
+        self.name = f"{PREFIX}{os.getpid()}"
         self.folder = Path()
         self._processes: list[Process] = []
         self._count = 0
@@ -156,6 +158,7 @@ class Stage:
         if os.geteuid() != 0:
             raise CapabilityError("the benchmark makes a network namespace and cgroups: run it as root")
         _raise_descriptor_limit()
+        _remove_leftovers()
         self.folder = Path(tempfile.mkdtemp(prefix="nodeagent-bench."))
         self.folder.chmod(0o755)  # workers of nginx, which drop privileges, write there
         try:
@@ -245,6 +248,16 @@ def _launch(spec: dict[str, object], log: Path, *, talk: bool) -> subprocess.Pop
         popen.wait()
         raise BenchError(problem)
     return popen
+
+
+def _remove_leftovers() -> None:
+    """Remove what a benchmark that was killed has left; one that runs is told by its process."""
+    groups = [path.name for path in cgroups.mount_point().glob(f"{PREFIX}*")]
+    for name in (*netns.names(), *groups):
+        owner = name.removeprefix(PREFIX).partition(".")[0]
+        if name.startswith(PREFIX) and owner.isdecimal() and not Path(f"/proc/{owner}").exists():
+            cgroups.remove(name)
+            netns.remove(name)
 
 
 def _raise_descriptor_limit() -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from html import escape
 from typing import Final
@@ -22,6 +22,12 @@ _OTHER_COLOUR: Final = "#555555"
 _ROW: Final = 26
 _LABEL: Final = 96
 _WIDTH: Final = 640
+# Of curves: size, margins, and how many nines the axis has.
+_HEIGHT: Final = 260
+_LEFT: Final = 60
+_BOTTOM: Final = 30
+_RIGHT: Final = 110
+_NINES: Final = 4.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,34 +70,44 @@ def curves(title: str, items: Mapping[str, Sequence[tuple[float, float]]]) -> st
     values = [value for points in items.values() for _, value in points if value > 0]
     if not values:
         return ""
-    low, high = math.log10(min(values)), math.log10(max(values))
-    high = max(high, low + 0.1)
-    height, left, bottom, right = 260, 60, 30, 110
-    nines = 4.0
-
-    def place(share: float, value: float) -> tuple[float, float]:
-        x = min(nines, -math.log10(max(1e-9, 1 - share))) / nines
-        y = (math.log10(value) - low) / (high - low)
-        return left + x * (_WIDTH - left - right), height - bottom - y * (height - bottom - 24)
-
-    parts = [_open(_WIDTH, height, title), f'<text x="0" y="14" class="title">{escape(title)}</text>']
-    for share, label in ((0.0, "0 %"), (0.5, "50 %"), (0.9, "90 %"), (0.99, "99 %"), (0.999, "99.9 %")):
-        x, _ = place(share, 10**low)
-        parts.append(f'<path d="M{x:.1f} 24V{height - bottom}" class="grid"/>')
-        parts.append(f'<text x="{x:.1f}" y="{height - 10}" class="middle">{label}</text>')
-    for power in range(math.ceil(low), math.floor(high) + 1):
-        _, y = place(0, 10.0**power)
-        parts.append(f'<path d="M{left} {y:.1f}H{_WIDTH - right}" class="grid"/>')
-        parts.append(f'<text x="{left - 6}" y="{y + 4:.1f}" class="end">{_duration(10.0**power)}</text>')
+    scale = _Scale(math.log10(min(values)), max(math.log10(max(values)), math.log10(min(values)) + 0.1))
+    parts = [_open(_WIDTH, _HEIGHT, title), f'<text x="0" y="14" class="title">{escape(title)}</text>']
+    parts += scale.grid()
     for index, (peer, points) in enumerate(items.items()):
-        path = " ".join(
-            f"{x:.1f},{y:.1f}" for x, y in (place(share, value) for share, value in points if value > 0)
-        )
+        path = " ".join(f"{scale.x(share):.1f},{scale.y(value):.1f}" for share, value in points if value > 0)
         parts.append(f'<polyline points="{path}" fill="none" stroke="{colour(peer)}" stroke-width="1.6"/>')
-        parts.append(
-            f'<text x="{_WIDTH - right + 10}" y="{40 + index * 18}" fill="{colour(peer)}">{escape(peer)}</text>'
-        )
+        x, y = _WIDTH - _RIGHT + 10, 40 + index * 18
+        parts.append(f'<text x="{x}" y="{y}" fill="{colour(peer)}">{escape(peer)}</text>')
     return "".join(parts) + "</svg>"
+
+
+@dataclass(frozen=True, slots=True)
+class _Scale:
+    """Where a percentile curve's points are: nines to the right, powers of ten upwards."""
+
+    low: float
+    high: float
+    """log10 of microseconds."""
+
+    def x(self, share: float) -> float:
+        """Place of a share of the requests; beyond the last nine all is one place."""
+        nines = min(_NINES, -math.log10(max(1e-9, 1 - share)))
+        return _LEFT + nines / _NINES * (_WIDTH - _LEFT - _RIGHT)
+
+    def y(self, value: float) -> float:
+        """Place of a latency."""
+        part = (math.log10(value) - self.low) / (self.high - self.low)
+        return _HEIGHT - _BOTTOM - part * (_HEIGHT - _BOTTOM - 24)
+
+    def grid(self) -> Iterator[str]:
+        """Lines with their labels."""
+        for share in (0.0, 0.5, 0.9, 0.99, 0.999, 0.9999):
+            yield f'<path d="M{self.x(share):.1f} 24V{_HEIGHT - _BOTTOM}" class="grid"/>'
+            yield f'<text x="{self.x(share):.1f}" y="{_HEIGHT - 10}" class="middle">{100 * share:g} %</text>'
+        for power in range(math.ceil(self.low), math.floor(self.high) + 1):
+            y = self.y(10.0**power)
+            yield f'<path d="M{_LEFT} {y:.1f}H{_WIDTH - _RIGHT}" class="grid"/>'
+            yield f'<text x="{_LEFT - 6}" y="{y + 4:.1f}" class="end">{_duration(10.0**power)}</text>'
 
 
 def dots(title: str, items: Mapping[str, Sequence[float]]) -> str:

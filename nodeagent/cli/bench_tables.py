@@ -15,9 +15,10 @@ from rich.text import Text
 
 from nodeagent.bench.results import DIRECT, SUBJECT, CaseResult, Compare, Metric, Results
 from nodeagent.bench.scenarios import all_scenarios
-from nodeagent.bench.statistics import Estimate
+from nodeagent.bench.wording import Verdict, interval, number, verdict
 
 _PLAIN_WIDTH: Final = 200
+_STYLES: Final = {Verdict.BETTER: "green", Verdict.WORSE: "red", Verdict.OPEN: "yellow"}
 
 
 def _console(*, stderr: bool = False) -> Console:
@@ -104,7 +105,7 @@ def _scenario_table(name: str, cases: list[CaseResult]) -> Table:
         for index, metric in enumerate(case.metrics):
             cells = [_cell(case, metric, peer) for peer in peers]
             if any(cells):
-                table.add_row(case.name if index == 0 else "", f"{metric.title} ({metric.unit})", *cells)
+                table.add_row(case.name if index == 0 else "", metric.label, *cells)
     return table
 
 
@@ -117,30 +118,17 @@ def _cell(case: CaseResult, metric: Metric, peer: str) -> Text:
     text = Text(("+" if added and level.median >= 0 else "") + number(level.median))
     ratio = case.ratio(metric, peer)
     if ratio is not None:
-        text.append(f"\n{interval(ratio)}", style=_style(ratio, metric))
+        text.append(f"\n{interval(ratio)}", style=_STYLES[verdict(ratio, metric)])
     return text
-
-
-def number(value: float) -> str:
-    """A value with three significant digits, or whole."""
-    return f"{value:,.0f}" if abs(value) >= 100 else f"{value:.3g}"
-
-
-def interval(ratio: Estimate) -> str:
-    """`0.52x (0.50-0.55)`."""
-    return f"{ratio.median:.2f}x ({ratio.low:.2f}-{ratio.high:.2f})"
-
-
-def _style(ratio: Estimate, metric: Metric) -> str:
-    """Green or red where the whole interval is on one side."""
-    better = ratio.high < 1 if metric.lower_is_better else ratio.low > 1
-    worse = ratio.low > 1 if metric.lower_is_better else ratio.high < 1
-    return "green" if better else "red" if worse else "yellow"
 
 
 def _print_notes(console: Console, results: Results) -> None:
     console.print()
     console.print(f"Ratios are {SUBJECT} / peer: medians over rounds, with the interval of the median.")
+    if results.settings["access_log"]:
+        console.print(
+            f"{SUBJECT} made access records and wrote a log, the others did not; --no-access-log: neither."
+        )
     confidences = [
         ratio.confidence
         for case in results.cases

@@ -11,7 +11,7 @@ from nodeagent.bench import meshed
 from nodeagent.bench.case import Case, Measurement, Opened, Scenario
 from nodeagent.bench.mesh_source import USED_ADDRESSES
 from nodeagent.bench.peers.base import Peer
-from nodeagent.bench.results import SUBJECT, Metric
+from nodeagent.bench.results import SUBJECT, Compare, Metric
 from nodeagent.bench.stage import Process, Stage
 from nodeagent.bench.statistics import median
 from nodeagent.config.bench import BenchConfig
@@ -33,6 +33,7 @@ _METRICS: Final = (
     Metric("peak_rss", "peak RSS while loading", "MB"),
     Metric("empty_rss", "RSS with an empty mesh", "MB"),
     Metric("cpu", "CPU to load", "s"),
+    Metric("clusters", "clusters in the engine", "", Compare.NONE),
 )
 _Start = Callable[[Stage, meshed.ClientPod, meshed.MeshServer, int], AbstractContextManager[Process]]
 _MESHED: Final[dict[str, _Start]] = {SUBJECT: meshed.meshed_agent, "envoy": meshed.meshed_envoy}
@@ -81,6 +82,7 @@ class ConfigCase(Case):
                 time.sleep(_SETTLE_SECONDS)
                 effects = [_effect(server, probe) for _ in range(_CHANGES)]
                 memory = process.memory()
+                held = {"clusters": float(meshed.agent_clusters(stage))} if name == SUBJECT else {}
             finally:
                 probe.close()
         return {
@@ -92,6 +94,7 @@ class ConfigCase(Case):
             "rss": memory.rss / 1e6,
             "peak_rss": memory.peak_rss / 1e6,
             "cpu": cpu / 1e9,
+            **held,
         }
 
 

@@ -11,6 +11,8 @@ from nodeagent.bench.html import render
 from nodeagent.bench.peers import choose_peers
 from nodeagent.bench.results import CaseResult, Compare, Metric, Results, Sample
 from nodeagent.bench.scenarios import all_scenarios, choose_scenarios
+from nodeagent.bench.statistics import Estimate
+from nodeagent.bench.wording import Verdict, verdict
 from nodeagent.cli import bench_tables
 from nodeagent.config.bench import BenchConfig
 from nodeagent.errors import ConfigError
@@ -21,7 +23,12 @@ CURVE = ((0.0, 40.0), (0.5, 60.0), (0.99, 200.0), (1.0, 900.0))
 
 
 def results() -> Results:
-    found = Results({"cores": "2"}, {"rounds": 6, "steal_percent": 1.0}, "nodeagent bench <x>", "2026-01-01")
+    found = Results(
+        {"cores": "2"},
+        {"rounds": 6, "steal_percent": 1.0, "access_log": True},
+        "nodeagent bench <x>",
+        "2026-01-01",
+    )
     found.found = {"nodeagent": "0.1.0", "envoy": "1.40.0"}
     found.missing = {"haproxy": "apt-get install haproxy"}
     case = CaseResult("http1", "40 B & <more>", (CPU, P99))
@@ -42,7 +49,7 @@ def test_the_page_is_well_formed_and_escaped() -> None:
     text = "".join(root.itertext())
     assert "it <broke>" in text
     assert "40 B & <more>" in text
-    assert "0.33x (0.33-0.33, 97%)" in text
+    assert "0.33x (0.33-0.33), 97%" in text
     assert "apt-get install haproxy" in text
     assert "http://" not in page.replace("http://www.w3.org/2000/svg", ""), "it must need nothing else"
 
@@ -57,6 +64,24 @@ def test_plots_survive_odd_values() -> None:
         ElementTree.fromstring(text)
     assert svg.curves("t", {}) == ""
     assert svg.dots("t", {}) == ""
+
+
+@pytest.mark.parametrize(
+    ("low", "high", "lower_is_better", "expected"),
+    [
+        (0.5, 0.9, True, Verdict.BETTER),
+        (0.5, 0.9, False, Verdict.WORSE),
+        (1.1, 2.0, True, Verdict.WORSE),
+        (1.1, 2.0, False, Verdict.BETTER),
+        (0.9, 1.1, True, Verdict.OPEN),
+        (1.0, 1.0, True, Verdict.OPEN),
+    ],
+)
+def test_a_verdict_needs_the_whole_interval(
+    low: float, high: float, lower_is_better: bool, expected: Verdict
+) -> None:
+    metric = Metric("m", "m", "", lower_is_better=lower_is_better)
+    assert verdict(Estimate((low + high) / 2, low, high, 0.95, 7), metric) is expected
 
 
 def test_the_table_says_what_there_is(capsys: pytest.CaptureFixture[str]) -> None:
