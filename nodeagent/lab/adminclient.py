@@ -17,8 +17,10 @@ async def get(path: Path, target: str) -> tuple[int, bytes]:
     """GET `target` over a unix socket; returns status and body. AdminError when nobody answers."""
     try:
         return await asyncio.wait_for(_exchange(path, target), _SECONDS)
-    except (OSError, TimeoutError, asyncio.IncompleteReadError, ValueError) as error:
-        raise AdminError(f"{path}: {error or 'no answer in time'}") from None
+    except TimeoutError:
+        raise AdminError(f"{path}: no answer within {_SECONDS:g} s") from None
+    except (OSError, asyncio.IncompleteReadError, ValueError) as error:
+        raise AdminError(f"{path}: {error}") from None
 
 
 async def get_json(path: Path, target: str) -> Any:
