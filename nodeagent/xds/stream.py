@@ -190,7 +190,7 @@ class DeltaStream:
         that does not read cannot make answers pile up here."""
         while (response := await call.read()) is not grpc.aio.EOF:
             self.backoff.reset()
-            self._note_connected()
+            self._note_answered()
             await self._write(call, await self._apply(response))
         code = await call.code()
         if code != grpc.StatusCode.OK:
@@ -222,13 +222,27 @@ class DeltaStream:
                 await call.write(request)
 
     def _note_connected(self) -> None:
-        if not self.state.connected:
-            self.state = StreamState(True, time.time(), connects=self.state.connects + 1)
+        """The server takes requests. Whether it is content with them is not known yet, so what the last stream
+        failed of stays: the same again is no news."""
+        if self.state.connected:
+            return
+        error = self.state.last_error
+        self.state = StreamState(True, time.time(), connects=self.state.connects + 1, last_error=error)
+        if not error:
             logger.info("xDS stream %s to %s is connected", self.name, self.address)
 
+    def _note_answered(self) -> None:
+        self._note_connected()
+        if self.state.last_error:
+            self.state.last_error = ""
+            logger.info("xDS stream %s to %s is connected again", self.name, self.address)
+
     async def _watch_clock(self) -> None:
-        """Ends resources whose TTL is over and waits that have lasted too long."""
+        """Ends resources whose TTL is over and waits that have lasted too long. A server that has nothing to say but
+        keeps the stream is content with it."""
         while True:
             await asyncio.sleep(min(1.0, self.fetch_timeout / 4))
+            if self.state.connected:
+                self._note_answered()
             self.protocol.expire()
             self.protocol.give_up(self.fetch_timeout)

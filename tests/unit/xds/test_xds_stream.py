@@ -427,3 +427,22 @@ def test_backoff_doubles_to_its_limit() -> None:
     assert all(7.5 <= delay <= 15 for delay in delays[11:])
     backoff.reset()
     assert backoff.next() <= 0.01
+
+
+async def test_a_server_that_refuses_again_and_again_is_news_once(
+    server: AdsServer, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("INFO")
+    async with running(server.address, Recorder()) as stream:
+        for _ in range(4):
+            session = await server.session()
+            await session.request()
+            session.end(grpc.StatusCode.PERMISSION_DENIED, "no pod default/web")
+        session = await server.session()
+        await session.request()
+        assert [text for text in caplog.messages if "no pod default/web" in text] == [
+            f"xDS stream test to {server.address}: PERMISSION_DENIED: no pod default/web"
+        ]
+        await acked(session, session.respond(CLUSTER, [a_cluster("a")]))
+        assert stream.state.last_error == ""
+        assert "is connected again" in caplog.messages[-1]
