@@ -7,11 +7,10 @@ import contextlib
 import gc
 import logging
 import signal
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 from nodeagent.config.controlplane import ControlPlaneConfig
 from nodeagent.controlplane.admin import AdminServer
-from nodeagent.controlplane.ca.setup import CertificateAuthority
 from nodeagent.controlplane.metrics import Metrics
 from nodeagent.controlplane.report import Report
 from nodeagent.controlplane.sources.base import Batch, Source
@@ -19,6 +18,9 @@ from nodeagent.controlplane.sources.files import FileSource
 from nodeagent.controlplane.world import MeshSettings, World
 from nodeagent.controlplane.xds.hub import Hub
 from nodeagent.controlplane.xds.server import Security, XdsServer
+
+if TYPE_CHECKING:
+    from nodeagent.controlplane.ca.setup import CertificateAuthority
 
 log = logging.getLogger(__name__)
 
@@ -51,6 +53,9 @@ class ControlPlane:
         if not config.listen_tls:
             return None
         assert config.ca is not None
+        # A control plane without a CA does without the cryptography library.
+        from nodeagent.controlplane.ca.setup import CertificateAuthority
+
         return CertificateAuthority(config.ca, config.trust_domain, self.world.registry, self.metrics)
 
     def _make_secure_xds(self) -> XdsServer | None:

@@ -120,6 +120,13 @@ class TestPluggedIn:
                     "-untrusted", "between.pem", "leaf.pem")  # fmt: skip
             assert not (tmp_path / "ca").exists()
 
+    async def test_an_end_that_is_near_is_told(self, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+        require("openssl")
+        async with ca_plane(tmp_path, plugged_in=make_cacerts(tmp_path / "cacerts", "a")):
+            async with asyncio.timeout(FOLLOW_SECONDS):
+                while "CN=a intermediate,O=Istio ends soon: replace it before" not in caplog.text:
+                    await asyncio.sleep(0.05)
+
     async def test_tls_presents_the_intermediate(self, tmp_path: Path) -> None:
         require("openssl")
         async with ca_plane(tmp_path, plugged_in=make_cacerts(tmp_path / "cacerts", "a")) as plane:

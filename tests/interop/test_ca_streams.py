@@ -53,7 +53,7 @@ async def test_a_node_gets_its_own_and_its_pods(plane: CaPlane) -> None:
 
 async def test_a_node_gets_nothing_of_others_pods(plane: CaPlane) -> None:
     answer = await first_answer(plane, DB, TOKENS["node-a"])
-    assert answer == "PERMISSION_DENIED: node node-a: no pod data/db-1 is known on node node-a"
+    assert answer == "PERMISSION_DENIED: node node-a: no pod 'data/db-1' is known on node node-a"
     # By another pod's address neither: only the name decides.
     assert "PERMISSION_DENIED" in await first_answer(plane, node("", "data", "10.0.1.1"), TOKENS["node-a"])
 

@@ -24,6 +24,7 @@ log = logging.getLogger(__name__)
 
 POLL_SECONDS: Final = 1.0
 EXPIRY_WARNING: Final = datetime.timedelta(days=30)
+WARNING_PERIOD: Final = datetime.timedelta(days=1)
 
 
 class AuthorityKeeper:
@@ -38,6 +39,7 @@ class AuthorityKeeper:
         self.reloads = 0
         self.failures = 0
         self._stamp: object = None
+        self._warn_at = utc_now()
         self.authority = self._open()
 
     def _open(self) -> Authority:
@@ -58,6 +60,7 @@ class AuthorityKeeper:
         while True:
             await asyncio.sleep(POLL_SECONDS)
             self.check()
+            self._warn_of_expiry()
 
     def check(self) -> None:
         """Take what the files say, if they have changed and fit together."""
@@ -104,16 +107,25 @@ class AuthorityKeeper:
             raise ConfigError(f"--root-cert-out {path}: cannot be written: {error.strerror}") from error
 
     def _tell(self, authority: Authority) -> None:
-        ends = authority.certificate.not_valid_after_utc
         log.info(
             "CA %s from %s, until %s; %d root(s) trusted",
             authority.certificate.subject.rfc4514_string(),
             self._folder,
-            f"{ends:%Y-%m-%dT%H:%M:%SZ}",
+            f"{authority.certificate.not_valid_after_utc:%Y-%m-%dT%H:%M:%SZ}",
             len(authority.roots),
         )
-        if ends - utc_now() < EXPIRY_WARNING:
-            log.warning("the CA's certificate ends soon: replace it before %s", f"{ends:%Y-%m-%dT%H:%M:%SZ}")
+
+    def _warn_of_expiry(self) -> None:
+        """Say once a day that the signing certificate, or a root, ends soon."""
+        now = utc_now()
+        if now < self._warn_at:
+            return
+        self._warn_at = now + WARNING_PERIOD
+        for certificate in (self.authority.certificate, *self.authority.roots):
+            ends = certificate.not_valid_after_utc
+            if ends - now < EXPIRY_WARNING:
+                name = certificate.subject.rfc4514_string()
+                log.warning("%s ends soon: replace it before %s", name, f"{ends:%Y-%m-%dT%H:%M:%SZ}")
 
     def describe(self) -> dict[str, Any]:
         """The CA for people."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hmac
 import logging
 import stat
+import time
 from pathlib import Path
 from typing import Final
 
@@ -15,6 +16,10 @@ log = logging.getLogger(__name__)
 MIN_TOKEN_CHARACTERS: Final = 16
 MAX_TOKEN_CHARACTERS: Final = 4096
 MAX_NODES: Final = 10_000
+LOOK_SECONDS: Final = 1.0
+"""How long a token that was taken away may still be good."""
+UNKNOWN_LOOK_SECONDS: Final = 0.1
+"""Between two looks because of a token that is not known: it may be new, and anybody can send one."""
 
 
 class NodeTokens:
@@ -24,20 +29,34 @@ class NodeTokens:
         self._folder = folder
         self._tokens: dict[str, bytes] = {}
         self._stamp: object = None
+        self._looked = 0.0
         self._told: set[str] = set()
 
     async def authenticate(self, token: str) -> Caller | None:
         """The node that has this token."""
-        self._refresh()
         given = token.encode()
+        self._refresh(LOOK_SECONDS)
+        found = self._node(given)
+        if not found:
+            self._refresh(UNKNOWN_LOOK_SECONDS)
+            found = self._node(given)
+        return Caller(f"node {found}", is_node=True, node=found) if found else None
+
+    def _node(self, given: bytes) -> str:
+        """The node of a token, or empty. All are compared, each in constant time: how long it takes tells nothing of
+        any of them."""
         found = ""
-        # All are compared, each in constant time: how long it takes tells nothing of any token.
         for node, expected in self._tokens.items():
             if hmac.compare_digest(expected, given):
                 found = node
-        return Caller(f"node {found}", is_node=True, node=found) if found else None
+        return found
 
-    def _refresh(self) -> None:
+    def _refresh(self, age: float) -> None:
+        """Look at the folder, unless that was done less than `age` seconds ago."""
+        now = time.monotonic()
+        if self._looked and now - self._looked < age:
+            return
+        self._looked = now
         try:
             files = sorted(path for path in self._folder.iterdir() if not path.name.startswith("."))
             stamp = [(path.name, _stamp(path)) for path in files[:MAX_NODES]]

@@ -37,16 +37,17 @@ class TokenGuard:
         if caller.is_node and client.kind == ZTUNNEL:
             return
         pod = self._workload_named(client.namespace, client.pod)
+        name = repr(f"{client.namespace}/{client.pod}")
         if caller.is_node:
             if pod is None or not caller.node or pod.node != caller.node:
                 where = f"node {caller.node}" if caller.node else "its node, which is not known"
-                raise _denied(f"{caller.name}: no pod {client.namespace}/{client.pod} is known on {where}")
+                raise _denied(f"{caller.name}: no pod {name} is known on {where}")
             return
         assert caller.identity is not None
         if client.namespace != caller.identity.namespace:
             raise _denied(f"{caller.name} cannot be a proxy of namespace {client.namespace!r}")
         if pod is not None and pod.service_account != caller.identity.service_account:
-            raise _denied(f"{caller.name}: pod {client.namespace}/{client.pod} has another service account")
+            raise _denied(f"{caller.name}: pod {name} has another service account")
 
 
 def _denied(message: str) -> StreamDenied:

@@ -65,7 +65,10 @@ class TestNodeTokens:
         assert await NodeTokens(folder).authenticate(GOOD) is None
         assert "node-a, node-b have the same token" in caplog.text
 
-    async def test_taken_away_it_is_no_good_any_more(self, folder: Path) -> None:
+    async def test_taken_away_it_is_no_good_any_more(
+        self, folder: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr("nodeagent.controlplane.ca.node_tokens.LOOK_SECONDS", 0.0)
         tokens = NodeTokens(folder)
         assert await tokens.authenticate(GOOD) is not None
         (folder / "node-a").unlink()
