@@ -16,8 +16,10 @@ from prometheus_client import CollectorRegistry, generate_latest
 
 from nodeagent.app.agent_identity import Identities, IdentityCollector
 from nodeagent.config.agent import AgentConfig
+from nodeagent.controlplane.ca import rotation
 from nodeagent.enroll.zds import EnrolledPod
 from nodeagent.errors import ConfigError
+from nodeagent.identity.certificate import Certificate
 from nodeagent.identity.manager import IdentityManager
 
 WEB = EnrolledPod("uid-1", "web-1", "default", "web")
@@ -118,6 +120,24 @@ async def test_the_ca_goes_and_comes_back(plane: CaPlane, caplog: pytest.LogCapt
         await plane.start()
         await found.until(lambda agent: agent.states == ["Available"], timeout=12)
         assert list(found.identities.warnings()) == []
+
+
+async def test_a_root_is_replaced_under_running_agents(plane: CaPlane) -> None:
+    """They come to trust the new root, then to be signed by it, and can always be renewed."""
+    seen: list[Certificate | None] = []
+    async with agent(plane, cert_lifetime=2) as found:
+        found.manager.observe(lambda who, certificate: seen.append(certificate))
+        for roots in (2, 2, 1):
+            await found.until(lambda agent: agent.states == ["Available"])
+            rotation.take_step(plane.root / "ca", "cluster.local", 0, pki.now())
+            count = len(seen)
+            await found.until(lambda agent, count=count: len(seen) >= count + 3)
+            assert seen[-1] is not None
+            assert seen[-1].bundle_pem.count("BEGIN") == roots
+        assert None not in seen
+        assert not found.manager.counters.failures
+        assert seen[-1] is not None
+        assert seen[-1].bundle_pem == (plane.root / "ca" / "ca-cert.pem").read_text()
 
 
 TROUBLES: dict[str, tuple[dict[str, Any], str, str]] = {
