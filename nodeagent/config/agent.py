@@ -16,6 +16,8 @@ DEFAULT_METRICS: Final = "0.0.0.0:15020"
 DEFAULT_READY: Final = "0.0.0.0:15021"
 DEFAULT_ROOT: Final = "/var/run/secrets/istio/root-cert.pem"
 DEFAULT_TOKEN: Final = "/var/run/secrets/tokens/istio-token"  # noqa: S105  # where Kubernetes projects it
+MAX_WORKERS: Final = 64
+"""The engine's NA_MAX_WORKERS."""
 LOG_LEVELS: Final = ("debug", "info", "warning", "error")
 XDS_MODES: Final = ("auto", "on-demand", "wildcard")
 ACCESS_LOGS: Final = ("off", "text", "json")
@@ -76,6 +78,7 @@ class AgentConfig:
         _one_of("--xds-mode", self.xds_mode, XDS_MODES)
         _one_of("--access-log", self.access_log, ACCESS_LOGS)
         _at_least("--workers", self.workers, 1)
+        _at_most("--workers", self.workers, MAX_WORKERS)
         _at_least("--cert-lifetime", self.cert_lifetime, 1)
         _at_least("--drain", self.drain, 0)
         _at_least("--on-demand-ttl", self.on_demand_ttl, 1)
@@ -90,3 +93,8 @@ def _one_of(option: str, value: str, choices: tuple[str, ...]) -> None:
 def _at_least(option: str, value: float, least: float) -> None:
     if value < least:
         raise ConfigError(f"{option} {value:g}: must be at least {least:g}")
+
+
+def _at_most(option: str, value: float, most: float) -> None:
+    if value > most:
+        raise ConfigError(f"{option} {value:g}: must be at most {most:g}")

@@ -25,6 +25,7 @@ from nodeagent.snapshot.address import parse_address
         ({"xds_mode": "some"}, "--xds-mode some: not one of auto, on-demand, wildcard"),
         ({"access_log": "yes"}, "--access-log yes: not one of off, text, json"),
         ({"workers": 0}, "--workers 0: must be at least 1"),
+        ({"workers": 65}, "--workers 65: must be at most 64"),
         ({"drain": -1}, "--drain -1: must be at least 0"),
         ({"on_demand_limit": 1}, "--on-demand-limit 1: must be at least 16"),
     ],
