@@ -66,7 +66,7 @@ def _read(
         )
     try:
         parts = [x509.load_pem_x509_certificates(part.encode()) for part in answer]
-    except ValueError as error:
+    except (ValueError, x509.InvalidVersion) as error:
         raise IdentityError(f"the CA's answer is not PEM certificates: {error}", "answer") from error
     if sum(map(len, parts)) > MAX_CERTIFICATES:
         raise IdentityError(f"the CA's answer has more than {MAX_CERTIFICATES} certificates", "answer")

@@ -120,7 +120,9 @@ class TestPluggedIn:
                     "-untrusted", "between.pem", "leaf.pem")  # fmt: skip
             assert not (tmp_path / "ca").exists()
 
-    async def test_an_end_that_is_near_is_told(self, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    async def test_an_end_that_is_near_is_told(
+        self, tmp_path: Path, caplog: pytest.LogCaptureFixture
+    ) -> None:
         require("openssl")
         async with ca_plane(tmp_path, plugged_in=make_cacerts(tmp_path / "cacerts", "a")):
             async with asyncio.timeout(FOLLOW_SECONDS):

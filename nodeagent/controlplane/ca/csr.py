@@ -73,7 +73,7 @@ def _parse(text: str) -> x509.CertificateSigningRequest:
         raise _bad("csr is not one PKCS#10 request in PEM (CERTIFICATE REQUEST)")
     try:
         return x509.load_pem_x509_csr(stripped.encode("ascii"))
-    except ValueError as error:
+    except (ValueError, x509.InvalidVersion) as error:
         raise _bad(f"the CSR cannot be read: {error}") from error
 
 

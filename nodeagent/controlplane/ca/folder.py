@@ -45,7 +45,7 @@ def read_certificates(path: Path) -> list[x509.Certificate]:
     """All certificates of a PEM file; at least one."""
     try:
         return x509.load_pem_x509_certificates(_read(path))
-    except ValueError as error:
+    except (ValueError, x509.InvalidVersion) as error:
         raise ConfigError(f"{path}: no PEM certificates: {error}") from error
 
 

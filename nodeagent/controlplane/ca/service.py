@@ -64,6 +64,10 @@ class CertificateService(ca_pb2_grpc.IstioCertificateServiceServicer):
             self._metrics.requests.labels("INTERNAL", error.reason).inc()
             log.error("cannot issue: %s", error)
             await context.abort(grpc.StatusCode.INTERNAL, str(error))
+        except Exception:
+            self._metrics.requests.labels("INTERNAL", "defect").inc()
+            log.exception("CreateCertificate of %s", context.peer())
+            await context.abort(grpc.StatusCode.INTERNAL, "a defect of the CA; its log tells more")
         self._metrics.requests.labels("OK", "").inc()
         self._metrics.seconds.observe(time.monotonic() - began)
         return ca_pb2.IstioCertificateResponse(cert_chain=issued.chain)
