@@ -191,7 +191,8 @@ static bool leads_somewhere(const na_http_request *request) {
 
 /* Go to the cluster; NULL: to where the connection was going. */
 static void forward(na_http_request *request, na_cluster *cluster) {
-  request->remote = request->conn->local;
+  if (!cluster || cluster->config.kind == NA_CLUSTER_ORIGINAL_DST)
+    request->remote = request->conn->local; /* else the endpoint's, once there is one */
   if (cluster) {
     request->cluster = na_cluster_ref(cluster);
     request->cluster_tag = cluster->config.tag;

@@ -114,6 +114,24 @@ static void counts_chunked_payload_without_framing(void **state) {
   end(&s);
 }
 
+/* It was going to nobody yet: not to where the client meant to connect. */
+static void names_no_upstream_when_there_is_none(void **state) {
+  scene s = begin(NA_PROTOCOL_HTTP);
+  na_builder *b = rig_change(&s.r);
+  assert_int_equal(na_builder_endpoints(b, "c", NULL, 0), 0);
+  rig_commit(&s.r);
+  int client = dial(s.port);
+  put(client, GET_ROOT);
+  expect_head(client, "HTTP/1.1 503 Service Unavailable");
+  na_access_record record = get_record(&s.r);
+  assert_int_equal(record.flags, NA_FLAG_UH);
+  assert_string_equal(record.detail, "no_healthy_upstream");
+  assert_int_equal(record.cluster_tag, TAG_CLUSTER);
+  assert_int_equal(record.upstream_remote_port, 0);
+  close(client);
+  end(&s);
+}
+
 static void counts_refused_requests(void **state) {
   scene s = begin(NA_PROTOCOL_HTTP);
   int n, client = dial(s.port);
@@ -278,10 +296,15 @@ static void names_its_counters(void **state) {
 
 int main(void) {
   const struct CMUnitTest tests[] = {
-      cmocka_unit_test(counts_requests),         cmocka_unit_test(counts_chunked_payload_without_framing),
-      cmocka_unit_test(counts_refused_requests), cmocka_unit_test(counts_tcp),
-      cmocka_unit_test(counts_failed_tcp),       cmocka_unit_test(drops_records_beyond_the_ring),
-      cmocka_unit_test(tells_what_was_used),     cmocka_unit_test(lists_connections),
+      cmocka_unit_test(counts_requests),
+      cmocka_unit_test(counts_chunked_payload_without_framing),
+      cmocka_unit_test(names_no_upstream_when_there_is_none),
+      cmocka_unit_test(counts_refused_requests),
+      cmocka_unit_test(counts_tcp),
+      cmocka_unit_test(counts_failed_tcp),
+      cmocka_unit_test(drops_records_beyond_the_ring),
+      cmocka_unit_test(tells_what_was_used),
+      cmocka_unit_test(lists_connections),
       cmocka_unit_test(names_its_counters),
   };
   return cmocka_run_group_tests(tests, NULL, NULL);
