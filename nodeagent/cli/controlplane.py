@@ -106,6 +106,10 @@ def run(
     jwks: Annotated[
         str, _ca_option("jwks", "Accept service account tokens signed by these keys.", "FILE|https://URL")
     ] = "",
+    jwks_root: Annotated[
+        Path | None,
+        _ca_option("jwks-root", "Know the server of --jwks by these roots. Default: the machine's."),
+    ] = None,
     jwt_issuer: Annotated[str, _ca_option("jwt-issuer", "The issuer of service account tokens.")] = "",
     jwt_audience: Annotated[
         str, _ca_option("jwt-audience", "The audience of service account tokens.")
@@ -149,6 +153,7 @@ def run(
             trust_domain_aliases=tuple(trust_domain_alias or ()),
             node_tokens=node_tokens,
             jwks=jwks,
+            jwks_root=jwks_root,
             jwt_issuer=jwt_issuer,
             jwt_audience=jwt_audience,
             node_accounts=tuple(node_account or ca_settings.DEFAULT_NODE_ACCOUNTS),

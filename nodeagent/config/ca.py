@@ -39,6 +39,8 @@ class CaConfig:
     """A folder with a file per node: its name is the node's, its content the token."""
     jwks: str = ""
     """File or https URL with the keys that sign service account tokens."""
+    jwks_root: Path | None = None
+    """Root certificates of the server at `jwks`; None: the machine's."""
     jwt_issuer: str = ""
     jwt_audience: str = DEFAULT_AUDIENCE
     node_accounts: tuple[str, ...] = DEFAULT_NODE_ACCOUNTS

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
+import ssl
 import time
 from pathlib import Path
 from typing import Any, Final
@@ -28,7 +29,8 @@ FETCH_TIMEOUT: Final = 5.0
 class KeySet:
     """The keys by id. The last good set stays while the source cannot be read."""
 
-    def __init__(self, source: str) -> None:
+    def __init__(self, source: str, root: Path | None = None) -> None:
+        self._root = root
         self._path = None if source.startswith("https://") else Path(source.removeprefix("file://"))
         self._url = source if self._path is None else ""
         if source.startswith("http://"):
@@ -83,13 +85,19 @@ class KeySet:
 
     async def _fetch(self) -> bytes:
         timeout = aiohttp.ClientTimeout(total=FETCH_TIMEOUT)
+        context = ssl.create_default_context(cafile=self._root)
         async with (
             aiohttp.ClientSession(timeout=timeout, trust_env=False) as session,
-            session.get(self._url, allow_redirects=False) as response,
+            session.get(self._url, allow_redirects=False, ssl=context) as response,
         ):
             if response.status != 200:
-                raise IdentityError(f"answers {response.status}")
-            return await response.content.read(MAX_BYTES + 1)
+                raise IdentityError(f"the server answers {response.status}")
+            body = bytearray()
+            async for chunk in response.content.iter_any():
+                body += chunk
+                if len(body) > MAX_BYTES:
+                    break  # parsing refuses it
+            return bytes(body)
 
 
 def parse_keys(text: bytes) -> dict[str, jwt.PyJWK]:

@@ -50,7 +50,9 @@ class CertificateAuthority:
     def _authenticators(self, config: CaConfig, trust_domain: str) -> list[Authenticator]:
         kinds: list[Authenticator] = []
         if config.jwks:
-            reviewer = JwksReviewer(KeySet(config.jwks), config.jwt_issuer, config.jwt_audience)
+            reviewer = JwksReviewer(
+                KeySet(config.jwks, config.jwks_root), config.jwt_issuer, config.jwt_audience
+            )
             kinds.append(
                 ServiceAccountTokens(reviewer, trust_domain, config.node_accounts, self._node_of_pod)
             )
