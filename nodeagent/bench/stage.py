@@ -24,7 +24,7 @@ from nodeagent.lab import cgroups, netns, sandbox
 from nodeagent.lab.names import netns_path
 
 PREFIX: Final = "nabench."
-"""Of all names that a stage gives to namespaces and cgroups; the process id follows."""
+"""Of all names that a stage gives to namespaces, cgroups and folders; the process id follows."""
 PROGRAMS: Final = Path(__file__).with_name("bin")
 """The programs that native/bench builds."""
 _START_SECONDS: Final = 20.0
@@ -159,7 +159,7 @@ class Stage:
             raise CapabilityError("the benchmark makes a network namespace and cgroups: run it as root")
         _raise_descriptor_limit()
         _remove_leftovers()
-        self.folder = Path(tempfile.mkdtemp(prefix="nodeagent-bench."))
+        self.folder = Path(tempfile.mkdtemp(prefix=f"{PREFIX}{os.getpid()}."))
         self.folder.chmod(0o755)  # workers of nginx, which drop privileges, write there
         try:
             netns.create(self.name, _SYSCTLS)
@@ -252,12 +252,15 @@ def _launch(spec: dict[str, object], log: Path, *, talk: bool) -> subprocess.Pop
 
 def _remove_leftovers() -> None:
     """Remove what a benchmark that was killed has left; one that runs is told by its process."""
-    groups = [path.name for path in cgroups.mount_point().glob(f"{PREFIX}*")]
-    for name in (*netns.names(), *groups):
+    groups = cgroups.mount_point().glob(f"{PREFIX}*")
+    folders = Path(tempfile.gettempdir()).glob(f"{PREFIX}*")
+    for name in {*netns.names(), *(path.name for path in (*groups, *folders))}:
         owner = name.removeprefix(PREFIX).partition(".")[0]
-        if name.startswith(PREFIX) and owner.isdecimal() and not Path(f"/proc/{owner}").exists():
-            cgroups.remove(name)
-            netns.remove(name)
+        if not name.startswith(PREFIX) or not owner.isdecimal() or Path(f"/proc/{owner}").exists():
+            continue
+        cgroups.remove(name)
+        netns.remove(name)
+        shutil.rmtree(Path(tempfile.gettempdir()) / name, ignore_errors=True)
 
 
 def _raise_descriptor_limit() -> None:

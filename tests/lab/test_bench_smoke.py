@@ -22,7 +22,7 @@ SHORT = ("--rounds", "1", "--seconds", "0.4", "--warm-up", "0.2", "--steal", "10
 def leftovers() -> list[str]:
     """Namespaces, cgroups and folders of benchmarks."""
     folders = [*Path("/run/netns").glob("nabench.*"), *Path("/sys/fs/cgroup").glob("**/nabench.*")]
-    return [str(path) for path in (*folders, *Path("/tmp").glob("nodeagent-bench.*"))]
+    return [str(path) for path in (*folders, *Path("/tmp").glob("nabench.*"))]
 
 
 def bench(folder: Path, *arguments: str) -> Any:
@@ -103,19 +103,39 @@ def test_config(tmp_path: Path) -> None:
             assert 0 < mine["first"] <= mine["load"] < 60
 
 
-def test_an_interruption_shows_what_there_is(tmp_path: Path) -> None:
+def test_captured(tmp_path: Path) -> None:
+    found = bench(tmp_path, "tcp", "--captured")
+    small, bulk = found["cases"]
+    assert 5 < values(small, "nodeagent")["cpu"] < 2000
+    assert values(small, "direct")["rate"] > values(small, "nodeagent")["rate"] > 200
+    assert values(bulk, "nodeagent")["throughput"] > 20
+    assert list(Path("/run/netns").glob("na.bench*")) == []
+
+
+def start_endless(*arguments: str) -> subprocess.Popen[str]:
+    """A benchmark in the middle of its rounds."""
     require("root", "engine", "taskset")
+    command = [*NODEAGENT, "bench", "http1", "--peers", "floor", "--rounds", "50"]
+    command += ["--seconds", "0.2", "--warm-up", "0.1", *arguments]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
+    time.sleep(6)
+    return process
+
+
+def test_what_a_killed_run_leaves_is_removed_by_the_next(tmp_path: Path) -> None:
+    process = start_endless()
+    process.kill()
+    process.communicate()
+    mine = [path for path in leftovers() if f"nabench.{process.pid}" in path]
+    assert mine
+    bench(tmp_path, "http1-close", "--peers", "floor")
+    assert [path for path in leftovers() if f"nabench.{process.pid}" in path] == []
+
+
+def test_an_interruption_shows_what_there_is(tmp_path: Path) -> None:
     before = leftovers()
     file = tmp_path / "bench.json"
-    command = [*NODEAGENT, "bench", "http1", "--peers", "floor", "--rounds", "50"]
-    command += ["--seconds", "0.2", "--warm-up", "0.1", "--json", str(file)]
-    process = subprocess.Popen(
-        command,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.DEVNULL,
-        text=True,
-    )
-    time.sleep(6)
+    process = start_endless("--json", str(file))
     process.send_signal(signal.SIGINT)
     output, _ = process.communicate(timeout=30)
     assert process.returncode == 130
