@@ -22,8 +22,9 @@ def uri_sans(holder: x509.Certificate | x509.CertificateSigningRequest) -> list[
 
 
 def serial_text(certificate: x509.Certificate) -> str:
-    """The serial number as ztunnel and `openssl x509 -serial` write it, in lower case hexadecimal."""
-    return f"{certificate.serial_number:032x}"
+    """The serial number in lower case hexadecimal, two digits a byte as `openssl x509 -serial` writes them."""
+    number = certificate.serial_number
+    return number.to_bytes(max(1, (number.bit_length() + 7) // 8), "big").hex()
 
 
 def is_issued_by(certificate: x509.Certificate, issuer: x509.Certificate) -> bool:
