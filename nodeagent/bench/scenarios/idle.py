@@ -8,15 +8,16 @@ from contextlib import contextmanager
 from typing import Final
 
 from nodeagent.bench.case import Case, Measurement, Opened, Scenario
-from nodeagent.bench.load import Load, held
+from nodeagent.bench.load import Load, held, measure
 from nodeagent.bench.peers.base import Peer
 from nodeagent.bench.results import DIRECT, Compare, Metric
 from nodeagent.bench.services import HTTP, start_backend
-from nodeagent.bench.stage import Stage
+from nodeagent.bench.stage import Process, Stage
 from nodeagent.config.bench import BenchConfig
 from nodeagent.errors import BenchError
 
 _SETTLE_SECONDS: Final = 0.5
+_BUSY_SECONDS: Final = 1.5
 _OPEN_SECONDS: Final = 60.0
 _METRICS: Final = (
     Metric("private", "private memory per idle connection", "B"),
@@ -30,7 +31,9 @@ _METRICS: Final = (
 class IdleCase(Case):
     """A fresh process each time: what an allocator keeps of an earlier run would hide the cost.
 
-    Each connection has had one request, so that it has passed through everything a used one has.
+    One busy connection comes first, so that tables, logs and interpreter have grown to what traffic needs, with
+    no other connection's memory to be used again. Then each connection has one request, so that it has passed
+    through everything a used one has.
     """
 
     metrics = _METRICS
@@ -47,16 +50,17 @@ class IdleCase(Case):
             yield Opened(lambda name: self._measure(stage, able[name], config), list(able))
 
     def _measure(self, stage: Stage, peer: Peer, config: BenchConfig) -> Measurement:
-        load = Load("http", self._connections, 40)
+        def spawn(argv: list[str]) -> Process:
+            return stage.spawn("load", argv, stage.cores.load, talk=True)
+
         with peer.start(stage, config, [HTTP]) as running:
             time.sleep(_SETTLE_SECONDS)
+            start = running.memory()
+            target = running.target(HTTP)
+            measure(spawn, Load("http", 1, 40).argv(target, 0, _BUSY_SECONDS), running.cpu_time)
+            time.sleep(_SETTLE_SECONDS)
             before = running.memory()
-            with held(
-                lambda argv: stage.spawn("load", argv, stage.cores.load, talk=True),
-                load,
-                running.target(HTTP),
-                _OPEN_SECONDS,
-            ):
+            with held(spawn, Load("http", self._connections, 40), target, _OPEN_SECONDS):
                 time.sleep(_SETTLE_SECONDS)
                 after = running.memory()
                 running.check()
@@ -66,8 +70,8 @@ class IdleCase(Case):
             {
                 "private": (after.private - before.private) / self._connections,
                 "pss": (after.pss - before.pss) / self._connections,
-                "start_rss": before.rss / 1e6,
-                "start_pss": before.pss / 1e6,
+                "start_rss": start.rss / 1e6,
+                "start_pss": start.pss / 1e6,
                 "full_rss": after.rss / 1e6,
             }
         )
