@@ -71,7 +71,11 @@ def print_pods(status: dict[str, Any]) -> None:
             str(pod["restarts"]),
             str(pod["pid"] or "-"),
         )
-    _console().print(table)
+    console = _console()
+    console.print(table)
+    for pod in status["pods"]:
+        if pod["warning"]:
+            console.print(Text(f"warning: {pod['namespace']}/{pod['name']} {pod['warning']}", style="yellow"))
 
 
 def print_status(status: dict[str, Any]) -> None:

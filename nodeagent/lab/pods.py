@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+import time
 import uuid
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
@@ -18,6 +19,10 @@ from nodeagent.lab.sockets import listening
 
 DATAPLANE_MODE_LABEL: Final = "istio.io/dataplane-mode"
 # Sleeps for good in coreutils' smallest program: holds the pod's mount and UTS namespaces.
+# How long a program that runs may take to open the ports that are wanted of it: from the first one that is open to
+# the others, and to the first. A pod without a readiness probe is ready in Kubernetes as soon as it runs.
+_OTHERS_SECONDS: Final = 5.0
+_FIRST_SECONDS: Final = 20.0
 _PAUSE: Final = ("sleep", "infinity")
 _PATH: Final = f"{Path(sys.executable).parent}:/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 _UID_NAMESPACE: Final = uuid.UUID("6f0c9a52-6f64-4e6c-9d0a-6e6f64656167")
@@ -38,9 +43,12 @@ class Pod:
         self.labels: Mapping[str, str] = plan.spec.labels
         self.ready = False
         self.waiting_for = "its process"
+        self.warning = ""  # what is wanted of it and was not waited for any longer
         self._names = names
         self._domain = domain
         self._wanted: frozenset[Port] | None = None
+        self._waits_since = 0.0  # since when the program runs without a port that is wanted; 0: it does not
+        self._waits_with = 0  # how many of the ports were open then
         self._cgroup = names.pod_cgroup(plan.spec.namespace, plan.spec.name)
         self._changed = changed
         self._sandbox = Keeper(self._sandbox_launch, self.log, self._moved)
@@ -97,20 +105,34 @@ class Pod:
     def check(self, targeted: Callable[[Backend], Iterable[Port]]) -> bool:
         """Look whether the pod is ready, `targeted` being what services ask of it; True when that changed.
 
-        Ready is a running program that listens on its declared ports and those that services target. What is
-        asked for is settled when the pod first becomes ready: a later service with a wrong target port must
-        not take the pod from the services that work.
+        Ready is a running program that listens on its declared ports and those that services target; one that
+        does not for long is ready with a warning. What is asked for is settled when the pod first becomes ready:
+        a later service with a wrong target port must not take the pod from the services that work.
         """
         wanted = self._wanted
         if wanted is None:
             declared = {(port.protocol, port.container_port) for port in self.spec.ports}
             wanted = frozenset(targeted(self.backend())) | declared
         was = self.ready
-        self.waiting_for = self._missing(wanted)
+        missing = self._missing(wanted)
+        if missing and self._has_waited(len(wanted) - len(missing)):
+            wanted, self.warning, missing = wanted - missing, f"lacks {_listeners(missing)}", frozenset()
+        self.waiting_for = self._not_running() or _listeners(missing)
         self.ready = not self.waiting_for
         if self.ready:
             self._wanted = wanted
         return self.ready != was
+
+    def _has_waited(self, opened: int) -> bool:
+        """Whether a program that lacks ports had its time; `opened` of them are open by now."""
+        now = time.monotonic()
+        if self._not_running():
+            self._waits_since = 0.0
+        elif not self._waits_since or opened != self._waits_with:
+            self._waits_since, self._waits_with = now, opened
+        else:
+            return now - self._waits_since > (_OTHERS_SECONDS if opened else _FIRST_SECONDS)
+        return False
 
     def _moved(self) -> None:
         """A process came or went: what is gone serves nobody from this moment, not from the next look."""
@@ -118,14 +140,17 @@ class Pod:
             self.ready = False
         self._changed()
 
-    def _missing(self, wanted: frozenset[Port]) -> str:
+    def _not_running(self) -> str:
         keeper = self.keeper
         if keeper.pid is None or self._sandbox.pid is None:
             return f"its process ({keeper.last_exit or keeper.state})"
-        if not self.spec.command:
-            return ""  # a pod that only exists serves nothing, whatever selects it
-        missing = wanted - listening(keeper.pid, (self.plan.ipv4, self.plan.ipv6))
-        return ", ".join(f"a listener on {protocol} port {port}" for protocol, port in sorted(missing))
+        return ""
+
+    def _missing(self, wanted: frozenset[Port]) -> frozenset[Port]:
+        pid = self.keeper.pid
+        if pid is None or not self.spec.command:
+            return frozenset()  # a pod that only exists serves nothing, whatever selects it
+        return wanted - listening(pid, (self.plan.ipv4, self.plan.ipv6))
 
     def backend(self) -> Backend:
         """The pod as services see it."""
@@ -235,3 +260,7 @@ class Pod:
         folder.mkdir(parents=True, exist_ok=True)
         for name, text in self._files().items():
             (folder / name).write_text(text)
+
+
+def _listeners(ports: Iterable[Port]) -> str:
+    return ", ".join(f"a listener on {protocol} port {port}" for protocol, port in sorted(ports))

@@ -105,6 +105,7 @@ def _pod(lab: RunningLab, pod: Pod) -> dict[str, Any]:
         "meshError": error,
         "ready": pod.ready,
         "waitingFor": pod.waiting_for,
+        "warning": pod.warning,
         "completed": pod.completed,
         "log": str(pod.log),
         **_keeper(pod.keeper),

@@ -158,6 +158,18 @@ def test_what_is_not_ready_in_time_is_named_and_removed(
     assert lab.footprint() == []
 
 
+def test_a_port_that_stays_closed_does_not_hold_the_lab_up(new_lab: NewLab) -> None:
+    """As in Kubernetes, where a pod without a readiness probe is ready when it runs."""
+    lab = new_lab()
+    another = "ports: [{name: b, port: 81, targetPort: 8099}, {name: a, "
+    lab.write("services.yaml", SERVICES.replace("ports: [{", another))
+    done = up(lab)
+    assert done.returncode == 0, done.stderr
+    assert "warning: default/web lacks a listener on TCP port 8099" in done.stdout
+    assert lab.exec("sleep", "curl", "-s", "--max-time", "5", "http://web/").returncode == 0
+    assert lab.exec("sleep", "curl", "-s", "--max-time", "5", "http://web:81/").returncode == 7  # refused
+
+
 def test_a_job_that_fails_ends_the_up_at_once(new_lab: NewLab) -> None:
     lab = new_lab()
     job = '- {name: job, node: node-a, command: [sh, -c, "echo oh no; exit 4"], restart: never}\n'
