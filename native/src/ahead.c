@@ -8,6 +8,7 @@
 
 #include "connect.h"
 #include "tcp_proxy.h"
+#include "upstream_pool.h"
 
 struct na_ahead {
   na_watch watch;
@@ -54,7 +55,7 @@ static void on_event(na_watch *watch, uint32_t events) {
   socklen_t size = sizeof error;
   if (!ahead->conn || !events)
     return;
-  if (getsockopt(ahead->fd, SOL_SOCKET, SO_ERROR, &error, &size) < 0)
+  if (ahead->fd >= 0 && getsockopt(ahead->fd, SOL_SOCKET, SO_ERROR, &error, &size) < 0)
     error = errno;
   if (error) {
     failed(ahead, -error);
@@ -65,24 +66,45 @@ static void on_event(na_watch *watch, uint32_t events) {
   na_conn_admit(ahead->conn);
 }
 
-void na_ahead_start(na_conn *conn) {
+static bool is_pooled(const na_conn *conn) {
+  const na_snapshot *snapshot = conn->worker->snapshot;
+  const na_inbound *inbound = na_snapshot_inbound_port(snapshot, conn->workload->id, conn->local.port);
+  const na_address *source = na_conn_source(conn);
+  na_pool_key key = {.workload = conn->workload, .remote = conn->local};
+  uint32_t tag;
+  if (source)
+    memcpy(key.source.ip, source->ip, sizeof key.source.ip);
+  return inbound && na_inbound_protocol(inbound, conn->local.port, &tag) == NA_PROTOCOL_HTTP &&
+         na_pool_has_idle(conn->worker, &key);
+}
+
+static void begin(na_ahead *ahead) {
+  na_conn *conn = ahead->conn;
   na_worker *worker = conn->worker;
+  if (is_pooled(conn)) {
+    na_loop_tell(&worker->loop, &ahead->watch, EPOLLOUT);
+    return;
+  }
+  ahead->fd = na_connect(worker, conn->workload, &conn->local, na_conn_source(conn));
+  int error = ahead->fd < 0 ? ahead->fd : na_loop_watch(&worker->loop, &ahead->watch, ahead->fd, EPOLLOUT);
+  if (error)
+    failed(ahead, error);
+  else
+    na_timer_arm(&worker->loop.wheel, &ahead->timer, worker->loop.now_ms + NA_DEFAULT_CONNECT_TIMEOUT_MS);
+}
+
+void na_ahead_start(na_conn *conn) {
   na_ahead *ahead = calloc(1, sizeof *ahead);
-  int fd = ahead ? na_connect(worker, conn->workload, &conn->local, na_conn_source(conn)) : -ENOMEM;
   if (!ahead) {
     na_tcp_refuse_because(conn, NA_FLAG_OM, strerrordesc_np(ENOMEM));
     return;
   }
   conn->ahead = ahead;
   ahead->conn = conn;
-  ahead->fd = fd;
+  ahead->fd = -1;
   na_watch_init(&ahead->watch, on_event);
   na_timer_init(&ahead->timer, on_timeout);
-  int error = fd < 0 ? fd : na_loop_watch(&worker->loop, &ahead->watch, fd, EPOLLOUT);
-  if (error)
-    failed(ahead, error);
-  else
-    na_timer_arm(&worker->loop.wheel, &ahead->timer, worker->loop.now_ms + NA_DEFAULT_CONNECT_TIMEOUT_MS);
+  begin(ahead);
 }
 
 int na_ahead_take(na_conn *conn) {

@@ -9,7 +9,8 @@
 
 #include "conn.h"
 
-/* Connect for `conn`, which is inbound; then na_conn_admit(), or the end of it (flag UF). */
+/* Connect for `conn`, which is inbound; then na_conn_admit(), or the end of it (flag UF). A port of HTTP that has a
+ * pooled connection needs no other. Nothing happens before the end of the turn. */
 void na_ahead_start(na_conn *conn);
 /* The connected (or connecting) socket, once; -1 if there is none. */
 int na_ahead_take(na_conn *conn);

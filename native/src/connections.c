@@ -6,6 +6,7 @@
 
 #include "conn.h"
 #include "engine.h"
+#include "hbone.h"
 #include "http_request.h"
 #include "tcp_proxy.h"
 
@@ -40,6 +41,9 @@ static void describe(const na_conn *conn, na_connection_info *info) {
       .remote_port = conn->peer.port,
       .local_port = conn->local.port,
   };
+  na_peer peer;
+  if (na_conn_inbound(conn) && na_hbone_peer(&conn->stream, &peer))
+    info->principal = peer.principal;
   memcpy(info->remote, conn->peer.ip, 16);
   memcpy(info->local, conn->local.ip, 16);
   na_tcp_bytes(conn, &info->bytes_in, &info->bytes_out);

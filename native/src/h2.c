@@ -97,8 +97,6 @@ static int on_header(nghttp2_session *session, const nghttp2_frame *frame, const
   uint64_t bytes = (uint64_t)stream->header_bytes + name_n + value_n + 32;
   stream->header_bytes = bytes < UINT32_MAX ? (uint32_t)bytes : UINT32_MAX;
   if (bytes > NA_H2_HEADER_BYTES) {
-    if (bytes > 4 * NA_H2_HEADER_BYTES)
-      doom(h2, "header list too large");
     na_worker_count(h2->worker, NA_COUNTER_HBONE_HEADERS_TOO_LARGE);
     return NGHTTP2_ERR_TEMPORAL_CALLBACK_FAILURE;
   }
@@ -127,6 +125,14 @@ static int on_frame(nghttp2_session *session, const nghttp2_frame *frame, void *
     h2->no_more = true;
   if (frame->hd.type == NGHTTP2_GOAWAY || frame->hd.type == NGHTTP2_SETTINGS)
     h2->role->changed(h2);
+  return 0;
+}
+
+/* nghttp2 ends connections that break the protocol by itself. */
+static int on_frame_sent(nghttp2_session *session, const nghttp2_frame *frame, void *context) {
+  na_h2 *h2 = context;
+  if (frame->hd.type == NGHTTP2_GOAWAY && frame->goaway.error_code != NGHTTP2_NO_ERROR)
+    h2->violated = true;
   return 0;
 }
 
@@ -203,6 +209,7 @@ static void make_callbacks(void) {
   nghttp2_session_callbacks_set_on_begin_headers_callback(callbacks, on_begin_headers);
   nghttp2_session_callbacks_set_on_header_callback(callbacks, on_header);
   nghttp2_session_callbacks_set_on_frame_recv_callback(callbacks, on_frame);
+  nghttp2_session_callbacks_set_on_frame_send_callback(callbacks, on_frame_sent);
   nghttp2_session_callbacks_set_on_data_chunk_recv_callback(callbacks, on_data);
   nghttp2_session_callbacks_set_on_stream_close_callback(callbacks, on_stream_close);
   nghttp2_session_callbacks_set_send_callback(callbacks, on_send);
@@ -429,7 +436,7 @@ static void on_io(na_watch *watch, uint32_t events) {
   if (error)
     na_h2_close(h2, error, h2->doom);
   else if (is_over(h2))
-    na_h2_close(h2, 0, "the tunnel was closed");
+    na_h2_close(h2, h2->violated ? -EPROTO : 0, h2->violated ? "HTTP/2 protocol error" : "the tunnel was closed");
 }
 
 static void sweep(na_h2 *h2) {

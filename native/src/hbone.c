@@ -52,7 +52,7 @@ bool na_hbone_idle(const na_worker *worker) {
 }
 
 bool na_hbone_peer(const na_stream *stream, na_peer *out) {
-  *out = (na_peer){.uri = "", .baggage = "", .traceparent = ""};
+  *out = (na_peer){.uri = "", .baggage = "", .traceparent = "", .forwarded = ""};
   if (stream->transport != &na_transport_h2)
     return false;
   const na_h2_stream *state = stream->state;

@@ -27,6 +27,7 @@ typedef struct na_peer {
   const char *uri;         /* its SPIFFE ID */
   const char *baggage;     /* or "" */
   const char *traceparent; /* or "" */
+  const char *forwarded;   /* or "" */
 } na_peer;
 
 /* False for a stream that is not tunnelled. */

@@ -547,6 +547,7 @@ bool na_hbone_client_peer(const na_h2_stream *stream, na_peer *out) {
   *out = (na_peer){.principal = call->principal,
                    .uri = call->uri ? call->uri : "",
                    .baggage = call->baggage ? call->baggage : "",
-                   .traceparent = call->traceparent};
+                   .traceparent = call->traceparent,
+                   .forwarded = ""};
   return true;
 }

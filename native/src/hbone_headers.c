@@ -3,6 +3,7 @@
 
 #include <inttypes.h>
 #include <stdio.h>
+#include <strings.h>
 
 static bool is_space(char c) {
   return c == ' ' || c == '\t';
@@ -27,6 +28,19 @@ na_str na_baggage_find(na_str baggage, const char *key) {
     p = comma ? comma + 1 : end;
   }
   return (na_str){0};
+}
+
+na_str na_forwarded_client(na_str forwarded) {
+  const char *p = forwarded.p, *end = forwarded.p + forwarded.n;
+  if (forwarded.n < 4 || strncasecmp(p, "for=", 4) != 0)
+    return (na_str){0};
+  p += 4;
+  bool quoted = p < end && *p == '"';
+  p += quoted;
+  const char *stop = p;
+  while (stop < end && (quoted ? *stop != '"' : *stop != ';' && *stop != ','))
+    stop++;
+  return trim(p, stop);
 }
 
 static bool all_hex(const char *p, size_t n, bool *zero) {

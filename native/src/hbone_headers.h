@@ -20,6 +20,8 @@ na_str na_baggage_find(na_str baggage, const char *key);
 bool na_traceparent_valid(na_str value);
 /* A new one, not sampled. */
 void na_traceparent_new(uint64_t a, uint64_t b, uint64_t c, char out[NA_TRACEPARENT_TEXT]);
+/* The client that a forwarded header names first, without quotes; empty if there is none. */
+na_str na_forwarded_client(na_str forwarded);
 /* for="address:port", and ;host=<host> if there is one that can be said so. Returns the length, cut to size. */
 size_t na_forwarded_format(const na_address *client, na_str host, char *out, size_t size);
 

@@ -42,6 +42,7 @@ typedef struct na_hbone_inbound {
   char *authority;
   char *baggage;
   char *traceparent;
+  char *forwarded;
 } na_hbone_inbound;
 
 static na_hbone_server *server_of(na_h2 *h2) {
@@ -84,7 +85,7 @@ void na_hbone_refusal(na_conn *conn, uint16_t status) {
 
 static na_h2_stream *opened(na_h2 *h2) {
   na_hbone_server *server = server_of(h2);
-  if (h2->no_more)
+  if (h2->no_more || h2->drained)
     return NULL;
   if (time(NULL) >= server->expires) { /* the peer comes back with a certificate that is valid */
     na_h2_drain(h2);
@@ -117,6 +118,8 @@ static void header(na_h2_stream *stream, na_str name, na_str value) {
     keep(&inbound->baggage, value);
   else if (na_str_eq(name, "traceparent") && na_traceparent_valid(value))
     keep(&inbound->traceparent, value);
+  else if (na_str_eq(name, "forwarded"))
+    keep(&inbound->forwarded, value);
 }
 
 /* Ports of the agent itself: to go there would be to go round in circles. */
@@ -193,6 +196,7 @@ static void inbound_free(na_grave *grave) {
   free(inbound->authority);
   free(inbound->baggage);
   free(inbound->traceparent);
+  free(inbound->forwarded);
   free(inbound);
 }
 
@@ -362,6 +366,7 @@ bool na_hbone_server_peer(const na_h2_stream *stream, na_peer *out) {
   *out = (na_peer){.principal = inbound->principal,
                    .uri = inbound->uri,
                    .baggage = inbound->baggage ? inbound->baggage : "",
-                   .traceparent = inbound->traceparent ? inbound->traceparent : ""};
+                   .traceparent = inbound->traceparent ? inbound->traceparent : "",
+                   .forwarded = inbound->forwarded ? inbound->forwarded : ""};
   return true;
 }

@@ -5,6 +5,7 @@
 #include <time.h>
 
 #include "hbone.h"
+#include "hbone_headers.h"
 #include "http_request.h"
 
 /* na_stat_row.protocol */
@@ -75,6 +76,7 @@ static void describe_peer(na_access_record *record, const na_conn *conn, uint32_
   record->principal = peer.principal;
   record->mutual_tls = 1;
   na_access_text(record->peer_baggage, sizeof record->peer_baggage, na_str_of(peer.baggage));
+  na_access_text(record->forwarded_for, sizeof record->forwarded_for, na_forwarded_client(na_str_of(peer.forwarded)));
   na_access_text(record->traceparent, sizeof record->traceparent, na_str_of(peer.traceparent));
 }
 
@@ -181,7 +183,9 @@ static void describe_request(na_access_record *record, const na_h1_head *head) {
   na_access_text(record->authority, sizeof record->authority, in->authority);
   na_access_text(record->path, sizeof record->path, in->path_query);
   na_access_text(record->user_agent, sizeof record->user_agent, header_of(head, NA_HDR_USER_AGENT));
-  na_access_text(record->forwarded_for, sizeof record->forwarded_for, header_of(head, NA_HDR_X_FORWARDED_FOR));
+  na_str forwarded_for = header_of(head, NA_HDR_X_FORWARDED_FOR);
+  if (forwarded_for.n) /* else what the tunnel says */
+    na_access_text(record->forwarded_for, sizeof record->forwarded_for, forwarded_for);
   na_access_text(record->request_id, sizeof record->request_id, header_of(head, NA_HDR_X_REQUEST_ID));
 }
 

@@ -42,14 +42,16 @@ typedef struct na_tls {
 
 int na_tls_memory_init(na_tls_memory *memory) {
   *memory = (na_tls_memory){.in_size = READ_BYTES};
+  memory->out_size = READ_BYTES;
   memory->in = malloc(memory->in_size); /* pages come with use */
-  return memory->in ? 0 : -ENOMEM;
+  memory->out = malloc(memory->out_size);
+  return memory->in && memory->out ? 0 : -ENOMEM;
 }
 
 void na_tls_memory_free(na_tls_memory *memory) {
   free(memory->in);
-  na_buffer_free(&memory->out);
-  memory->in = NULL;
+  free(memory->out);
+  *memory = (na_tls_memory){0};
 }
 
 /* ---- between OpenSSL and the batches ---- */
@@ -69,8 +71,18 @@ static int bio_read(BIO *bio, char *out, int size) {
 }
 
 static int bio_write(BIO *bio, const char *bytes, int n) {
-  na_tls *tls = BIO_get_data(bio);
-  return na_buffer_append(&tls->memory->out, bytes, (size_t)n) < 0 ? -1 : n;
+  na_tls_memory *memory = ((na_tls *)BIO_get_data(bio))->memory;
+  if (memory->out_size - memory->out_n < (size_t)n) {
+    size_t size = memory->out_size * 2 + (size_t)n;
+    char *out = realloc(memory->out, size);
+    if (!out)
+      return -1;
+    memory->out = out;
+    memory->out_size = size;
+  }
+  memcpy(memory->out + memory->out_n, bytes, (size_t)n);
+  memory->out_n += (size_t)n;
+  return n;
 }
 
 static long bio_ctrl(BIO *bio, int command, long number, void *pointer) {
@@ -126,21 +138,21 @@ static bool fill(na_tls *tls) {
 static void enter(na_tls *tls) {
   tls->in = na_buffer_bytes(&tls->kept);
   tls->in_n = na_buffer_length(&tls->kept);
-  assert(!tls->memory->out.data);
+  assert(tls->memory->out_n == 0);
   ERR_clear_error();
 }
 
 /* End a call: keep the ciphertext that is left, send the records that were made. */
 static int leave(na_tls *tls) {
-  na_buffer *out = &tls->memory->out;
+  na_tls_memory *memory = tls->memory;
   na_buffer left = {0};
   int error = tls->in_n ? na_buffer_append(&left, tls->in, tls->in_n) : 0;
   na_buffer_free(&tls->kept);
   tls->kept = left;
   tls->in_n = 0;
-  if (out->data && !error)
-    error = na_stream_send_raw(tls->stream, na_buffer_bytes(out), na_buffer_length(out), MAX_OUT_BYTES);
-  na_buffer_free(out);
+  if (memory->out_n && !error)
+    error = na_stream_send_raw(tls->stream, memory->out, memory->out_n, MAX_OUT_BYTES);
+  memory->out_n = 0;
   tls->stream->readable = tls->more_on_socket || na_buffer_length(&tls->kept) > 0 || SSL_pending(tls->ssl) > 0 ||
                           SSL_get_shutdown(tls->ssl) & SSL_RECEIVED_SHUTDOWN;
   return error;

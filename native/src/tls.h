@@ -21,7 +21,9 @@ extern const na_transport na_transport_tls;
 typedef struct na_tls_memory {
   char *in;
   size_t in_size;
-  na_buffer out;
+  char *out; /* grows to what one call produces, and stays */
+  size_t out_n;
+  size_t out_size;
 } na_tls_memory;
 
 /* Prepare an identity's context for these streams. */

@@ -73,15 +73,27 @@ static void grow(na_pools *pools) {
   pools->mask = size - 1;
 }
 
+static na_pool *find(const na_pools *pools, const na_pool_key *key, uint32_t hash) {
+  na_pool *pool = pools->buckets[hash & pools->mask];
+  while (pool && (pool->hash != hash || !same_key(&pool->key, key)))
+    pool = pool->next;
+  return pool;
+}
+
+bool na_pool_has_idle(const na_worker *worker, const na_pool_key *key) {
+  const na_pool *pool = find(worker->pools, key, hash_key(key));
+  return pool && pool->nidle > 0;
+}
+
 na_pool *na_pool_get(na_worker *worker, const na_pool_key *key) {
   na_pools *pools = worker->pools;
   uint32_t hash = hash_key(key);
-  for (na_pool *pool = pools->buckets[hash & pools->mask]; pool; pool = pool->next)
-    if (pool->hash == hash && same_key(&pool->key, key)) {
-      pool->refs++;
-      return pool;
-    }
-  na_pool *pool = calloc(1, sizeof *pool);
+  na_pool *pool = find(pools, key, hash);
+  if (pool) {
+    pool->refs++;
+    return pool;
+  }
+  pool = calloc(1, sizeof *pool);
   if (!pool)
     return NULL;
   if (pools->n > pools->mask)

@@ -36,6 +36,8 @@ void na_pools_free(na_worker *worker);
 /* The pool of the key, with a reference for a connection; NULL for want of memory. */
 na_pool *na_pool_get(na_worker *worker, const na_pool_key *key);
 void na_pool_unref(na_worker *worker, na_pool *pool);
+/* Whether a connection of the key is there, unused. */
+bool na_pool_has_idle(const na_worker *worker, const na_pool_key *key);
 /* Close the idle connections of the workload (NULL: all). */
 void na_pools_close(na_worker *worker, const na_workload *workload);
 

@@ -214,6 +214,7 @@ static void reports_who_the_peers_are(void **state) {
     assert_int_equal(record->principal, row->principal);
     assert_string_equal(record->peer_baggage, inbound ? BAG_A : "");
     assert_int_equal(strlen(record->traceparent), inbound ? 55 : 0);
+    assert_int_equal(strncmp(record->forwarded_for, "127.0.0.1:", 10) == 0, inbound);
   }
   assert_string_equal(na_engine_principal(s.r.engine, 0), "");
   assert_string_equal(na_engine_principal(s.r.engine, 77), "");

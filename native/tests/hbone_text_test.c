@@ -110,10 +110,22 @@ static void formats_forwarded(void **state) {
   assert_int_equal(na_forwarded_format(&client.address, na_str_of("web"), out, 8), 7);
 }
 
+static void reads_forwarded(void **state) {
+  const char *cases[][2] = {{"for=\"10.0.0.1:80\";host=x", "10.0.0.1:80"},
+                            {"For=10.0.0.1, for=10.0.0.2", "10.0.0.1"},
+                            {"for=\"[fd00::1]:9\"", "[fd00::1]:9"},
+                            {"for=_hidden;proto=http", "_hidden"},
+                            {"for=\"unended", "unended"}};
+  for (size_t i = 0; i < COUNT(cases); i++)
+    assert_true(na_str_eq(na_forwarded_client(na_str_of(cases[i][0])), cases[i][1]));
+  assert_int_equal(na_forwarded_client(na_str_of("host=x")).n, 0);
+  assert_int_equal(na_forwarded_client(na_str_of("for=")).n, 0);
+}
+
 int main(void) {
   const struct CMUnitTest tests[] = {
       cmocka_unit_test(reads_authorities),  cmocka_unit_test(refuses_authorities), cmocka_unit_test(finds_in_baggage),
-      cmocka_unit_test(knows_traceparents), cmocka_unit_test(formats_forwarded),
+      cmocka_unit_test(knows_traceparents), cmocka_unit_test(formats_forwarded),   cmocka_unit_test(reads_forwarded),
   };
   return cmocka_run_group_tests(tests, NULL, NULL);
 }

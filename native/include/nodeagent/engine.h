@@ -461,6 +461,8 @@ typedef struct na_connection_info {
   uint8_t remote[16];
   uint8_t local[16]; /* the original destination */
   char cluster[160];
+  uint32_t principal; /* of the client, when it came through a tunnel: na_engine_principal() */
+  uint32_t reserved2;
 } na_connection_info;
 
 /* List up to max connections, all workers; returns how many (a bounded, consistent look at each worker). */
