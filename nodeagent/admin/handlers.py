@@ -61,9 +61,9 @@ def _index(application: web.Application) -> str:
     )
 
 
-async def _batches(parts: Iterator[bytes]) -> AsyncIterator[bytes]:
-    """Join parts by the batch, and let the event loop have its turn between batches."""
-    while batch := b"".join(itertools.islice(parts, BATCH)):
+async def _batches(parts: Iterator[bytes], size: int) -> AsyncIterator[bytes]:
+    """Join parts by `size`, and let the event loop have its turn between these batches."""
+    while batch := b"".join(itertools.islice(parts, size)):
         yield batch
         await asyncio.sleep(0)
 
@@ -166,14 +166,16 @@ class Handlers:
     async def _config_dump(self, request: web.Request) -> web.StreamResponse:
         return await self._stream(request, _document(config_dump.sections(self._state)))
 
-    async def _stream(self, request: web.Request, parts: Iterator[bytes]) -> web.StreamResponse:
-        """Write JSON as it is made; at most MAX_STREAMS at a time."""
+    async def _stream(
+        self, request: web.Request, parts: Iterator[bytes], kind: str = "application/json", size: int = BATCH
+    ) -> web.StreamResponse:
+        """Write an answer as it is made, `size` parts at once; at most MAX_STREAMS answers at a time."""
         if self._streams >= MAX_STREAMS:
             return text(503, f"error: {MAX_STREAMS} listings are being read already; try again")
         self._streams += 1
-        response = web.StreamResponse(headers={"Content-Type": "application/json"})
+        response = web.StreamResponse(headers={"Content-Type": kind})
         try:
-            async for batch in _batches(parts):
+            async for batch in _batches(parts, size):
                 # Not before the first batch is there: what fails at once is still answered with 500.
                 await response.prepare(request)
                 await response.write(batch)
@@ -192,7 +194,7 @@ class Handlers:
         return response
 
     async def _metrics(self, request: web.Request) -> web.StreamResponse:
-        return web.Response(body=self._state.metrics(), headers={"Content-Type": PROMETHEUS})
+        return await self._stream(request, iter(self._state.metrics()), PROMETHEUS, 1)
 
     async def _ready(self, request: web.Request) -> web.StreamResponse:
         reasons = self._state.not_ready()

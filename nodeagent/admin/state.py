@@ -324,8 +324,8 @@ class AgentState(Protocol):
         A section is a name (such as `xdsListeners`) and its resources in proto3 JSON mapping.
         """
 
-    def metrics(self) -> bytes:
-        """Return all metrics in Prometheus' text format (0.0.4)."""
+    def metrics(self) -> Iterable[bytes]:
+        """Return all metrics in Prometheus' text format (0.0.4), in pieces that end with a line."""
 
     def quit(self) -> None:
         """Begin to drain and exit, as SIGTERM does."""

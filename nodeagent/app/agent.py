@@ -11,7 +11,7 @@ import asyncio
 import logging
 import os
 import signal
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Iterator
 from typing import TYPE_CHECKING, Any, Final
 
 from nodeagent import __version__
@@ -314,10 +314,10 @@ class Agent:
         registry.register(IdentityCollector(self.identities))
         return Metrics(self, registry)
 
-    def _render_metrics(self) -> bytes:
+    def _render_metrics(self) -> Iterator[bytes]:
         self._pull_statistics()
-        page: bytes = self._metrics.render(self.engine.counters())
-        return page
+        pages: Iterator[bytes] = self._metrics.pages(self.engine.counters())
+        return pages
 
     def by_uid(self, uid: str) -> WorkloadRef | None:
         """Who a workload of this node is (telemetry's lookup)."""

@@ -65,7 +65,7 @@ class Parts:
     saver: Saver
     identities: Identities
     capture_reason: str
-    metrics: Callable[[], bytes]
+    metrics: Callable[[], Iterable[bytes]]
     quit: Callable[[], None]
     problems: Callable[[], tuple[str, ...]] = tuple
     started: float = field(default_factory=time.time)
@@ -251,8 +251,8 @@ class State:
 
     # -- verbs --
 
-    def metrics(self) -> bytes:
-        """All metrics in Prometheus' text format."""
+    def metrics(self) -> Iterable[bytes]:
+        """All metrics in Prometheus' text format, in pieces."""
         return self._parts.metrics()
 
     def quit(self) -> None:

@@ -124,8 +124,11 @@ class Metrics:
                 self._tcp.get(tcp_labels(row, self._lookup)).add(row)
 
     def pages(self, counters: Iterable[Counter] = ()) -> Iterator[bytes]:
-        """The page in pieces of some hundred KB at most, for streaming: with 10,000 label sets it has 500 MB.
-        A piece ends with a line; `counters` are the engine's."""
+        """The whole page: Istio's metrics, the engine's `counters`, the agent's own.
+
+        It comes in pieces of some hundred KB at most that end with a line, for streaming: with 10,000 label
+        sets it has 500 MB.
+        """
         lines = chain(
             self._render_requests(), self._render_tcp(), self._render_self(), _render_engine(counters)
         )
@@ -133,10 +136,6 @@ class Metrics:
             yield piece.encode()
         if self._registry is not None:
             yield generate_latest(self._registry)
-
-    def render(self, counters: Iterable[Counter] = ()) -> bytes:
-        """The whole page: Istio's metrics, the engine's `counters`, the agent's own."""
-        return b"".join(self.pages(counters))
 
     def _render_requests(self) -> Iterator[str]:
         yield exposition.header("istio_requests_total", "counter", "Requests.")

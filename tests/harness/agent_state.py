@@ -228,8 +228,8 @@ class FakeState:
     def config_dump(self) -> Iterable[tuple[str, Iterable[Mapping[str, Any]]]]:
         return (("xdsClusters", ({"name": V1},)),)
 
-    def metrics(self) -> bytes:
-        return b'# TYPE istio_requests_total counter\nistio_requests_total{reporter="source"} 3\n'
+    def metrics(self) -> Iterable[bytes]:
+        return [b"# TYPE istio_requests_total counter\n", b'istio_requests_total{reporter="source"} 3\n']
 
     def quit(self) -> None:
         self.quits += 1

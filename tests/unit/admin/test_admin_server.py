@@ -211,7 +211,7 @@ async def test_readiness(agent: Running) -> None:
 async def test_metrics_port_serves_metrics_and_nothing_else(agent: Running) -> None:
     base = f"http://127.0.0.1:{agent.server.port('metrics')}"
     for path in ("/metrics", "/stats/prometheus"):
-        assert await curl(base + path) == (200, agent.state.metrics().decode())
+        assert await curl(base + path) == (200, b"".join(agent.state.metrics()).decode())
     for path in ("/status", "/config_dump", "/quitquitquit"):
         assert (await curl("-X", "POST", base + path))[0] == 404
     assert agent.state.quits == 0

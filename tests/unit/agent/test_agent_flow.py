@@ -455,7 +455,7 @@ class TestOnDemand:
             await node.until(lambda: len(node.view(view).destinations) == 16, "eviction")
             assert (parse_address("192.0.2.3"), 80) not in node.view(view).destinations
             assert node.agent.views.counters.evicted == 4
-            assert b"nodeagent_on_demand_evicted_total 4.0" in node.agent.state.metrics()
+            assert b"nodeagent_on_demand_evicted_total 4.0" in b"".join(node.agent.state.metrics())
 
     async def test_a_service_that_comes_later_replaces_the_pass_through(self, node: Node) -> None:
         view = await node.enroll()
@@ -705,5 +705,5 @@ class TestState:
         assert ("INBOUND", "*", 9080, "Cluster: inbound|9080||") in listeners
         dump = {name: list(items) for name, items in state.config_dump()}
         assert {item["name"] for item in dump["xdsClusters"]} == {OUTBOUND, "PassthroughCluster"}
-        assert b'nodeagent_xds_resources{type="Cluster"} 2.0' in state.metrics()
+        assert b'nodeagent_xds_resources{type="Cluster"} 2.0' in b"".join(state.metrics())
         assert state.status().control_plane.connected
