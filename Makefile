@@ -1,5 +1,5 @@
 # make demo   a mesh working on this machine, in under three minutes after the build
-# make test   everything that proves it
+# make test   everything that proves it, lint included
 # make build  leaves .venv/bin/nodeagent
 # make lint   types, style, layers, C format and warnings
 # make fuzz   each parser's fuzzer for FUZZ_SECONDS
@@ -83,7 +83,7 @@ python-test: build $(STAMPS)/deb-test $(STAMPS)/venv-test
 	$(call say,Python tests)
 	@$(BIN)/pytest $(PYTEST_ARGS)
 
-test: native-test
+test: lint native-test
 	@$(MAKE) --no-print-directory fuzz FUZZ_SECONDS=5
 	@$(MAKE) --no-print-directory python-test
 
