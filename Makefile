@@ -104,4 +104,4 @@ lint: build $(STAMPS)/deb-lint $(STAMPS)/venv-lint $(STAMPS)/venv-test
 
 clean:
 	rm -rf build dist $(VENV) .mypy_cache .ruff_cache .pytest_cache
-	rm -f nodeagent/dataplane/_native/*.so nodeagent/proto/*_pb2*.py nodeagent/proto/*_pb2.pyi
+	rm -f nodeagent/dataplane/_native/*.so nodeagent/dataplane/_native/*.bpf.o nodeagent/proto/*_pb2*.py nodeagent/proto/*_pb2.pyi
