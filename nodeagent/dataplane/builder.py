@@ -26,6 +26,7 @@ from nodeagent.snapshot.values import (
     Inbound,
     InboundPort,
     RouteTable,
+    Tunnel,
     VirtualHost,
     VirtualHostUse,
 )
@@ -193,9 +194,35 @@ class ChangeWriter:
             )
         self._replaced.append((("cluster", name), frozenset(keys)))
         array = ffi.from_buffer("na_endpoint[]", packed)
-        self._check(
-            lib.na_builder_endpoints(self._builder, c_string(name), array, len(endpoints)),
-            f"the endpoints of cluster {name}",
+        tunnels = list(
+            dict.fromkeys(endpoint.tunnel for endpoint in endpoints if endpoint.tunnel is not None)
+        )
+        if tunnels:
+            code = self._tunnelled_endpoints(name, array, endpoints, tunnels)
+        else:
+            code = lib.na_builder_endpoints(self._builder, c_string(name), array, len(endpoints))
+        self._check(code, f"the endpoints of cluster {name}")
+
+    def _tunnelled_endpoints(
+        self, name: str, array: Any, endpoints: tuple[Endpoint, ...], tunnels: list[Tunnel]
+    ) -> int:
+        numbers = {tunnel: number for number, tunnel in enumerate(tunnels, 1)}
+        via = [0 if endpoint.tunnel is None else numbers[endpoint.tunnel] for endpoint in endpoints]
+        # Kept in a name: a struct does not keep what its pointers lead to.
+        texts = [ffi.new("char[]", c_string(" ".join(tunnel.identities))) for tunnel in tunnels]
+        configs = [
+            {"port": tunnel.port, "identities": text} for tunnel, text in zip(tunnels, texts, strict=True)
+        ]
+        return int(
+            lib.na_builder_tunnelled_endpoints(
+                self._builder,
+                c_string(name),
+                array,
+                len(endpoints),
+                ffi.new("uint32_t[]", via),
+                ffi.new("na_tunnel_config[]", configs),
+                len(tunnels),
+            )
         )
 
     # -- route tables --

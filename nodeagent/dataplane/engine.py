@@ -8,6 +8,7 @@ engine reports nothing; afterwards what is left can be drained, until close().
 from __future__ import annotations
 
 import asyncio
+import errno
 import logging
 import os
 import threading
@@ -27,7 +28,7 @@ from nodeagent.dataplane.listeners import open_listeners
 from nodeagent.dataplane.netns import NetworkNamespace
 from nodeagent.dataplane.report import AccessRecord, Connection, Counter, StatRow
 from nodeagent.dataplane.report_reader import ReportReader
-from nodeagent.dataplane.ruleset import INBOUND_PORT, OUTBOUND_PORT
+from nodeagent.dataplane.ruleset import HBONE_PORT, INBOUND_PORT, OUTBOUND_PORT
 from nodeagent.dataplane.tags import TagTable
 from nodeagent.dataplane.virtual_host import c_string
 from nodeagent.errors import EngineError, NetnsError
@@ -88,6 +89,7 @@ CAPTURE_LISTENERS: Final = (
     Listener(lib.NA_LISTENER_OUTBOUND, OUTBOUND_PORT),
     Listener(lib.NA_LISTENER_INBOUND, INBOUND_PORT),
 )
+HBONE_LISTENER: Final = Listener(lib.NA_LISTENER_HBONE, HBONE_PORT)
 
 
 class EngineOwner:
@@ -165,11 +167,14 @@ class EngineOwner:
         view: str,
         addresses: Iterable[bytes],
         listeners: Sequence[Listener] = CAPTURE_LISTENERS,
+        *,
+        identity: str = "",
     ) -> None:
         """Serve a workload: its listeners open in `namespace` (None: the agent's own), which stays the
         caller's.
 
-        `addresses` are its own, 16 bytes each. All or nothing: NetnsError if a port cannot be had,
+        `addresses` are its own, 16 bytes each. With an `identity` (a name of set_identity(), which may come
+        later) it also takes HBONE, and may use tunnels. All or nothing: NetnsError if a port cannot be had,
         EngineError if the engine refuses.
 
         Connections are served from here on by the snapshot in force. Capture may be in place already, from an
@@ -177,11 +182,16 @@ class EngineOwner:
         """
         if uid in self._ids:
             raise EngineError(f"workload {uid} is served already")
+        if identity:
+            listeners = (*listeners, HBONE_LISTENER)
         opened = self._open_listeners(namespace, listeners)
         workload, _ = self._uids.assign(uid, uid)
         try:
             with self._lock:
                 self._register(uid, workload, namespace, view, b"".join(addresses))
+                if identity:
+                    code = lib.na_workload_identity(self._engine, workload, c_string(identity))
+                    self._check(code, f"give workload {uid} the identity {identity}")
             self._put_inbound(uid)
             with self._lock:
                 self._hand_over(uid, workload, opened)
@@ -263,6 +273,31 @@ class EngineOwner:
     def _gone(self, workload: int) -> bool:
         with self._lock:
             return self._engine is None or lib.na_workload_gone(self._engine, workload) != 0
+
+    # -- identities --
+
+    def set_identity(self, name: str, chain_pem: str, key_pem: str, bundle_pem: str) -> None:
+        """Put a certificate in force for the workloads of an identity, in place of its last one.
+
+        Peers must be of the certificate's own trust domain. New tunnels use it; connections go on with the one that
+        they began with. EngineError if it cannot be used; the last one then stays.
+        """
+        if not self._reports:
+            return
+        texts = (name, chain_pem, key_pem, bundle_pem)
+        with self._lock:
+            code = lib.na_identity_set(self._engine, *map(c_string, texts), ffi.NULL, 0)
+            self._check(code, f"use the certificate of {name}")
+
+    def remove_identity(self, name: str) -> None:
+        """An identity has no valid certificate any more: its workloads make and take no tunnels. Nothing happens if it
+        had none."""
+        if not self._reports:
+            return
+        with self._lock:
+            code = lib.na_identity_remove(self._engine, c_string(name))
+            if code != -errno.ENOENT:
+                self._check(code, f"drop the identity {name}")
 
     # -- configuration --
 

@@ -206,6 +206,10 @@ def _check_endpoints(view: View, name: str, endpoints: tuple[Endpoint, ...]) -> 
     for endpoint in endpoints:
         if len(endpoint.address) != 16 or not 0 < endpoint.port < 65536 or endpoint.weight < 1:
             raise CompileError(f"view {view.name}: cluster {name}: endpoint {endpoint} is malformed")
+        if endpoint.tunnel is not None and not endpoint.tunnel.identities:
+            raise CompileError(
+                f"view {view.name}: cluster {name}: the tunnel to {endpoint} names no identity that may answer"
+            )
 
 
 def _check_table(view: View, table: RouteTable, old: RouteTable | None) -> None:

@@ -132,9 +132,17 @@ class WorkloadRef:
 
 
 @dataclass(frozen=True, slots=True)
+class Tunnel:
+    """na_tunnel_config: HBONE to the endpoint's own address. The peer must have one of `identities` (SPIFFE IDs)."""
+
+    identities: tuple[str, ...]
+    port: int = 15008
+
+
+@dataclass(frozen=True, slots=True)
 class Endpoint:
     """na_endpoint. An endpoint that is not `healthy` serves only when the whole cluster has no healthy
-    one."""
+    one. Without a `tunnel` it is reached in plaintext; with one never."""
 
     address: bytes
     port: int
@@ -142,6 +150,7 @@ class Endpoint:
     healthy: bool = True
     priority: int = 0
     workload: WorkloadRef | None = None
+    tunnel: Tunnel | None = None
 
 
 @dataclass(frozen=True, slots=True)
