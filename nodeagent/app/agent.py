@@ -98,6 +98,7 @@ class Agent:
             self._workloads_stored,
         )
         self.identities = Identities(config)
+        self.identities.serve(self.engine)
         events = ViewEvents(self._view_changed, self._inbound_changed, self._view_stored)
         self.views = Views(config, self.index, events, store, self._saver, dataplane.check)
         self.enrolment = self._make_enrolment(dataplane)
@@ -122,6 +123,7 @@ class Agent:
         enrolment.before_capture = self._index_settled
         enrolment.on_arrival = self.identities.arrived
         enrolment.on_departure = self.identities.departed
+        enrolment.await_identity = self.identities.wait
         return enrolment
 
     def _parts(self, capture_reason: str) -> Parts:

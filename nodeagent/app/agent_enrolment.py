@@ -7,7 +7,7 @@ import asyncio
 import contextlib
 import logging
 from collections import OrderedDict
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Awaitable, Callable, Iterable, Iterator
 from dataclasses import dataclass
 from typing import Final
 
@@ -32,6 +32,12 @@ FAILURES_KEPT: Final = 64
 """Workloads that could not be taken on, kept to be shown."""
 INBOUND_WAIT: Final = 1.5
 """Seconds that a new workload waits for its inbound configuration before it is captured without."""
+CERTIFICATE_WAIT: Final = 2.0
+"""Seconds that a new workload waits for its certificate: once it is enrolled, others begin to make tunnels to it."""
+
+
+async def _no_wait(identity: str, timeout: float) -> None:
+    """In place of a wait for what is not there."""
 
 
 @dataclass(slots=True)
@@ -43,6 +49,8 @@ class Enrolled:
     addresses: tuple[bytes, ...]
     state: str = "pending"
     error: str = ""
+    identity: str = ""
+    """Its SPIFFE ID, empty in an agent without identities."""
     view: ViewController | None = None
     capture: Capture | None = None
     moving: asyncio.Task[None] | None = None
@@ -76,8 +84,10 @@ class Enrolment:
         self._by_name: dict[tuple[str, str], str] = {}
         self._arrivals: dict[tuple[str, str], asyncio.Event] = {}
         self.on_synced: Callable[[], None] = lambda: None
-        self.on_arrival: Callable[[EnrolledPod], None] = lambda pod: None
-        """Called when a workload is about to be taken on; what it needs can be obtained meanwhile."""
+        self.on_arrival: Callable[[EnrolledPod], str] = lambda pod: ""
+        """Called when a workload is about to be taken on, for its identity; what that needs can be obtained
+        meanwhile."""
+        self.await_identity: Callable[[str, float], Awaitable[None]] = _no_wait
         self.on_departure: Callable[[EnrolledPod], None] = lambda pod: None
         self.before_capture: Callable[[], None] = lambda: None
         """Called before a workload is captured: what waits to be put in force must be there from the start."""
@@ -90,7 +100,7 @@ class Enrolment:
         workload = Enrolled(pod, netns, addresses)
         self._workloads[pod.uid] = workload
         self._by_name[pod.namespace, pod.name] = pod.uid
-        self.on_arrival(pod)
+        workload.identity = self.on_arrival(pod)
         try:
             await self._take_on(workload)
         except BaseException as error:
@@ -115,12 +125,19 @@ class Enrolment:
         if self._is_hopeful():
             with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(view.inbound_ready.wait(), INBOUND_WAIT)
+        if workload.identity:
+            await self.await_identity(workload.identity, CERTIFICATE_WAIT if self._is_hopeful() else 0)
         self.refresh_inbound(pod.uid)
         self.before_capture()
         self._configuration.publish()
-        self._engine.add_workload(pod.uid, workload.netns, view.name, workload.addresses)
+        self._add_to_engine(workload, view)
         workload.capture = self._make_capture(workload.netns)
         await asyncio.to_thread(workload.capture.apply)
+
+    def _add_to_engine(self, workload: Enrolled, view: ViewController) -> None:
+        self._engine.add_workload(
+            workload.pod.uid, workload.netns, view.name, workload.addresses, identity=workload.identity
+        )
 
     async def _await_address(self, pod: EnrolledPod) -> None:
         """Let the control plane tell of a pod first. The CNI side is often the quicker one."""
@@ -248,7 +265,7 @@ class Enrolment:
             if workload.state != "enrolled":
                 return
             try:
-                self._engine.add_workload(workload.pod.uid, workload.netns, view.name, workload.addresses)
+                self._add_to_engine(workload, view)
             except NetnsError:
                 if attempt == LISTEN_ATTEMPTS - 1:
                     raise

@@ -12,6 +12,7 @@ from prometheus_client.registry import Collector
 
 from nodeagent.admin.state import CertificateRow
 from nodeagent.app.agent_access import ca_transport
+from nodeagent.app.agent_ports import Engine
 from nodeagent.config.agent import AgentConfig
 from nodeagent.enroll.zds import EnrolledPod
 from nodeagent.errors import ConfigError
@@ -19,6 +20,7 @@ from nodeagent.model.identity import Identity, check_trust_domain
 
 if TYPE_CHECKING:
     # Imported only if a CA is given: an agent without identities does without the cryptography library.
+    from nodeagent.identity.certificate import Certificate
     from nodeagent.identity.manager import Holding, IdentityManager
 
 logger = logging.getLogger(__name__)
@@ -40,6 +42,20 @@ class Identities:
 
             self.manager = IdentityManager(IstioCaClient(ca_transport(config)), config.cert_lifetime)
 
+    def serve(self, engine: Engine) -> None:
+        """Keep an engine's certificates as they are here."""
+
+        def put(identity: Identity, certificate: Certificate | None) -> None:
+            if certificate is None:
+                engine.remove_identity(str(identity))
+            else:
+                engine.set_identity(
+                    str(identity), certificate.chain_pem, certificate.key_pem, certificate.bundle_pem
+                )
+
+        if self.manager is not None:
+            self.manager.observe(put)
+
     def start(self) -> None:
         """Begin, on the event loop."""
         if self.manager is not None:
@@ -58,13 +74,21 @@ class Identities:
             logger.error("workload %s gets no certificate: %s", pod.uid, error)
             return None
 
-    def arrived(self, pod: EnrolledPod) -> None:
-        """A workload is about to be taken on: its certificate is obtained meanwhile."""
+    def arrived(self, pod: EnrolledPod) -> str:
+        """A workload is about to be taken on: its certificate is obtained meanwhile. Returns its SPIFFE ID; empty
+        if it has none."""
         if self.manager is None:
-            return
+            return ""
         identity = self.identity_of(pod)
-        if identity is not None:
-            self.manager.acquire(pod.uid, identity)
+        if identity is None:
+            return ""
+        self.manager.acquire(pod.uid, identity)
+        return str(identity)
+
+    async def wait(self, identity: str, timeout: float) -> None:
+        """Wait at most `timeout` seconds for the certificate of a SPIFFE ID that a workload here has."""
+        if self.manager is not None and await self.manager.wait(Identity.parse(identity), timeout) is None:
+            logger.warning("%s has no certificate yet: its tunnels are refused until it has", identity)
 
     def departed(self, pod: EnrolledPod) -> None:
         """A workload is gone."""

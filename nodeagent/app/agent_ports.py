@@ -28,15 +28,27 @@ class Engine(Protocol):
         """Free the engine."""
 
     def add_workload(
-        self, uid: str, namespace: NetworkNamespace | None, view: str, addresses: Iterable[bytes]
+        self,
+        uid: str,
+        namespace: NetworkNamespace | None,
+        view: str,
+        addresses: Iterable[bytes],
+        *,
+        identity: str = "",
     ) -> None:
-        """Serve a workload."""
+        """Serve a workload; with an identity, by HBONE too."""
 
     def add_proxy(self, uid: str, view: str, ports: Sequence[int]) -> None:
         """Listen on ports of the agent's own namespace as an explicit proxy."""
 
     async def remove_workload(self, uid: str, drain_ms: int) -> None:
         """Let a workload go."""
+
+    def set_identity(self, name: str, chain_pem: str, key_pem: str, bundle_pem: str) -> None:
+        """Put a certificate in force."""
+
+    def remove_identity(self, name: str) -> None:
+        """Take an identity out of force."""
 
     def apply(self, snapshot: Snapshot) -> Sequence[Rejection]:
         """Put a snapshot in force."""

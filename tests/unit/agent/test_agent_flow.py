@@ -57,9 +57,17 @@ class FakeEngine:
     def close(self) -> None:
         self.log.append("close")
 
-    def add_workload(self, uid: str, namespace: Any, view: str, addresses: Iterable[bytes]) -> None:
+    def add_workload(
+        self, uid: str, namespace: Any, view: str, addresses: Iterable[bytes], *, identity: str = ""
+    ) -> None:
         self.log.append(f"add {uid}")
         self.workloads[uid] = view
+
+    def set_identity(self, name: str, chain_pem: str, key_pem: str, bundle_pem: str) -> None:
+        self.log.append(f"identity {name}")
+
+    def remove_identity(self, name: str) -> None:
+        self.log.append(f"no identity {name}")
 
     async def remove_workload(self, uid: str, drain_ms: int) -> None:
         self.log.append(f"remove {uid} {drain_ms}")
