@@ -35,7 +35,13 @@ class ControlPlane:
         self.config = config
         self.metrics = Metrics()
         self.report = Report()
-        settings = MeshSettings(config.cluster_id, config.domain, config.trust_domain, config.root_namespace)
+        settings = MeshSettings(
+            config.cluster_id,
+            config.domain,
+            config.trust_domain,
+            config.root_namespace,
+            hbone=bool(config.listen_tls),
+        )
         self.world = World(settings, self.report)
         self.hub = Hub(self.world, self.metrics)
         self.source = source if source is not None else FileSource(config.config, self.report)

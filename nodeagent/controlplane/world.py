@@ -39,6 +39,8 @@ class MeshSettings:
     domain: str = "cluster.local"
     trust_domain: str = "cluster.local"
     root_namespace: str = "istio-system"
+    hbone: bool = False
+    """Whether captured workloads have certificates, so that they are reached by HBONE."""
 
     @property
     def scope(self) -> MeshScope:

@@ -18,6 +18,7 @@ from nodeagent.lab.services import Backend
 from nodeagent.lab.sockets import listening
 
 DATAPLANE_MODE_LABEL: Final = "istio.io/dataplane-mode"
+REDIRECTION_ANNOTATION: Final = "ambient.istio.io/redirection"
 # Sleeps for good in coreutils' smallest program: holds the pod's mount and UTS namespaces.
 # How long a program that runs may take to open the ports that are wanted of it: from the first one that is open to
 # the others, and to the first. A pod without a readiness probe is ready in Kubernetes as soon as it runs.
@@ -42,6 +43,7 @@ class Pod:
         self.node = node
         self.labels: Mapping[str, str] = plan.spec.labels
         self.ready = False
+        self.captured = False  # by the agent of its node; kept by the lab
         self.waiting_for = "its process"
         self.warning = ""  # what is wanted of it and was not waited for any longer
         self._names = names
@@ -174,6 +176,8 @@ class Pod:
                 "namespace": self.spec.namespace,
                 "uid": self.uid,
                 "labels": dict(self.labels),
+                # As istio-cni tells that it has a pod captured.
+                **({"annotations": {REDIRECTION_ANNOTATION: "enabled"}} if self.captured else {}),
             },
             "spec": {
                 "nodeName": self.node.name,

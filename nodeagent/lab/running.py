@@ -195,8 +195,14 @@ class RunningLab:
 
     def _write_pods(self) -> None:
         for pod in self.pods.values():
+            pod.captured = self._is_captured(pod)
             key = ObjectKey("", "Pod", pod.spec.namespace, pod.spec.name)
             self.registry.store.write(key, pod.manifest())
+
+    def _is_captured(self, pod: Pod) -> bool:
+        agent = self.agents.get(pod.node.name)
+        known = agent.zds.enrolment(pod.uid) if agent is not None else None
+        return known is not None and known.captured
 
     def relabel(self, pod: Pod, labels: Mapping[str, str]) -> Change:
         """Replace the labels of a pod, and with them its services and its place in the mesh."""

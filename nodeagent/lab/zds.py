@@ -34,6 +34,8 @@ class Enrolment:
     service_account: str
     netns: Path
     enrolled: bool = False
+    captured: bool = False
+    """Whether it has been enrolled once: it stays captured, also while the agent is away."""
     error: str = ""
 
 
@@ -203,6 +205,7 @@ class _Session:
         finally:
             os.close(descriptor)
         pod.enrolled = not pod.error
+        pod.captured = pod.captured or pod.enrolled
         if pod.enrolled:
             self._known[pod.uid] = pod
         self._changed()

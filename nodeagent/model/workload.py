@@ -58,6 +58,8 @@ class Workload:
     ready: bool = True
     terminating: bool = False
     host_network: bool = False
+    captured: bool = False
+    """Whether a node agent or ztunnel takes its connections: it can be reached by HBONE."""
     ports: tuple[ContainerPort, ...] = ()
     locality: Locality = field(default_factory=Locality)
 

@@ -9,6 +9,8 @@ from nodeagent.controlplane.decode import Fields
 from nodeagent.model.service import EVERYONE, NO_ONE, OWN_NAMESPACE
 
 EXPORT_TO: Final = "networking.istio.io/exportTo"
+REDIRECTION: Final = "ambient.istio.io/redirection"
+"""Annotation that the CNI side (istio-cni) puts on a pod once it is captured: `enabled`."""
 _REST: Final = (
     "name",
     "namespace",

@@ -11,7 +11,12 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 from nodeagent.controlplane.decode import Fields, Problems
-from nodeagent.controlplane.kubernetes.metadata import EXPORT_TO, check_export_to, read_metadata
+from nodeagent.controlplane.kubernetes.metadata import (
+    EXPORT_TO,
+    REDIRECTION,
+    check_export_to,
+    read_metadata,
+)
 from nodeagent.controlplane.sources.base import RawObject
 from nodeagent.model import names
 from nodeagent.model.protocols import Protocol, select_protocol
@@ -202,6 +207,7 @@ def decode_pod(raw: RawObject, problems: Problems, scope: MeshScope) -> Workload
         ready=_is_ready(status),
         terminating=bool(raw.body.get("metadata", {}).get("deletionTimestamp")),
         host_network=spec.boolean("hostNetwork"),
+        captured=metadata.annotations.get(REDIRECTION) == "enabled",
         ports=_container_ports(spec),
         locality=_locality(labels),
     )

@@ -67,7 +67,7 @@ def workload_address(view: View, workload: Workload) -> pb.Address:
         name=workload.name,
         namespace=workload.namespace,
         network=NETWORK,
-        tunnel_protocol=pb.NONE,
+        tunnel_protocol=_tunnel_protocol(view, workload),
         # The default trust domain is left out (ztunnel takes it as cluster.local).
         trust_domain="" if settings.trust_domain == "cluster.local" else settings.trust_domain,
         service_account=workload.service_account,
@@ -90,6 +90,12 @@ def workload_address(view: View, workload: Workload) -> pb.Address:
     _add_services(view, workload, found)
     found.extensions.append(_labels_extension(workload))
     return pb.Address(workload=found)
+
+
+def _tunnel_protocol(view: View, workload: Workload) -> pb.TunnelProtocol:
+    """HBONE to where an agent answers it with a certificate. Pods of the host's network are never captured."""
+    reachable = view.world.settings.hbone and workload.captured and not workload.host_network
+    return pb.HBONE if reachable else pb.NONE
 
 
 def _labels_extension(workload: Workload) -> pb.Extension:

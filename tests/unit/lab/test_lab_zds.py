@@ -203,3 +203,16 @@ async def test_a_pod_whose_namespace_is_gone_does_not_stop_the_others(
     assert await agent.snapshot() == ["good"]
     assert good.enrolled
     assert "nothing" in gone.error
+
+
+async def test_a_pod_stays_captured_while_the_agent_is_away(server: ZdsServer, connect: Connect) -> None:
+    enrolment = pod("a")
+    server.add(enrolment)
+    assert not enrolment.captured
+    agent = connect()
+    await agent.hello()
+    await agent.snapshot()
+    await until(lambda: server.connected)
+    agent.socket.close()
+    await until(lambda: not enrolment.enrolled)
+    assert enrolment.captured
