@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import logging
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Final
 
 from nodeagent import __version__
@@ -126,6 +126,8 @@ class Views:
 
     def _make(self, name: str, subject: Subject) -> ViewController:
         scope = Scope(name, self._index.workload_at, self._check)
+        if self._config.ca:
+            scope = replace(scope, tunnel_to=self._index.tunnel_to)
         node = node_of(subject, self._config)
         return ViewController(name, node, self._config, self._index, scope, self._events, self.counters)
 

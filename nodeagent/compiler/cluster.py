@@ -277,6 +277,7 @@ def _endpoint(item: Any, priority: int, scope: Scope, report: Report) -> Endpoin
         int(item.health_status) not in _UNHEALTHY,
         priority,
         scope.workload_at(raw) or _workload_of(item),
+        scope.tunnel_to(raw),
     )
 
 

@@ -15,6 +15,7 @@ from nodeagent.snapshot.values import (
     Cluster,
     Endpoint,
     Protocol,
+    Tunnel,
     VirtualHost,
     WeightedCluster,
     WorkloadRef,
@@ -33,6 +34,8 @@ class Scope:
     workload_at: Callable[[bytes], WorkloadRef | None] = lambda _: None
     check: Callable[[VirtualHost], None] = lambda _: None
     """Raises ValueError for what the engine would refuse (a bad regular expression)."""
+    tunnel_to: Callable[[bytes], Tunnel | None] = lambda _: None
+    """How the workload at an address is reached by HBONE; None: in plaintext."""
 
     def name(self, xds_name: str) -> str:
         """The snapshot's name of a cluster or route table."""
@@ -113,10 +116,19 @@ class EndpointsPiece:
     warnings: tuple[str, ...] = ()
 
     def resolved(self, scope: Scope) -> EndpointsPiece:
-        """The same, with each endpoint's workload as it is known now; who is not known stays as told."""
-        endpoints = []
-        for endpoint in self.endpoints:
-            workload = scope.workload_at(endpoint.address) or endpoint.workload
-            same = workload == endpoint.workload
-            endpoints.append(endpoint if same else replace(endpoint, workload=workload))
-        return replace(self, endpoints=tuple(endpoints))
+        """The same, with each endpoint's workload and tunnel as they are known now.
+
+        Who is not known stays as told: above all, a tunnel does not become plaintext because its workload went before
+        its endpoint did.
+        """
+        return replace(self, endpoints=tuple(_resolved(endpoint, scope) for endpoint in self.endpoints))
+
+
+def _resolved(endpoint: Endpoint, scope: Scope) -> Endpoint:
+    workload = scope.workload_at(endpoint.address)
+    if workload is None:
+        return endpoint
+    tunnel = scope.tunnel_to(endpoint.address)
+    if (workload, tunnel) == (endpoint.workload, endpoint.tunnel):
+        return endpoint
+    return replace(endpoint, workload=workload, tunnel=tunnel)

@@ -12,13 +12,15 @@ from dataclasses import dataclass, field
 from sys import intern
 from typing import Any, Final
 
+from nodeagent.model.identity import Identity
 from nodeagent.snapshot.address import widen_address
-from nodeagent.snapshot.values import Hints, ServiceRef, WorkloadRef
+from nodeagent.snapshot.values import Hints, ServiceRef, Tunnel, WorkloadRef
 
 logger = logging.getLogger(__name__)
 
 LABELS_EXTENSION: Final = "nodeagent.labels"
 _TYPES: Final = ("deployment", "cronjob", "pod", "job")  # enum WorkloadType
+_HBONE: Final = 1
 _HOST_NETWORK: Final = 1
 _HTTP_PROTOCOLS: Final = frozenset((1, 2, 3))  # AppProtocol HTTP11, HTTP2, GRPC
 _UNKNOWN_PROTOCOL: Final = 0
@@ -106,7 +108,7 @@ class WorkloadIndex:
             self.remove(name, change)
             self._add_workload(name, workload)
             change.workloads.add(name)
-            if before is not None and (before.ref, before.addresses) == (workload.ref, workload.addresses):
+            if before is not None and _whereabouts(before) == _whereabouts(workload):
                 change.addresses.difference_update(workload.addresses)
             else:
                 change.addresses.update(workload.addresses)
@@ -192,12 +194,16 @@ class WorkloadIndex:
             trust_domain=intern(message.trust_domain or "cluster.local"),
             node=intern(message.node),
         )
+        hbone = message.tunnel_protocol == _HBONE
+        if hbone:
+            # ValueError for a peer that nobody could prove to be.
+            Identity(ref.trust_domain, ref.namespace, ref.service_account)
         return WorkloadEntry(
             ref,
             tuple(widen_address(address) for address in message.addresses),
             _services(message.services) if message.services else (),
             message.status == 0,
-            message.tunnel_protocol == 1,
+            hbone,
             message.network_mode == _HOST_NETWORK,
             _waypoint(message),
             labels,
@@ -218,6 +224,14 @@ class WorkloadIndex:
         """Who is at an address (16 bytes); None also for addresses that workloads share with their host."""
         uid = self._by_address.get(address)
         return None if uid is None else self._workloads[uid].ref
+
+    def tunnel_to(self, address: bytes) -> Tunnel | None:
+        """How the workload at an address is reached by HBONE; None if it is not."""
+        uid = self._by_address.get(address)
+        entry = None if uid is None else self._workloads[uid]
+        if entry is None or not entry.hbone:
+            return None
+        return Tunnel((entry.ref.principal,))
 
     def service_at(self, address: bytes, port: int) -> ServiceEntry | None:
         """The service of a virtual address that has the port; of several, the first by name."""
@@ -282,6 +296,11 @@ def apply_addresses(
         except ValueError as error:
             rejected[name] = str(error)
     return change, rejected
+
+
+def _whereabouts(entry: WorkloadEntry) -> tuple[Any, ...]:
+    """What endpoints at a workload's addresses depend on."""
+    return entry.ref, entry.addresses, entry.hbone, entry.host_network
 
 
 def _decrease(counter: Counter[Any], key: Any, amount: int) -> None:
