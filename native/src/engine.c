@@ -57,7 +57,7 @@ static int complete_config(na_config *c) {
       {&c->idle_timeout_ms, 3600000, 1, NA_NEVER},
       {&c->request_idle_timeout_ms, 300000, 1, NA_NEVER},
       {&c->pool_idle_timeout_ms, 60000, 1, NA_NEVER},
-      {&c->pool_max_idle, 64, 1, 100000},
+      {&c->pool_max_idle, 1024, 1, 100000},
       {&c->on_demand_timeout_ms, 2000, 1, NA_NEVER},
       {&c->max_parked, 1024, 1, 1000000},
       {&c->stat_rows, 4096, 16, 1 << 20},

@@ -46,7 +46,7 @@ typedef struct na_config {
   uint32_t idle_timeout_ms;         /* connection without traffic; 3600000 */
   uint32_t request_idle_timeout_ms; /* request without bytes either way; 300000 (504 or reset) */
   uint32_t pool_idle_timeout_ms;    /* unused upstream connection; 60000 */
-  uint32_t pool_max_idle;           /* unused upstream connections per worker, cluster, source and endpoint; 64 */
+  uint32_t pool_max_idle;           /* unused upstream connections per worker, cluster, source and endpoint; 1024 */
   uint32_t on_demand_timeout_ms;    /* how long a connection waits for its configuration; 2000 */
   uint32_t max_parked;              /* connections and requests waiting, per worker; 1024 */
   uint32_t stat_rows;               /* distinct stat keys per worker between two drains; 4096 */
