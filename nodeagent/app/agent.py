@@ -336,5 +336,8 @@ def _make_access_log(config: AgentConfig) -> AccessLog | None:
     from nodeagent.telemetry import log_format
     from nodeagent.telemetry.accesslog import STDOUT, AccessLog
 
-    form = log_format.json_format() if config.access_log == "json" else log_format.text_format()
+    if config.access_log == "json":
+        form = log_format.json_format(log_format.IDENTITY_JSON if config.ca else log_format.ISTIO_JSON)
+    else:
+        form = log_format.text_format(log_format.IDENTITY_TEXT if config.ca else log_format.ISTIO_TEXT)
     return AccessLog(config.access_log_file or STDOUT, form)

@@ -51,6 +51,7 @@ class ResponseFlag(IntFlag):
     DT = 1 << 14
     OM = 1 << 15
     NFCF = 1 << 16
+    UAEX = 1 << 17
 
 
 FLAG_NAMES = tuple((int(flag), flag.name or "") for flag in ResponseFlag)
@@ -77,7 +78,9 @@ class ConnectionState(IntEnum):
 @dataclass(frozen=True, slots=True)
 class StatRow:
     """na_stat_row. `workload` is the uid of the local one; `peer` the client's address (inbound) or the one
-    connected to (outbound). Bucket counts are per bucket, not cumulative; `duration_us` is a sum."""
+    connected to (outbound). Bucket counts are per bucket, not cumulative; `duration_us` is a sum.
+
+    `principal` is the peer's authenticated SPIFFE ID, "" if it has proved none."""
 
     kind: StatKind
     workload: str
@@ -96,11 +99,15 @@ class StatRow:
     duration: tuple[int, ...]
     request_size: tuple[int, ...]
     response_size: tuple[int, ...]
+    principal: str = ""
+    mutual_tls: bool = False
 
 
 @dataclass(frozen=True, slots=True)
 class AccessRecord:
-    """na_access_record: one finished request or TCP connection. Empty strings and zeros: there was none."""
+    """na_access_record: one finished request or TCP connection. Empty strings and zeros: there was none.
+
+    `principal` is the peer's authenticated SPIFFE ID: the client's inbound, the endpoint's outbound."""
 
     workload: str
     inbound: bool
@@ -130,6 +137,8 @@ class AccessRecord:
     cluster_name: str
     detail: str
     upstream_failure: str
+    principal: str = ""
+    mutual_tls: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -158,3 +167,5 @@ class Connection:
     remote: tuple[bytes, int]
     local: tuple[bytes, int]
     cluster: str
+    principal: str = ""
+    """Of a client that came through a tunnel."""

@@ -33,6 +33,11 @@ def _address(field: Any) -> bytes:
     return bytes(ffi.buffer(field))
 
 
+def _principal(engine: Any, number: int) -> str:
+    """A peer's SPIFFE ID; "" for none."""
+    return _text(lib.na_engine_principal(engine, number)) if number else ""
+
+
 class ReportReader:
     """Reads from one engine. The caller holds the engine's lock."""
 
@@ -52,7 +57,11 @@ class ReportReader:
 
     def stats(self, engine: Any) -> list[StatRow]:
         """All rows since the last call."""
-        return _drain(lambda: lib.na_engine_drain_stats(engine, self._rows, _BATCH), self._rows, self._row)
+        return _drain(
+            lambda: lib.na_engine_drain_stats(engine, self._rows, _BATCH),
+            self._rows,
+            lambda row: self._row(engine, row),
+        )
 
     def access(self, engine: Any) -> list[AccessRecord]:
         """All records since the last call."""
@@ -60,7 +69,9 @@ class ReportReader:
             # 0.4 MB, which an agent that keeps no access log does without.
             self._records = ffi.new("na_access_record[]", _BATCH)
         return _drain(
-            lambda: lib.na_engine_drain_access(engine, self._records, _BATCH), self._records, self._record
+            lambda: lib.na_engine_drain_access(engine, self._records, _BATCH),
+            self._records,
+            lambda record: self._record(engine, record),
         )
 
     def counters(self, engine: Any) -> list[Counter]:
@@ -76,7 +87,7 @@ class ReportReader:
         count = lib.na_engine_connections(engine, infos, limit)
         if count < 0:
             raise EngineError(f"the engine cannot list its connections: error {-count}")
-        return [self._connection(infos[index]) for index in range(count)]
+        return [self._connection(engine, infos[index]) for index in range(count)]
 
     # -- one by one --
 
@@ -91,7 +102,7 @@ class ReportReader:
         value = self._tags.resolve(tag)
         return value if isinstance(value, Endpoint) else None
 
-    def _row(self, row: Any) -> StatRow:
+    def _row(self, engine: Any, row: Any) -> StatRow:
         cluster, port = self._cluster_and_port(row.cluster_tag, row.inbound)
         return StatRow(
             kind=StatKind(row.kind),
@@ -111,9 +122,11 @@ class ReportReader:
             duration=tuple(ffi.unpack(row.duration, lib.NA_DURATION_BUCKETS)),
             request_size=tuple(ffi.unpack(row.request_size, lib.NA_SIZE_BUCKETS)),
             response_size=tuple(ffi.unpack(row.response_size, lib.NA_SIZE_BUCKETS)),
+            principal=_principal(engine, row.principal),
+            mutual_tls=bool(row.mutual_tls),
         )
 
-    def _record(self, record: Any) -> AccessRecord:
+    def _record(self, engine: Any, record: Any) -> AccessRecord:
         cluster, port = self._cluster_and_port(record.cluster_tag, record.inbound)
         return AccessRecord(
             workload=self._uids.resolve(record.workload) or "",
@@ -144,9 +157,11 @@ class ReportReader:
             cluster_name=_text(record.cluster),
             detail=_text(record.detail),
             upstream_failure=_text(record.upstream_failure),
+            principal=_principal(engine, record.principal),
+            mutual_tls=bool(record.mutual_tls),
         )
 
-    def _connection(self, info: Any) -> Connection:
+    def _connection(self, engine: Any, info: Any) -> Connection:
         return Connection(
             id=info.id,
             workload=self._uids.resolve(info.workload) or "",
@@ -160,6 +175,7 @@ class ReportReader:
             remote=(_address(info.remote), info.remote_port),
             local=(_address(info.local), info.local_port),
             cluster=_text(info.cluster),
+            principal=_principal(engine, info.principal),
         )
 
 

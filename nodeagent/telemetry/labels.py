@@ -1,8 +1,8 @@
 """Istio's standard metric labels, from what the engine reports and what is known of the two workloads.
 
 Rules as Istio's telemetry has them: what nobody knows is `unknown`; the source's view of the connection's
-security is `unknown`, the destination's `none` without mTLS; traffic that no service stands for carries the
-name of its catch-all cluster as service name.
+security is `unknown`, the destination's `none` without mTLS; both see `mutual_tls` in a tunnel, as in ambient
+meshes; traffic that no service stands for carries the name of its catch-all cluster as service name.
 """
 
 from __future__ import annotations
@@ -85,6 +85,20 @@ def _service(row: StatRow) -> tuple[str, str, str]:
     return UNKNOWN, cluster if cluster in _CATCH_ALL else UNKNOWN, UNKNOWN
 
 
+def _principals(row: StatRow, local: WorkloadRef) -> tuple[str, str]:
+    """Source's and destination's. Without mTLS nobody has proved an identity to anybody."""
+    if not row.mutual_tls:
+        return UNKNOWN, UNKNOWN
+    peer, own = row.principal or UNKNOWN, local.principal or UNKNOWN
+    return (peer, own) if row.inbound else (own, peer)
+
+
+def _security(row: StatRow) -> str:
+    if row.mutual_tls:
+        return "mutual_tls"
+    return "none" if row.inbound else UNKNOWN
+
+
 def tcp_labels(row: StatRow, lookup: WorkloadLookup) -> TcpLabels:
     """The labels that all metrics share."""
     local = lookup.by_uid(row.workload) or _NOBODY
@@ -95,20 +109,20 @@ def tcp_labels(row: StatRow, lookup: WorkloadLookup) -> TcpLabels:
         address = row.endpoint.address if row.endpoint else row.peer
         source, destination = local, remote or lookup.by_address(address) or _NOBODY
     service, service_name, service_namespace = _service(row)
+    source_principal, destination_principal = _principals(row, local)
     return TcpLabels(
         reporter="destination" if row.inbound else "source",
         source_workload=_workload_name(source),
         source_canonical_service=source.canonical_name or UNKNOWN,
         source_canonical_revision=source.canonical_revision or UNKNOWN,
         source_workload_namespace=source.namespace or UNKNOWN,
-        # Nobody has proved an identity to anybody on a connection without mTLS.
-        source_principal=UNKNOWN,
+        source_principal=source_principal,
         source_app=source.app or UNKNOWN,
         source_version=source.version or UNKNOWN,
         source_cluster=source.cluster or UNKNOWN,
         destination_workload=_workload_name(destination),
         destination_workload_namespace=destination.namespace or UNKNOWN,
-        destination_principal=UNKNOWN,
+        destination_principal=destination_principal,
         destination_app=destination.app or UNKNOWN,
         destination_version=destination.version or UNKNOWN,
         destination_service=service,
@@ -119,7 +133,7 @@ def tcp_labels(row: StatRow, lookup: WorkloadLookup) -> TcpLabels:
         destination_cluster=destination.cluster or UNKNOWN,
         request_protocol=_protocol(row),
         response_flags=format_flags(row.flags),
-        connection_security_policy="none" if row.inbound else UNKNOWN,
+        connection_security_policy=_security(row),
     )
 
 

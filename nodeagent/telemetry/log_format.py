@@ -60,6 +60,16 @@ ISTIO_JSON: Final[Mapping[str, str]] = {
 }
 """Istio's default with accessLogEncoding JSON; keys in Envoy's order."""
 
+IDENTITY_TEXT: Final = (
+    ISTIO_TEXT.removesuffix("\n") + ' "%DOWNSTREAM_PEER_URI_SAN%" "%UPSTREAM_PEER_URI_SAN%"\n'
+)
+"""The same where workloads have identities: who the peer has proved to be comes at the end."""
+_PEERS: Final = {
+    "downstream_peer_uri_san": "%DOWNSTREAM_PEER_URI_SAN%",
+    "upstream_peer_uri_san": "%UPSTREAM_PEER_URI_SAN%",
+}
+IDENTITY_JSON: Final[Mapping[str, str]] = dict(sorted({**ISTIO_JSON, **_PEERS}.items()))
+
 
 # -- what the operators stand for --
 
@@ -119,6 +129,8 @@ _PLAIN: Final[dict[str, Field]] = {
     "UPSTREAM_CLUSTER": upstream_cluster,
     "UPSTREAM_CLUSTER_RAW": upstream_cluster,
     "REQUESTED_SERVER_NAME": _nothing,
+    "DOWNSTREAM_PEER_URI_SAN": lambda record: (record.principal or None) if record.inbound else None,
+    "UPSTREAM_PEER_URI_SAN": lambda record: None if record.inbound else (record.principal or None),
     "ROUTE_NAME": lambda record: record.route or None,
     "HOSTNAME": lambda record: socket.gethostname(),
 }

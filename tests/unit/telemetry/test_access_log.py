@@ -16,7 +16,7 @@ from nodeagent.errors import ConfigError
 from nodeagent.snapshot.address import parse_address
 from nodeagent.snapshot.values import InboundPort, Protocol
 from nodeagent.telemetry.accesslog import BATCH, AccessLog
-from nodeagent.telemetry.log_format import json_format, text_format
+from nodeagent.telemetry.log_format import IDENTITY_JSON, IDENTITY_TEXT, json_format, text_format
 
 RecordMaker = Callable[..., AccessRecord]
 NOWHERE = (bytes(16), 0)
@@ -89,6 +89,17 @@ def test_json_has_types_and_null(record: RecordMaker) -> None:
     assert values["start_time"] == "2016-11-30T15:52:25.123Z"
     assert list(values) == sorted(values)
     assert len(values) == 24
+
+
+def test_peers_that_have_proved_who_they_are(record: RecordMaker) -> None:
+    web = "spiffe://cluster.local/ns/default/sa/web"
+    outbound, inbound = record(principal=web), record(principal=web, inbound=True)
+    show = text_format(IDENTITY_TEXT)
+    assert show(outbound).endswith(f'- default "-" "{web}"\n')
+    assert show(inbound).endswith(f'- default "{web}" "-"\n')
+    values = json.loads(json_format(IDENTITY_JSON)(outbound))
+    assert (values["downstream_peer_uri_san"], values["upstream_peer_uri_san"]) == (None, web)
+    assert list(values) == sorted(values)
 
 
 @pytest.mark.parametrize(

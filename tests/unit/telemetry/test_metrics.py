@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
 
 import pytest
 from prometheus_client import CollectorRegistry
@@ -71,6 +73,20 @@ def test_destination_labels(lookup: object, inbound_row: StatRow) -> None:
     page = rendered(Metrics(lookup), inbound_row)
     expected = REQUEST_LABELS | {"reporter": "destination", "connection_security_policy": "none"}
     assert only(page, "istio_requests_total").labels == expected
+
+
+def test_a_tunnel_proves_who_is_at_its_ends(row: RowMaker, inbound_row: StatRow, lookup: Any) -> None:
+    page, reviews = (f"spiffe://cluster.local/ns/default/sa/{name}" for name in ("productpage", "reviews"))
+    proved = {
+        "source_principal": page,
+        "destination_principal": reviews,
+        "connection_security_policy": "mutual_tls",
+    }
+    outbound = rendered(Metrics(lookup), row(mutual_tls=True, principal=reviews))
+    assert only(outbound, "istio_requests_total").labels == REQUEST_LABELS | proved
+    inbound = rendered(Metrics(lookup), replace(inbound_row, mutual_tls=True, principal=page))
+    expected = REQUEST_LABELS | proved | {"reporter": "destination"}
+    assert only(inbound, "istio_requests_total").labels == expected
 
 
 @pytest.mark.parametrize(
