@@ -11,6 +11,7 @@ import asyncio
 import hashlib
 import logging
 import os
+import stat
 import time
 from collections.abc import AsyncIterator, Iterable, Iterator
 from dataclasses import dataclass, field
@@ -309,6 +310,8 @@ def _read(path: Path) -> tuple[Signature, bytes, str]:
         for attempt in range(_READ_TRIES):
             before = path.stat()
             signature = (before.st_mtime_ns, before.st_size, before.st_ino, before.st_dev)
+            if not stat.S_ISREG(before.st_mode):
+                return signature, b"", "is no regular file"  # reading a pipe might never end
             if before.st_size > MAX_FILE_BYTES:
                 return signature, b"", f"larger than {MAX_FILE_BYTES >> 20} MiB; split it"
             data = path.read_bytes()

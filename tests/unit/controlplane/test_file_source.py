@@ -244,6 +244,13 @@ async def test_too_large_file_is_refused(watched: Watched, monkeypatch: pytest.M
     assert watched.errors() == [f"{watched.root / 'a.yaml'}: larger than 1 MiB; split it"]
 
 
+async def test_a_pipe_is_not_waited_for(watched: Watched) -> None:
+    os.mkfifo(watched.root / "a.yaml")
+    (watched.root / "b.yaml").write_text(service("b"))
+    assert await asyncio.wait_for(watched.load(), 5) == {key("b"): 80}
+    assert watched.errors() == [f"{watched.root}/a.yaml: is no regular file"]
+
+
 async def test_description_tells_what_was_read(watched: Watched) -> None:
     (watched.root / "a.yaml").write_text(service("a"))
     (watched.root / "b.yaml").write_text("kind: [")
