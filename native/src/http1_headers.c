@@ -5,6 +5,7 @@
 #include <string.h>
 
 #include "http1_parse.h"
+#include "http1_scan.h"
 
 /* Letters and digits are tokens, targets, hosts and values alike; the rest is spelled out. */
 #define T   NA_C_TOKEN
@@ -37,77 +38,92 @@ const uint8_t na_h1_class[256] = {
 #undef V
 #undef ALL
 
-/* The known names by length; a name is compared with the few of its own length. */
-static const struct {
-  const char *name;
-  uint8_t n;
-  uint8_t id;
-} known_headers[] = {
-    {"te", 2, NA_HDR_TE},
-    {"host", 4, NA_HDR_HOST},
-    {"date", 4, NA_HDR_DATE},
-    {"expect", 6, NA_HDR_EXPECT},
-    {"server", 6, NA_HDR_SERVER},
-    {"trailer", 7, NA_HDR_TRAILER},
-    {"upgrade", 7, NA_HDR_UPGRADE},
-    {"connection", 10, NA_HDR_CONNECTION},
-    {"keep-alive", 10, NA_HDR_KEEP_ALIVE},
-    {"user-agent", 10, NA_HDR_USER_AGENT},
-    {"content-type", 12, NA_HDR_CONTENT_TYPE},
-    {"x-request-id", 12, NA_HDR_X_REQUEST_ID},
-    {"content-length", 14, NA_HDR_CONTENT_LENGTH},
-    {"x-forwarded-for", 15, NA_HDR_X_FORWARDED_FOR},
-    {"proxy-connection", 16, NA_HDR_PROXY_CONNECTION},
-    {"transfer-encoding", 17, NA_HDR_TRANSFER_ENCODING},
-    {"x-forwarded-proto", 17, NA_HDR_X_FORWARDED_PROTO},
-};
+/* Bytes at p, as an integer; letters in lower case. Bytes that may not be in a name can come to look like others. */
+static inline uint64_t folded8(const char *p) {
+  uint64_t word;
+  memcpy(&word, p, 8);
+  return word | 0x2020202020202020u;
+}
 
-/* Index of the first known name of each length; the last one ends the table. */
-static const uint8_t known_from[] = {0, 0, 0, 1, 1, 3, 3, 5, 7, 7, 7, 10, 10, 12, 12, 13, 14, 15, 17};
+static inline uint32_t folded4(const char *p) {
+  uint32_t word;
+  memcpy(&word, p, 4);
+  return word | 0x20202020u;
+}
+
+/* Whether a name of n bytes, all of them tokens, is the known one; n is a constant, so that so is the known one's part.
+ * Words may overlap. Only for known names of letters and `-`, which no other token folds to. */
+static inline bool is_name(const char *name, const char *known, size_t n) {
+  if (n < 4)
+    return (name[0] | 0x20) == known[0] && (name[n - 1] | 0x20) == known[n - 1];
+  if (n < 8)
+    return folded4(name) == folded4(known) && folded4(name + n - 4) == folded4(known + n - 4);
+  return folded8(name) == folded8(known) && folded8(name + n - 8) == folded8(known + n - 8) &&
+         (n <= 16 || folded8(name + 8) == folded8(known + 8));
+}
+
+#define KNOWN(text, known_id)                                                                                          \
+  do {                                                                                                                 \
+    _Static_assert(sizeof(text) - 1 <= 24, "is_name");                                                                 \
+    if (is_name(name, text, sizeof(text) - 1))                                                                         \
+      return known_id;                                                                                                 \
+  } while (0)
 
 uint8_t na_h1_header_id(const char *name, size_t n) {
-  if (n + 1 >= sizeof known_from)
-    return NA_HDR_OTHER;
-  for (uint32_t i = known_from[n]; i < known_from[n + 1]; i++) {
-    const char *known = known_headers[i].name;
-    if (na_lower(name[0]) != known[0])
-      continue;
-    size_t k = 1;
-    while (k < n && na_lower(name[k]) == known[k])
-      k++;
-    if (k == n)
-      return known_headers[i].id;
+  switch (n) {
+  case 2:
+    KNOWN("te", NA_HDR_TE);
+    break;
+  case 4:
+    KNOWN("host", NA_HDR_HOST);
+    KNOWN("date", NA_HDR_DATE);
+    break;
+  case 6:
+    KNOWN("expect", NA_HDR_EXPECT);
+    KNOWN("server", NA_HDR_SERVER);
+    break;
+  case 7:
+    KNOWN("trailer", NA_HDR_TRAILER);
+    KNOWN("upgrade", NA_HDR_UPGRADE);
+    break;
+  case 10:
+    KNOWN("connection", NA_HDR_CONNECTION);
+    KNOWN("keep-alive", NA_HDR_KEEP_ALIVE);
+    KNOWN("user-agent", NA_HDR_USER_AGENT);
+    break;
+  case 12:
+    KNOWN("content-type", NA_HDR_CONTENT_TYPE);
+    KNOWN("x-request-id", NA_HDR_X_REQUEST_ID);
+    break;
+  case 14:
+    KNOWN("content-length", NA_HDR_CONTENT_LENGTH);
+    break;
+  case 15:
+    KNOWN("x-forwarded-for", NA_HDR_X_FORWARDED_FOR);
+    break;
+  case 16:
+    KNOWN("proxy-connection", NA_HDR_PROXY_CONNECTION);
+    break;
+  case 17:
+    KNOWN("transfer-encoding", NA_HDR_TRANSFER_ENCODING);
+    KNOWN("x-forwarded-proto", NA_HDR_X_FORWARDED_PROTO);
+    break;
   }
   return NA_HDR_OTHER;
 }
 
-/* The length of the leading run of bytes that surely are field content: eight at a time, none below 0x20 and none 0x7f.
- * It may stop early, at a tab or right after a control byte within the same word. */
-static size_t span_plain(const char *p, size_t n) {
-  const uint64_t ones = 0x0101010101010101u, high = 0x8080808080808080u;
-  size_t i = 0;
-  for (; i + 8 <= n; i += 8) {
-    uint64_t word;
-    memcpy(&word, p + i, 8);
-    uint64_t below_space = (word - ones * 0x20) & ~word & high;
-    uint64_t without_del = word ^ (ones * 0x7f);
-    uint64_t del = (without_del - ones) & ~without_del & high;
-    if (below_space | del)
-      break;
-  }
-  return i;
+#undef KNOWN
+
+/* The end of a header's name: the first byte that may not be in one. */
+static const char *name_end(const char *p, const char *end) {
+  p = na_h1_skip_plain_name(p, end);
+  return p + na_h1_span(p, (size_t)(end - p), NA_C_TOKEN);
 }
 
 /* The end of a field value: the first byte that may not be in one. */
 static const char *value_end(const char *p, const char *end) {
-  for (;;) {
-    p += span_plain(p, (size_t)(end - p));
-    const char *stop = p + 8 < end ? p + 8 : end;
-    while (p < stop && na_h1_is(*p, NA_C_VALUE))
-      p++;
-    if (p < stop || p == end)
-      return p;
-  }
+  p = na_h1_skip_plain_value(p, end);
+  return p + na_h1_span(p, (size_t)(end - p), NA_C_VALUE);
 }
 
 static na_str trim(const char *p, const char *end) {
@@ -144,7 +160,7 @@ static const char *bad_value(const char *p, const char *end) {
 /* Parse the line at p into *header; returns the start of the next line, or NULL. */
 static const char *parse_line(const char *p, const char *end, na_header *header, na_h1_error *error) {
   const char *line = p;
-  p += na_h1_span(p, (size_t)(end - p), NA_C_TOKEN);
+  p = name_end(p, end);
   if (p == line || p == end || *p != ':') {
     na_h1_refuse(error, 400, bad_name(line, p, end));
     return NULL;
