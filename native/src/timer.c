@@ -8,6 +8,7 @@
 
 void na_wheel_init(na_wheel *wheel, uint64_t now_ms) {
   wheel->now_ms = now_ms;
+  wheel->next_ms = NA_WHEEL_IDLE;
   for (int level = 0; level < NA_WHEEL_LEVELS; level++) {
     wheel->occupied[level] = 0;
     for (int slot = 0; slot < NA_WHEEL_SLOTS; slot++)
@@ -41,6 +42,9 @@ void na_timer_arm(na_wheel *wheel, na_timer *timer, uint64_t expires_ms) {
   timer->slot = (timer->expires_ms >> (NA_WHEEL_BITS * timer->level)) & SLOT_MASK;
   na_list_push_back(&wheel->slots[timer->level][timer->slot], &timer->link);
   wheel->occupied[timer->level] |= (uint64_t)1 << timer->slot;
+  uint64_t turn = timer->expires_ms >> (NA_WHEEL_BITS * timer->level) << (NA_WHEEL_BITS * timer->level);
+  if (turn < wheel->next_ms)
+    wheel->next_ms = turn;
 }
 
 void na_timer_disarm(na_timer *timer) {
@@ -62,7 +66,8 @@ static void drain_slot(na_wheel *wheel, int level, unsigned slot) {
   }
 }
 
-uint64_t na_wheel_next(na_wheel *wheel) {
+/* When the first slot that holds timers comes up. */
+static uint64_t find_next(na_wheel *wheel) {
   uint64_t next = NA_WHEEL_IDLE;
   for (int level = 0; level < NA_WHEEL_LEVELS; level++) {
     int shift = NA_WHEEL_BITS * level;
@@ -87,8 +92,8 @@ uint64_t na_wheel_next(na_wheel *wheel) {
 }
 
 void na_wheel_advance(na_wheel *wheel, uint64_t now_ms) {
-  for (;;) {
-    uint64_t next = na_wheel_next(wheel);
+  while (wheel->next_ms <= now_ms) {
+    uint64_t next = wheel->next_ms = find_next(wheel); /* what it was may have been disarmed */
     if (next > now_ms)
       break;
     wheel->now_ms = next;

@@ -29,6 +29,7 @@ struct na_timer {
 
 typedef struct na_wheel {
   uint64_t now_ms;
+  uint64_t next_ms;                   /* no timer is due before; NA_WHEEL_IDLE: none at all */
   uint64_t occupied[NA_WHEEL_LEVELS]; /* a bit per slot that may hold timers */
   na_link slots[NA_WHEEL_LEVELS][NA_WHEEL_SLOTS];
 } na_wheel;
@@ -45,7 +46,10 @@ static inline bool na_timer_armed(const na_timer *timer) {
 
 /* Run what is due up to now_ms. Callbacks may arm and disarm any timer, their own included. */
 void na_wheel_advance(na_wheel *wheel, uint64_t now_ms);
-/* When to call na_wheel_advance next: not later than the next expiry, perhaps earlier. NA_WHEEL_IDLE: never. */
-uint64_t na_wheel_next(na_wheel *wheel);
+/* When to call na_wheel_advance next: not later than the next expiry, perhaps earlier (for a timer that was
+ * disarmed since, or to move timers down). NA_WHEEL_IDLE: never. */
+static inline uint64_t na_wheel_next(const na_wheel *wheel) {
+  return wheel->next_ms;
+}
 
 #endif
