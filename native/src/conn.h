@@ -15,7 +15,6 @@
 #include "parking.h"
 #include "worker.h"
 
-typedef struct na_http_request na_http_request; /* http_request.h */
 typedef struct na_tcp_proxy na_tcp_proxy;       /* tcp_proxy.h */
 typedef struct na_ahead na_ahead;               /* ahead.h */
 typedef struct na_h2_stream na_h2_stream;       /* h2.h */

@@ -375,13 +375,37 @@ static bool is_grpc(const na_h1_head *head) {
   return type.n >= 16 && strncasecmp(type.p, "application/grpc", 16) == 0;
 }
 
+/* The same bytes in the request's copy of its head; what is not of the head is static. */
+static na_str moved(const na_http_request *request, na_str s, const char *raw) {
+  size_t at = (size_t)((uintptr_t)s.p - (uintptr_t)raw);
+  return at < request->head_bytes ? (na_str){request->head + at, s.n} : s;
+}
+
+static void keep_texts(na_http_request *request, const na_h1_head *head, const char *raw) {
+  const na_request *in = &head->request;
+  request->texts = (na_request_texts){
+      .method = moved(request, in->method, raw),
+      .authority = moved(request, in->authority, raw),
+      .path = moved(request, in->path_query, raw),
+      .user_agent = moved(request, header_value(head, NA_HDR_USER_AGENT), raw),
+      .forwarded_for = moved(request, header_value(head, NA_HDR_X_FORWARDED_FOR), raw),
+      .request_id = moved(request, header_value(head, NA_HDR_X_REQUEST_ID), raw),
+  };
+}
+
 void na_request_start(na_conn *conn, const na_responder *responder, const na_h1_head *head, const char *raw) {
+  na_worker *worker = conn->worker;
   na_http_request *request = request_new(conn, responder, head->head_bytes);
   if (!request) {
     na_conn_close(conn, true);
     return;
   }
+  assert(head == worker->head);
+  worker->head_of = request;
   memcpy(request->head, raw, head->head_bytes);
+  if (worker->access.records)
+    keep_texts(request, head, raw);
+  request->http10 = head->minor == 0;
   request->is_head = head->is_head;
   request->idempotent = is_idempotent(head->request.method);
   request->upgrade = wants_upgrade(head);
@@ -392,6 +416,7 @@ void na_request_start(na_conn *conn, const na_responder *responder, const na_h1_
     na_request_reply(request, 501, NA_FLAG_DPE, "connect_not_supported", "CONNECT is not supported");
   else
     route(request, head, true);
+  worker->head_of = NULL; /* the bytes at `raw` may go */
 }
 
 void na_request_refuse(na_conn *conn, const na_responder *responder, uint16_t status, uint32_t flags,
@@ -404,12 +429,16 @@ void na_request_refuse(na_conn *conn, const na_responder *responder, uint16_t st
 }
 
 const na_h1_head *na_request_head(na_http_request *request) {
-  const na_config *config = request->worker->config;
+  na_worker *worker = request->worker;
+  if (worker->head_of == request)
+    return worker->head;
+  const na_config *config = worker->config;
   na_h1_limits limits = {config->max_head_bytes, config->max_headers, config->max_request_line};
   na_h1_error error;
   uint32_t scanned = 0;
-  int n = na_h1_parse_request(request->head, request->head_bytes, &scanned, &limits, request->worker->head, &error);
+  worker->head_of = NULL;
+  int n = na_h1_parse_request(request->head, request->head_bytes, &scanned, &limits, worker->head, &error);
   assert(n == (int)request->head_bytes); /* it was parsed before */
   (void)n;
-  return request->worker->head;
+  return worker->head;
 }

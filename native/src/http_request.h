@@ -60,6 +60,16 @@ enum na_request_state {
   NA_REQUEST_FINISHED,
 };
 
+/* What the access record says of a request; views into its head. */
+typedef struct na_request_texts {
+  na_str method;
+  na_str authority;
+  na_str path; /* with the query */
+  na_str user_agent;
+  na_str forwarded_for;
+  na_str request_id;
+} na_request_texts;
+
 struct na_http_request {
   na_worker *worker;
   na_conn *conn;
@@ -92,6 +102,7 @@ struct na_http_request {
   uint32_t route_tag;
   uint32_t principal; /* of the upstream's tunnel */
   uint32_t head_bytes;
+  na_request_texts texts; /* only when there are access records */
   uint16_t status;
   uint8_t state; /* enum na_request_state */
   uint8_t ntried;
@@ -103,7 +114,8 @@ struct na_http_request {
   bool idempotent : 1;
   bool upgrade : 1;
   bool grpc : 1;
-  bool mutual_tls : 1;   /* the upstream is tunnelled */
+  bool mutual_tls : 1; /* the upstream is tunnelled */
+  bool http10 : 1;
   char generated_id[37]; /* x-request-id, when the client sent none */
   char head[];           /* as received: parsed anew when it is needed after its event */
 };
@@ -113,7 +125,7 @@ void na_request_start(na_conn *conn, const na_responder *responder, const na_h1_
 /* A request that could not even be parsed: answered with the status. */
 void na_request_refuse(na_conn *conn, const na_responder *responder, uint16_t status, uint32_t flags,
                        const char *detail, const char *body);
-/* The request's head, parsed into worker->head. */
+/* The request's head, in worker->head: parsed anew unless it is there still. */
 const na_h1_head *na_request_head(na_http_request *request);
 
 /* Find an endpoint and a connection to it: the first time, after a failed connect, or to send it again. */

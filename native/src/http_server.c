@@ -219,6 +219,7 @@ static bool parse(na_conn *conn) {
   na_h1_limits limits = {config->max_head_bytes, config->max_headers, config->max_request_line};
   na_h1_error error;
   bool first_bytes = conn->scanned == 0;
+  assert(!worker->head_of);
   int n = na_h1_parse_request(na_input_bytes(&conn->in), na_input_length(&conn->in), &conn->scanned, &limits,
                               worker->head, &error);
   if (n < 0) {

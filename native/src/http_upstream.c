@@ -4,6 +4,7 @@
  */
 #include "http_upstream.h"
 
+#include <assert.h>
 #include <errno.h>
 #include <linux/tcp.h>
 #include <netinet/in.h>
@@ -268,6 +269,7 @@ static bool read_head(na_upstream *upstream, bool *more) {
   const na_config *config = worker->config;
   na_h1_limits limits = {config->max_head_bytes, config->max_headers, config->max_request_line};
   na_h1_error error;
+  assert(!worker->head_of);
   int n = na_h1_parse_response(na_input_bytes(&upstream->in), na_input_length(&upstream->in), &upstream->scanned,
                                &limits, request->is_head, false, worker->head, &error);
   *more = n == 0;

@@ -172,21 +172,14 @@ static void request_stats(const na_http_request *request) {
     na_stats_request(row, worker->loop.now_us - request->start_us, request->bytes_in, request->bytes_out);
 }
 
-static na_str header_of(const na_h1_head *head, enum na_header_id id) {
-  return head->index[id] < 0 ? (na_str){0} : head->headers[head->index[id]].value;
-}
-
-static void describe_request(na_access_record *record, const na_h1_head *head) {
-  const na_request *in = &head->request;
-  record->http_minor = head->minor;
-  na_access_text(record->method, sizeof record->method, in->method);
-  na_access_text(record->authority, sizeof record->authority, in->authority);
-  na_access_text(record->path, sizeof record->path, in->path_query);
-  na_access_text(record->user_agent, sizeof record->user_agent, header_of(head, NA_HDR_USER_AGENT));
-  na_str forwarded_for = header_of(head, NA_HDR_X_FORWARDED_FOR);
-  if (forwarded_for.n) /* else what the tunnel says */
-    na_access_text(record->forwarded_for, sizeof record->forwarded_for, forwarded_for);
-  na_access_text(record->request_id, sizeof record->request_id, header_of(head, NA_HDR_X_REQUEST_ID));
+static void describe_request(na_access_record *record, const na_request_texts *texts) {
+  na_access_text(record->method, sizeof record->method, texts->method);
+  na_access_text(record->authority, sizeof record->authority, texts->authority);
+  na_access_text(record->path, sizeof record->path, texts->path);
+  na_access_text(record->user_agent, sizeof record->user_agent, texts->user_agent);
+  if (texts->forwarded_for.n) /* else what the tunnel says */
+    na_access_text(record->forwarded_for, sizeof record->forwarded_for, texts->forwarded_for);
+  na_access_text(record->request_id, sizeof record->request_id, texts->request_id);
 }
 
 static void request_record(na_http_request *request) {
@@ -203,9 +196,9 @@ static void request_record(na_http_request *request) {
   record->flags = request->flags;
   record->status = request->status;
   record->protocol = request->grpc ? PROTOCOL_GRPC : PROTOCOL_HTTP1;
-  record->http_minor = 1; /* what is spoken here, also if the request could not be read */
+  record->http_minor = !request->http10; /* what is spoken here, also if the request could not be read */
   if (request->head_bytes)
-    describe_request(record, na_request_head(request));
+    describe_request(record, &request->texts);
   if (request->generated_id[0])
     text(record->request_id, sizeof record->request_id, request->generated_id);
   text(record->route, sizeof record->route, request->route ? request->route->name : NULL);

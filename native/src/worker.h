@@ -54,6 +54,8 @@ typedef struct na_command {
   sem_t *done;
 } na_command;
 
+typedef struct na_http_request na_http_request; /* http_request.h */
+
 struct na_worker {
   const na_config *config;
   na_snapshots *snapshots;
@@ -102,6 +104,8 @@ struct na_worker {
   char *scratch;  /* heads on their way out */
   size_t scratch_size;
   na_h1_head *head; /* the head being looked at; used as `io` is */
+  /* The request that `head` was parsed for, as long as the bytes that it points to are there; NULL: nobody's. */
+  const na_http_request *head_of;
 };
 
 /* Prepare a worker, not running. */
