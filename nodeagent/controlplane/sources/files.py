@@ -66,7 +66,9 @@ class FileSource:
         self._touched: set[ObjectKey] = set()
         self._first_seen: dict[ObjectKey, float] = {}
         self._sequence = 0
-        self._closed = asyncio.Event()
+        self._closed = False
+        # Of the watcher at work. watchfiles sets it itself when it is cancelled.
+        self._stop = asyncio.Event()
         for root in self._roots:
             if not root.exists():
                 raise ConfigError(f"--config {root}: there is no such file or folder")
@@ -77,12 +79,14 @@ class FileSource:
 
     def close(self) -> None:
         """End watch()."""
-        self._closed.set()
+        self._closed = True
+        self._stop.set()
 
     async def watch(self) -> AsyncIterator[Batch]:
         """Changes, each batch settled for 50 ms."""
-        while not self._closed.is_set():
+        while not self._closed:
             folders = self._watched()
+            self._stop = asyncio.Event()
             told = asyncio.Event()
             # Look once for what changed before the watch began.
             told.set()
@@ -108,7 +112,7 @@ class FileSource:
                 watch_filter=None,
                 step=SETTLE_MS,
                 debounce=DEBOUNCE_MS,
-                stop_event=self._closed,
+                stop_event=self._stop,
                 rust_timeout=int(RESCAN_SECONDS * 1000),
                 yield_on_timeout=True,
                 ignore_permission_denied=True,

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import os
+import shutil
 from collections.abc import AsyncIterator
 from pathlib import Path
 
@@ -228,6 +229,21 @@ async def test_links_out_of_the_folder_are_followed_and_watched(watched: Watched
     assert await watched.load() == {key("a"): 80}
     (outside / "a.yaml").write_text(service("a", 81))
     assert await watched.changed() == {"a": 81}
+
+
+async def test_a_folder_that_is_replaced_is_watched_again(watched: Watched) -> None:
+    (watched.root / "a.yaml").write_text(service("a"))
+    await watched.load()
+    shutil.rmtree(watched.root)
+    batch = await watched.next(8)  # what follows waits for a watcher to end, and that looks every 5 s
+    assert batch.removed == (key("a"),)
+    watched.root.mkdir()
+    (watched.root / "b.yaml").write_text(service("b"))
+    batch = await watched.next(8)
+    assert [raw.key for raw in batch.changed] == [key("b")]
+    (watched.root / "c.yaml").write_text(service("c"))
+    batch = await watched.next(8)
+    assert [raw.key for raw in batch.changed] == [key("c")]
 
 
 async def test_unreadable_text_is_named_with_its_line(watched: Watched) -> None:
