@@ -141,6 +141,21 @@ class AccessRecord:
     mutual_tls: bool = False
 
 
+class LineFormat(IntEnum):
+    """enum na_access_format: Istio's default access log formats."""
+
+    TEXT = 1
+    JSON = 2
+
+
+@dataclass(frozen=True, slots=True)
+class Lines:
+    """Access records as they go into a log; `count` is how many."""
+
+    data: bytes
+    count: int
+
+
 @dataclass(frozen=True, slots=True)
 class Counter:
     """An engine-wide counter or gauge; `name` is in Prometheus style, without prefix."""

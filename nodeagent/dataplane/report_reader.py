@@ -4,7 +4,7 @@ values."""
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, Final
+from typing import Any
 
 from nodeagent.dataplane._native import ffi, lib
 from nodeagent.dataplane.builder import ClusterTag, Tagged
@@ -13,15 +13,16 @@ from nodeagent.dataplane.report import (
     Connection,
     ConnectionState,
     Counter,
+    LineFormat,
+    Lines,
     StatKind,
     StatRow,
     WireProtocol,
 )
+from nodeagent.dataplane.report_lines import BATCH, LineWriter
 from nodeagent.dataplane.tags import TagTable
 from nodeagent.errors import EngineError
 from nodeagent.snapshot.values import Cluster, Endpoint, InboundPort
-
-_BATCH: Final = 256
 
 
 def _text(field: Any) -> str:
@@ -44,8 +45,9 @@ class ReportReader:
     def __init__(self, tags: TagTable[Tagged], uids: TagTable[str]) -> None:
         self._tags = tags
         self._uids = uids
-        self._rows = ffi.new("na_stat_row[]", _BATCH)
+        self._rows = ffi.new("na_stat_row[]", BATCH)
         self._records: Any = None
+        self._writer: LineWriter | None = None
         self._names = [
             (
                 ffi.string(lib.na_engine_counter_name(index)).decode(),
@@ -58,21 +60,40 @@ class ReportReader:
     def stats(self, engine: Any) -> list[StatRow]:
         """All rows since the last call."""
         return _drain(
-            lambda: lib.na_engine_drain_stats(engine, self._rows, _BATCH),
+            lambda: lib.na_engine_drain_stats(engine, self._rows, BATCH),
             self._rows,
             lambda row: self._row(engine, row),
         )
 
     def access(self, engine: Any) -> list[AccessRecord]:
         """All records since the last call."""
-        if self._records is None:
-            # 0.4 MB, which an agent that keeps no access log does without.
-            self._records = ffi.new("na_access_record[]", _BATCH)
+        records = self._record_buffer()
         return _drain(
-            lambda: lib.na_engine_drain_access(engine, self._records, _BATCH),
-            self._records,
+            lambda: lib.na_engine_drain_access(engine, records, BATCH),
+            records,
             lambda record: self._record(engine, record),
         )
+
+    def lines(self, engine: Any, form: LineFormat) -> list[Lines]:
+        """All records since the last call, as lines."""
+        if self._writer is None:
+            self._writer = LineWriter(self._tags)
+        records = self._record_buffer()
+        found = []
+        count = BATCH
+        while count == BATCH:
+            count = lib.na_engine_drain_access(engine, records, BATCH)
+            if count < 0:
+                raise EngineError(f"the engine cannot report: error {-count}")
+            if count:
+                found.append(self._writer.format(records, count, form))
+        return found
+
+    def _record_buffer(self) -> Any:
+        """0.4 MB, which an agent that keeps no access log does without."""
+        if self._records is None:
+            self._records = ffi.new("na_access_record[]", BATCH)
+        return self._records
 
     def counters(self, engine: Any) -> list[Counter]:
         """All counters and gauges."""
@@ -187,5 +208,5 @@ def _drain(take: Callable[[], int], array: Any, convert: Callable[[Any], Any]) -
         if count < 0:
             raise EngineError(f"the engine cannot report: error {-count}")
         found.extend(convert(array[index]) for index in range(count))
-        if count < _BATCH:
+        if count < BATCH:
             return found

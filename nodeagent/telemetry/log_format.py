@@ -248,9 +248,19 @@ def _parse(template: str) -> list[str | Field]:
     return [part for part in parts if part != ""]
 
 
+# Control characters, and those that break lines, are invisible or turn the direction of writing;
+# native/src/access_text.c has the same list.
+_HIDDEN: Final = re.compile(r"[\x00-\x1f\x7f-\x9f\xad\u200b-\u200f\u2028-\u202e\u2060-\u206f\ufeff]")
+
+
+def _escape(match: re.Match[str]) -> str:
+    code = ord(match[0])
+    return f"\\x{code:02x}" if code <= 0xFF else f"\\u{code:04x}"
+
+
 def _clean(text: str) -> str:
-    """Without control characters, so that nobody writes lines of their own into the log."""
-    return text if text.isprintable() else "".join(c if c.isprintable() else f"\\x{ord(c):02x}" for c in text)
+    """Without hidden characters, so that nobody writes lines of their own into the log."""
+    return _HIDDEN.sub(_escape, text)
 
 
 def text_format(template: str = ISTIO_TEXT) -> Callable[[AccessRecord], str]:
