@@ -11,6 +11,7 @@ import asyncio
 import logging
 import os
 import signal
+import time
 from collections.abc import Callable, Coroutine, Iterator
 from typing import TYPE_CHECKING, Any, Final
 
@@ -32,6 +33,7 @@ from nodeagent.app.agent_workloads import NAME as WORKLOADS
 from nodeagent.app.agent_workloads import WorkloadStream
 from nodeagent.compiler.workloads import IndexChange, WorkloadIndex
 from nodeagent.config.agent import AgentConfig
+from nodeagent.dataplane.report import LineFormat
 from nodeagent.enroll.zds import ZdsClient
 from nodeagent.errors import NodeagentError
 from nodeagent.snapshot.values import DestinationNeeded, Need, WorkloadRef
@@ -44,7 +46,6 @@ logger = logging.getLogger(__name__)
 
 CGROUP: Final = "nodeagent"
 STATS_PERIOD: Final = 1.0
-ACCESS_PERIOD: Final = 0.2
 USAGE_PERIOD: Final = 5.0
 INDEX_DEBOUNCE: Final = 0.1
 SETTLE_DELAY: Final = 3.0
@@ -178,7 +179,7 @@ class Agent:
         self._spawn("statistics", self._every(STATS_PERIOD, self._pull_statistics))
         self._spawn("usage", self._every(USAGE_PERIOD, self._pull_usage))
         if self._access_log is not None:
-            self._spawn("access log", self._every(ACCESS_PERIOD, self._pull_access))
+            self._spawn("access log", self._follow_access())
         if self._config.static is not None:
             from nodeagent.app import agent_static
 
@@ -294,9 +295,31 @@ class Agent:
     def _pull_statistics(self) -> None:
         self._metrics.update(self.engine.drain_stats())
 
-    def _pull_access(self) -> None:
-        if self._access_log is not None:
-            self._access_log.submit(self.engine.drain_access())
+    async def _follow_access(self) -> None:
+        from nodeagent.telemetry.pace import Pace
+
+        pace = Pace()
+        last = time.monotonic()
+        while True:
+            await asyncio.sleep(pace.wait)
+            try:
+                count = self._pull_access()
+            except Exception:
+                logger.exception("reading access records failed")
+                count = 0
+            now = time.monotonic()
+            pace.note(count, now - last)
+            last = now
+
+    def _pull_access(self) -> int:
+        """Have the records since the last call written; returns how many they were."""
+        if self._access_log is None:
+            return 0
+        count = 0
+        for lines in self.engine.drain_access_lines(LineFormat[self._config.access_log.upper()]):
+            self._access_log.submit_lines(lines)
+            count += lines.count
+        return count
 
     def _pull_usage(self) -> None:
         for use in self.engine.usage():

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable, Sequence
 from typing import TYPE_CHECKING, Protocol
 
 from nodeagent.dataplane.netns import NetworkNamespace
-from nodeagent.dataplane.report import AccessRecord, Connection, Counter, StatRow
+from nodeagent.dataplane.report import Connection, Counter, LineFormat, Lines, StatRow
 from nodeagent.snapshot.values import Need, Snapshot, Use, VirtualHost
 
 if TYPE_CHECKING:
@@ -77,8 +77,8 @@ class Engine(Protocol):
     def drain_stats(self) -> Sequence[StatRow]:
         """Statistics since the last call."""
 
-    def drain_access(self) -> Sequence[AccessRecord]:
-        """Access records since the last call."""
+    def drain_access_lines(self, form: LineFormat) -> Sequence[Lines]:
+        """Access records since the last call, as lines of a log."""
 
 
 class Capture(Protocol):

@@ -17,8 +17,9 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Final
 
-from nodeagent.dataplane.report import AccessRecord
+from nodeagent.dataplane.report import AccessRecord, Lines
 from nodeagent.errors import ConfigError
+from nodeagent.telemetry.log_format import text_format
 
 log = logging.getLogger(__name__)
 
@@ -26,22 +27,28 @@ STDOUT: Final = "stdout"
 QUEUE_LIMIT: Final = 65_536
 """Records that wait at most."""
 BATCH: Final = 512
-"""Records formatted and written at once."""
+"""Records formatted and written at once, at most."""
 _ROTATION_CHECK_SECONDS: Final = 1.0
 _CLOSE_SECONDS: Final = 5.0
 
 
 class AccessLog:
-    """The writer. start(), submit() from one thread, close()."""
+    """The writer. start(), submit() or submit_lines() from one thread, close()."""
 
     def __init__(
-        self, path: str, format_record: Callable[[AccessRecord], str], *, queue_limit: int = QUEUE_LIMIT
+        self,
+        path: str,
+        format_record: Callable[[AccessRecord], str] | None = None,
+        *,
+        queue_limit: int = QUEUE_LIMIT,
     ) -> None:
-        """`path` is a file or `stdout`. ConfigError if it cannot be opened."""
+        """`path` is a file or `stdout`; `format_record` is for records that are no lines yet, Istio's text format if
+        None. ConfigError if it cannot be opened."""
         self._path = path
-        self._format = format_record
+        self._format = format_record or text_format()
         self._queue_limit = queue_limit
-        self._queue: deque[AccessRecord] = deque()
+        self._queue: deque[Lines | Sequence[AccessRecord]] = deque()
+        self._waiting = 0
         self._wake = threading.Condition()
         self._closing = False
         self._reopen = False
@@ -57,14 +64,26 @@ class AccessLog:
         self._thread.start()
 
     def submit(self, records: Sequence[AccessRecord]) -> None:
-        """Have records written; never blocks."""
-        if not records:
-            return
+        """Have records formatted and written; never blocks."""
         with self._wake:
-            room = max(self._queue_limit - len(self._queue), 0)
-            self._queue.extend(records[:room])
-            self.dropped += len(records) - min(room, len(records))
-            self._wake.notify()
+            room = max(self._queue_limit - self._waiting, 0)
+            taken = records[:room]
+            self.dropped += len(records) - len(taken)
+            for start in range(0, len(taken), BATCH):
+                self._enqueue(taken[start : start + BATCH], len(taken[start : start + BATCH]))
+
+    def submit_lines(self, lines: Lines) -> None:
+        """Have lines written, all or none of them; never blocks."""
+        with self._wake:
+            if self._waiting + lines.count > self._queue_limit:
+                self.dropped += lines.count
+            else:
+                self._enqueue(lines, lines.count)
+
+    def _enqueue(self, batch: Lines | Sequence[AccessRecord], count: int) -> None:
+        self._queue.append(batch)
+        self._waiting += count
+        self._wake.notify()
 
     def reopen(self) -> None:
         """Open the file anew before the next record; safe in a signal handler of the event loop."""
@@ -78,7 +97,7 @@ class AccessLog:
         if self._thread.ident is not None:
             self._thread.join(_CLOSE_SECONDS)
         if self._thread.is_alive():
-            log.warning("access log %s: %d records not written", self._path, len(self._queue))
+            log.warning("access log %s: %d records not written", self._path, self._waiting)
             return
         os.close(self._fd)
 
@@ -100,19 +119,25 @@ class AccessLog:
                 self._wake.wait_for(lambda: self._queue or self._closing)
                 if not self._queue:
                     return
-                batch = [self._queue.popleft() for _ in range(min(BATCH, len(self._queue)))]
-            self._write(batch)
+                batch = self._queue.popleft()
+                count = batch.count if isinstance(batch, Lines) else len(batch)
+                self._waiting -= count
+            self._write(self._formatted(batch), count)
 
-    def _write(self, batch: list[AccessRecord]) -> None:
-        data = "".join(map(self._format, batch)).encode(errors="replace")
+    def _formatted(self, batch: Lines | Sequence[AccessRecord]) -> bytes:
+        if isinstance(batch, Lines):
+            return batch.data
+        return "".join(map(self._format, batch)).encode(errors="replace")
+
+    def _write(self, data: bytes, count: int) -> None:
         try:
             self._follow_rotation()
             while data:
                 data = data[os.write(self._fd, data) :]
-            self.written += len(batch)
+            self.written += count
             self._failing = False
         except (OSError, ConfigError) as error:
-            self.dropped += len(batch)
+            self.dropped += count
             if not self._failing:
                 log.error("access log %s: %s; records are dropped until it works again", self._path, error)
             self._failing = True

@@ -105,7 +105,7 @@ class FakeEngine:
     def drain_stats(self) -> Sequence[Any]:
         return ()
 
-    def drain_access(self) -> Sequence[Any]:
+    def drain_access_lines(self, form: Any) -> Sequence[Any]:
         return ()
 
 
