@@ -419,6 +419,16 @@ static void handshake(na_h2 *h2, uint32_t events) {
 
 /* ---- events ---- */
 
+/* What a peer said before it closed tells more than that it did: an alert may be there to be read. */
+static void broke(na_h2 *h2, int error) {
+  if (!h2->doom && error == -EPIPE) {
+    h2->io.readable = true;
+    int reason = read_frames(h2);
+    error = reason ? reason : error;
+  }
+  na_h2_close(h2, error, h2->doom);
+}
+
 static void on_io(na_watch *watch, uint32_t events) {
   na_stream *io = na_stream_of(watch);
   na_h2 *h2 = io->owner;
@@ -434,7 +444,7 @@ static void on_io(na_watch *watch, uint32_t events) {
   if (!error)
     error = write_frames(h2);
   if (error)
-    na_h2_close(h2, error, h2->doom);
+    broke(h2, error);
   else if (is_over(h2))
     na_h2_close(h2, h2->violated ? -EPROTO : 0, h2->violated ? "HTTP/2 protocol error" : "the tunnel was closed");
 }

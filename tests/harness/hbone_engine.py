@@ -1,0 +1,210 @@
+"""The engine with tunnels, as a process in a cgroup of its own: workloads are captured in their namespaces, and
+what they send to configured addresses goes through HBONE.
+
+`HboneEngine` starts this file and tells it what to do, a line of JSON each way. It speaks to the engine by its
+C interface alone.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+from harness.netns import Namespace
+
+PORT = 15008
+
+
+class HboneEngine:
+    """Starts the process in the cgroup that `join` moves it into."""
+
+    def __init__(self, join: Callable[[], None]) -> None:
+        self._process = subprocess.Popen(
+            [sys.executable, "-m", "harness.hbone_engine"],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            preexec_fn=join,
+            env=os.environ | {"PYTHONPATH": f"{Path(__file__).parents[1]}:{Path(__file__).parents[2]}"},
+            text=True,
+        )
+
+    def ask(self, verb: str, **arguments: Any) -> Any:
+        """Have something done; its result, or AssertionError with what went wrong."""
+        assert self._process.stdin is not None
+        assert self._process.stdout is not None
+        print(json.dumps({"verb": verb, **arguments}), file=self._process.stdin, flush=True)
+        answer = json.loads(self._process.stdout.readline() or '{"error": "the engine is gone"}')
+        assert "error" not in answer, f"{verb}: {answer['error']}"
+        return answer["result"]
+
+    def enrol(self, namespace: Namespace, identity: str, baggage: str = "") -> None:
+        """Serve and capture the namespace as that identity."""
+        self.ask("enrol", netns=str(namespace.path), identity=identity, baggage=baggage)
+
+    def set_identity(self, name: str, chain: Sequence[str], key: str, bundle: str) -> None:
+        """Put a certificate in force."""
+        self.ask("set_identity", name=name, chain="".join(chain), key=key, bundle=bundle)
+
+    def close(self) -> None:
+        for pipe in (self._process.stdin, self._process.stdout):
+            if pipe is not None:
+                pipe.close()
+        try:
+            self._process.wait(10)
+        except subprocess.TimeoutExpired:
+            self._process.kill()
+            self._process.wait()
+
+    def __enter__(self) -> HboneEngine:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, value: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self.close()
+
+
+class Service:
+    """The other end: the verbs."""
+
+    def __init__(self) -> None:
+        from nodeagent.dataplane._native import ffi, lib
+
+        self.ffi, self.lib = ffi, lib
+        slot = ffi.new("na_engine **")
+        config = ffi.new("na_config *", {"workers": 2, "access_log": 1})
+        self.check(lib.na_engine_new(config, slot), None)
+        self.engine = slot[0]
+        self.check(lib.na_engine_start(self.engine))
+        self.captures: list[Any] = []
+
+    def check(self, code: int, _builder: Any = None) -> None:
+        if code < 0:
+            text = self.text(self.lib.na_engine_error(self.engine)) if hasattr(self, "engine") else ""
+            raise OSError(-code, f"{os.strerror(-code)} {text}")
+
+    def text(self, pointer: Any) -> str:
+        return str(self.ffi.string(pointer).decode())
+
+    def enrol(self, netns: str, identity: str, baggage: str) -> None:
+        from nodeagent.dataplane.capture import Capture
+        from nodeagent.dataplane.cgroup import own_group
+        from nodeagent.dataplane.listeners import open_listeners
+        from nodeagent.dataplane.netns import NetworkNamespace
+        from nodeagent.dataplane.routing import read_addresses
+        from nodeagent.dataplane.ruleset import CaptureRules
+        from nodeagent.snapshot.address import widen_address
+
+        lib, namespace = self.lib, NetworkNamespace.open(netns)
+        workload = len(self.captures) + 1
+        addresses = [widen_address(raw) for raw in read_addresses(namespace)]
+        self.check(
+            lib.na_workload_add(
+                self.engine, workload, namespace.fd, identity.encode(), b"".join(addresses), len(addresses)
+            )
+        )
+        self.check(lib.na_workload_identity(self.engine, workload, identity.encode()))
+        self.check(lib.na_workload_baggage(self.engine, workload, baggage.encode()))
+
+        def inbound(builder: Any) -> None:
+            self.check(lib.na_builder_view(builder, identity.encode(), 0))
+            self.check(lib.na_builder_inbound(builder, workload, self.ffi.NULL, 0, lib.NA_PROTOCOL_DETECT))
+
+        self.change(inbound)
+        kinds = {15001: lib.NA_LISTENER_OUTBOUND, 15006: lib.NA_LISTENER_INBOUND, PORT: lib.NA_LISTENER_HBONE}
+        for port, kind in kinds.items():
+            for worker, fd in enumerate(open_listeners(namespace, port, 2)):
+                self.check(lib.na_workload_listen(self.engine, workload, kind, worker, fd))
+        capture = Capture(namespace, CaptureRules.for_agent(own_group()))
+        capture.apply()
+        self.captures.append(capture)
+
+    def set_identity(self, name: str, chain: str, key: str, bundle: str) -> None:
+        pems = [value.encode() for value in (name, chain, key, bundle)]
+        self.check(self.lib.na_identity_set(self.engine, *pems, self.ffi.NULL, 0))
+
+    def route(self, view: str, address: str, port: int, target: int, identities: str) -> None:
+        """What the view's workloads send to address:port goes to its port `target`, through a tunnel to one of
+        the identities."""
+        from nodeagent.snapshot.address import parse_address
+
+        lib, ffi, cluster = self.lib, self.ffi, f"{address}:{port}".encode()
+        raw = parse_address(address)
+        config = ffi.new("na_destination_config *", {"protocol": lib.NA_PROTOCOL_TCP})
+        name, expected = ffi.new("char[]", cluster), ffi.new("char[]", identities.encode())
+
+        def destination(builder: Any) -> None:
+            self.check(lib.na_builder_cluster(builder, name, ffi.new("na_cluster_config *")))
+            endpoint = ffi.new("na_endpoint *", {"address": raw, "port": target, "healthy": 1, "weight": 1})
+            tunnel = ffi.new("na_tunnel_config *", {"identities": expected})
+            via = ffi.new("uint32_t[1]", [1])
+            self.check(lib.na_builder_tunnelled_endpoints(builder, name, endpoint, 1, via, tunnel, 1))
+            names, weights = ffi.new("char *[1]", [name]), ffi.new("uint32_t[1]", [1])
+            self.check(
+                lib.na_builder_destination(builder, view.encode(), raw, port, config, names, weights, 1)
+            )
+
+        self.change(destination)
+
+    def change(self, write: Callable[[Any], None]) -> None:
+        slot = self.ffi.new("na_builder **")
+        self.check(self.lib.na_builder_new(self.engine, slot))
+        try:
+            write(slot[0])
+        except OSError:
+            self.lib.na_builder_abort(slot[0])
+            raise
+        self.check(self.lib.na_builder_commit(slot[0]))
+
+    def counters(self) -> dict[str, int]:
+        lib = self.lib
+        return {
+            self.text(lib.na_engine_counter_name(index)): lib.na_engine_counter(self.engine, index)
+            for index in range(lib.na_engine_counters())
+        }
+
+    def records(self) -> list[dict[str, Any]]:
+        """Access records since the last call, as far as tunnels are about them."""
+        array = self.ffi.new("na_access_record[]", 256)
+        count = self.lib.na_engine_drain_access(self.engine, array, 256)
+        texts = ("upstream_failure", "peer_baggage", "traceparent", "forwarded_for", "detail")
+        return [
+            {name: self.text(getattr(record, name)) for name in texts}
+            | {
+                "principal": self.text(self.lib.na_engine_principal(self.engine, record.principal)),
+                "mutual_tls": bool(record.mutual_tls),
+                "inbound": bool(record.inbound),
+                "flags": record.flags,
+                "bytes": [record.bytes_in, record.bytes_out],
+            }
+            for record in array[0:count]
+        ]
+
+    def close(self) -> None:
+        self.lib.na_engine_stop(self.engine, 0)
+        self.lib.na_engine_free(self.engine)
+
+
+def main() -> None:
+    """Serve the verbs until standard input ends."""
+    from nodeagent.errors import NodeagentError
+
+    service = Service()
+    for line in sys.stdin:
+        request = json.loads(line)
+        try:
+            answer = {"result": getattr(service, request.pop("verb"))(**request)}
+        except (NodeagentError, OSError) as error:
+            answer = {"error": str(error)}
+        print(json.dumps(answer), flush=True)
+    service.close()
+
+
+if __name__ == "__main__":
+    main()
