@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 import logging
 from collections import Counter
 from collections.abc import Callable, Iterable
@@ -212,5 +213,17 @@ def _unknown_kind(raw: RawObject, known: _KnownKind | None) -> Issue:
     if known is not None:
         message = f"{api} is not known; there are: {', '.join(sorted(known.versions))}"
         return Issue(Severity.ERROR, "unknown-version", message, raw.source, str(raw.key), "apiVersion")
-    message = f"kind {raw.key.kind} ({api}) is not known; it is ignored"
-    return Issue(Severity.WARNING, "unknown-kind", message, raw.source, str(raw.key))
+    message = f"kind {raw.key.kind} ({api}) is not known"
+    if meant := _meant_kind(raw.key):
+        message = f"{message}; did you mean {meant}?"
+        return Issue(Severity.ERROR, "unknown-kind", message, raw.source, str(raw.key), "kind")
+    return Issue(Severity.WARNING, "unknown-kind", f"{message}; it is ignored", raw.source, str(raw.key))
+
+
+def _meant_kind(key: ObjectKey) -> str:
+    """The kind that is meant by a misspelt one, or by one in the wrong of our API groups; empty if it is like none."""
+    groups = {name: group for group, name in (*LATER_KINDS, *KINDS)}
+    if key.group not in groups.values():
+        return ""  # others have a Gateway or a Service, too
+    close = difflib.get_close_matches(key.kind, groups, n=1, cutoff=0.85)
+    return f"{close[0]} of {groups[close[0]] or 'v1'}" if close else ""

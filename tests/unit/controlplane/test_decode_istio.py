@@ -379,11 +379,31 @@ def test_kind_without_effect_yet_is_warned_of(configured: Any, kind: str) -> Non
     assert configured.messages() == [f"{kind} default/a: kind {kind} is not supported yet; it has no effect"]
 
 
-def test_unknown_kind_is_warned_of(configured: Any) -> None:
-    configured.put("apiVersion: apps/v1\nkind: Deployment\nmetadata: {name: a}")
-    assert configured.messages() == [
-        "Deployment default/a: kind Deployment (apps/v1) is not known; it is ignored"
-    ]
+@pytest.mark.parametrize(
+    ("api", "kind"),
+    [("apps/v1", "Deployment"), ("gateway.networking.k8s.io/v1", "Gateway"), ("v1", "Secret")],
+)
+def test_unknown_kind_is_warned_of(configured: Any, api: str, kind: str) -> None:
+    configured.put(f"apiVersion: {api}\nkind: {kind}\nmetadata: {{name: a}}")
+    (issue,) = configured.report
+    assert issue.severity is Severity.WARNING
+    assert issue.message == f"kind {kind} ({api}) is not known; it is ignored"
+
+
+@pytest.mark.parametrize(
+    ("api", "kind", "meant"),
+    [
+        ("networking.istio.io/v1", "VirtualServce", "VirtualService of networking.istio.io"),
+        ("networking.istio.io/v1", "virtualservice", "VirtualService of networking.istio.io"),
+        ("v1", "DestinationRule", "DestinationRule of networking.istio.io"),
+        ("networking.istio.io/v1", "Service", "Service of v1"),
+    ],
+)
+def test_a_kind_like_a_known_one_is_an_error(configured: Any, api: str, kind: str, meant: str) -> None:
+    configured.put(f"apiVersion: {api}\nkind: {kind}\nmetadata: {{name: a}}")
+    (issue,) = configured.report
+    assert issue.severity is Severity.ERROR
+    assert issue.message == f"kind {kind} ({api}) is not known; did you mean {meant}?"
 
 
 def test_every_error_of_an_object_is_found_at_once(configured: Any) -> None:
