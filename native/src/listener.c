@@ -32,7 +32,7 @@ typedef struct na_listener {
   na_worker *worker;
   na_workload *workload;
   enum na_listener_kind kind;
-  uint16_t port;
+  na_address address; /* where it listens */
 } na_listener;
 
 /* Where the connection was going before it was captured (NAT: conntrack knows; eBPF capture answers the same call). */
@@ -64,8 +64,18 @@ static void refuse(na_worker *worker, int fd, enum na_counter_id why) {
 
 /* Somebody talks to the listener itself, not through capture: to go there would be to go round in circles. */
 static bool aims_at_listener(const na_listener *listener, const na_address *destination) {
-  return destination->port == listener->port &&
+  return destination->port == listener->address.port &&
          (na_ip_is_loopback(destination->ip) || na_workload_owns(listener->workload, destination->ip));
+}
+
+/* Where an accepted connection was going. */
+static int destination_of(const na_listener *listener, int fd, const na_address *peer, na_address *out) {
+  if (listener->kind != NA_LISTENER_PLAIN && listener->kind != NA_LISTENER_HBONE)
+    return original_destination(fd, peer, out);
+  if (na_ip_is_any(listener->address.ip))
+    return local_address(fd, out);
+  *out = listener->address;
+  return 0;
 }
 
 static void accepted(na_listener *listener, int fd, const struct sockaddr_storage *from) {
@@ -76,8 +86,7 @@ static void accepted(na_listener *listener, int fd, const struct sockaddr_storag
     return;
   }
   bool plain = listener->kind == NA_LISTENER_PLAIN || listener->kind == NA_LISTENER_HBONE;
-  if (!na_address_from_sockaddr(&peer, from) ||
-      (plain ? local_address(fd, &destination) : original_destination(fd, &peer, &destination)) < 0) {
+  if (!na_address_from_sockaddr(&peer, from) || destination_of(listener, fd, &peer, &destination) < 0) {
     refuse(worker, fd, NA_COUNTER_DOWNSTREAM_CX_NO_DESTINATION);
     return;
   }
@@ -160,7 +169,7 @@ int na_listener_open(na_worker *worker, na_workload *workload, enum na_listener_
   }
   listener->worker = worker;
   listener->kind = kind;
-  listener->port = address.port;
+  listener->address = address;
   na_watch_init(&listener->watch, on_connection);
   na_timer_init(&listener->resume, on_resume);
   /* Workers may share the socket: one of them shall wake for a connection, not all. */
