@@ -2,13 +2,14 @@
  *
  * Request heads: what is accepted and how it is read, what is refused and why, limits, arrival in pieces.
  */
+#include <ctype.h>
 #include <nodeagent/engine.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
 #include "cmocka_common.h"
-#include "http1.h"
+#include "http1_parse.h"
 
 static const na_h1_limits limits = {.max_head_bytes = 61440, .max_headers = 100, .max_request_line = 8192};
 
@@ -26,6 +27,90 @@ static int parse(const char *bytes, size_t n, na_h1_head *head, na_h1_error *err
 static void assert_str(na_str actual, const char *expected) {
   if (!na_str_eq(actual, expected))
     fail_msg("'%.*s' is not '%s'", (int)actual.n, actual.p, expected);
+}
+
+/* ---- scanning ----------------------------------------------------------------------------------------------- */
+
+/* Whether a byte may be in a field's name, or value: RFC 9110 5.6.2, 5.5. */
+static bool belongs(int c, bool name) {
+  bool alphanumeric = (c >= '0' && c <= '9') || (c >= 'a' && c <= 'z') || (c >= 'A' && c <= 'Z');
+  if (name)
+    return alphanumeric || (c && strchr("!#$%&'*+-.^_`|~", c));
+  return c == '\t' || (c >= ' ' && c != 0x7f);
+}
+
+/* A head whose second header has a name or value of n bytes, of which the one at `at` is c. */
+static size_t head_with(char *out, bool name, size_t n, size_t at, int c) {
+  char run[64];
+  memset(run, name ? 'n' : 'v', n);
+  run[at] = (char)c;
+  const char *before = name ? "GET / HTTP/1.1\r\nHost: a\r\n" : "GET / HTTP/1.1\r\nHost: a\r\nx: ";
+  const char *after = name ? ": v\r\n\r\n" : "\r\n\r\n";
+  size_t start = strlen(before);
+  memcpy(out, before, start);
+  memcpy(out + start, run, n);
+  memcpy(out + start + n, after, strlen(after));
+  return start + n + strlen(after);
+}
+
+/* Every byte at every place of runs around the steps in which they are scanned. */
+static void checks_every_byte(void **state) {
+  static const size_t lengths[] = {1, 2, 7, 8, 9, 15, 16, 17, 31, 32, 33};
+  static na_h1_head head;
+  na_h1_error error;
+  char bytes[160];
+  for (size_t i = 0; i < COUNT(lengths); i++)
+    for (size_t at = 0; at < lengths[i]; at++)
+      for (int c = 0; c < 256; c++)
+        for (int name = 0; name < 2; name++) {
+          if (c == '\n' || (name && c == ':')) /* it would be another head */
+            continue;
+          size_t n = head_with(bytes, name, lengths[i], at, c);
+          int rc = parse(bytes, n, &head, &error);
+          if (rc != (belongs(c, name) ? (int)n : -1))
+            fail_msg("byte %#x at %zu of %zu in a %s: %d", c, at, lengths[i], name ? "name" : "value", rc);
+        }
+}
+
+static const struct {
+  const char *name;
+  enum na_header_id id;
+} known[] = {
+    {"te", NA_HDR_TE},
+    {"host", NA_HDR_HOST},
+    {"date", NA_HDR_DATE},
+    {"expect", NA_HDR_EXPECT},
+    {"server", NA_HDR_SERVER},
+    {"trailer", NA_HDR_TRAILER},
+    {"upgrade", NA_HDR_UPGRADE},
+    {"connection", NA_HDR_CONNECTION},
+    {"keep-alive", NA_HDR_KEEP_ALIVE},
+    {"user-agent", NA_HDR_USER_AGENT},
+    {"content-type", NA_HDR_CONTENT_TYPE},
+    {"x-request-id", NA_HDR_X_REQUEST_ID},
+    {"content-length", NA_HDR_CONTENT_LENGTH},
+    {"x-forwarded-for", NA_HDR_X_FORWARDED_FOR},
+    {"proxy-connection", NA_HDR_PROXY_CONNECTION},
+    {"transfer-encoding", NA_HDR_TRANSFER_ENCODING},
+    {"x-forwarded-proto", NA_HDR_X_FORWARDED_PROTO},
+};
+
+/* In either case, and not by all but one of its bytes, whatever token stands there instead. */
+static void knows_names_exactly(void **state) {
+  char name[32];
+  assert_int_equal(COUNT(known), NA_HDR_COUNT - 1);
+  for (size_t i = 0; i < COUNT(known); i++) {
+    size_t n = strlen(known[i].name);
+    for (size_t at = 0; at < n; at++)
+      for (int c = 1; c < 256; c++) {
+        if (!belongs(c, true))
+          continue;
+        memcpy(name, known[i].name, n);
+        name[at] = (char)c;
+        bool same = tolower(c) == known[i].name[at];
+        assert_int_equal(na_h1_header_id(name, n), same ? known[i].id : NA_HDR_OTHER);
+      }
+  }
 }
 
 /* ---- accepted ----------------------------------------------------------------------------------------------- */
@@ -420,6 +505,8 @@ static void knows_reasons(void **state) {
 
 int main(void) {
   const struct CMUnitTest tests[] = {
+      cmocka_unit_test(checks_every_byte),
+      cmocka_unit_test(knows_names_exactly),
       cmocka_unit_test(accepts_and_reads),
       cmocka_unit_test(accepts_byte_by_byte),
       cmocka_unit_test(leaves_what_follows),
