@@ -22,6 +22,8 @@ _OTHER_COLOUR: Final = "#555555"
 _ROW: Final = 26
 _LABEL: Final = 96
 _WIDTH: Final = 640
+# Room to the right of the longest bar for what is written beside it.
+_NOTE: Final = 190
 # Of curves: size, margins, and how many nines the axis has.
 _HEIGHT: Final = 260
 _LEFT: Final = 60
@@ -49,7 +51,7 @@ def colour(peer: str) -> str:
 def bars(title: str, items: Sequence[Bar]) -> str:
     """Horizontal bars from zero, one a peer."""
     top = max((item.high for item in items), default=0.0) or 1.0
-    plot = _WIDTH - _LABEL - 150
+    plot = _WIDTH - _LABEL - _NOTE
     parts = [_open(_WIDTH, 24 + _ROW * len(items), title)]
     parts.append(f'<text x="0" y="14" class="title">{escape(title)}</text>')
     for index, item in enumerate(items):
