@@ -162,6 +162,8 @@ typedef struct na_hosts_args {
 int na_hosts_create(const na_endpoint *endpoints, size_t n, const na_hosts *previous, na_hosts **out);
 /* The same with tunnels. Also -EINVAL: an index beyond the tunnels, or a tunnel whose peer may be nobody. */
 int na_hosts_create_via(const na_hosts_args *args, const na_hosts *previous, na_hosts **out);
+/* The endpoint of that address and port, or NULL. O(log endpoints); any thread. */
+const na_host *na_hosts_find(const na_hosts *hosts, const uint8_t address[16], uint16_t port);
 na_hosts *na_hosts_ref(na_hosts *hosts);
 void na_hosts_unref(na_hosts *hosts);
 

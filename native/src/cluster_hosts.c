@@ -282,6 +282,12 @@ int na_hosts_create_via(const na_hosts_args *args, const na_hosts *previous, na_
   return rc;
 }
 
+const na_host *na_hosts_find(const na_hosts *hosts, const uint8_t address[16], uint16_t port) {
+  na_host wanted = {.endpoint.port = port};
+  memcpy(wanted.endpoint.address, address, sizeof wanted.endpoint.address);
+  return hosts->n ? bsearch(&wanted, hosts->hosts, hosts->n, sizeof wanted, compare_hosts) : NULL;
+}
+
 na_hosts *na_hosts_ref(na_hosts *hosts) {
   atomic_fetch_add_explicit(&hosts->refs, 1, memory_order_relaxed);
   return hosts;

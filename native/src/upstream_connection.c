@@ -68,7 +68,8 @@ static bool may_be_reused(const na_upstream *upstream) {
   uint32_t max = upstream->cluster ? upstream->cluster->config.max_requests_per_connection : NA_NEVER;
   return upstream->keep_alive && !stream->peer_closing && !stream->broken && !na_stream_blocked(stream) &&
          na_input_length(&upstream->in) == 0 && !worker->stopping && upstream->requests < max &&
-         !atomic_load_explicit(&upstream->pool->key.workload->removed, memory_order_relaxed);
+         !atomic_load_explicit(&upstream->pool->key.workload->removed, memory_order_relaxed) &&
+         na_pool_is_wanted(worker, upstream->pool, upstream->cluster);
 }
 
 /* All pools together: there may be one per client address. */

@@ -129,6 +129,33 @@ static void close_idle(na_worker *worker, na_pool *pool) {
   na_pool_unref(worker, pool);
 }
 
+bool na_pool_is_wanted(const na_worker *worker, const na_pool *pool, const na_cluster *opened_for) {
+  if (!opened_for)
+    return true;
+  const na_cluster *now = na_snapshot_cluster(worker->snapshot, opened_for->slot);
+  if (now == opened_for)
+    return true;
+  if (!now || now->state != pool->key.cluster || now->config.kind != opened_for->config.kind)
+    return false;
+  if (now->config.kind != NA_CLUSTER_ENDPOINTS || now->hosts == opened_for->hosts)
+    return true;
+  const na_host *host = na_hosts_find(now->hosts, pool->key.remote.ip, pool->key.remote.port);
+  return host && (host->via ? host->via->hash : 0) == pool->key.via;
+}
+
+void na_pools_prune(na_worker *worker) {
+  na_pools *pools = worker->pools;
+  for (uint32_t i = 0; i <= pools->mask; i++)
+    for (na_pool *pool = pools->buckets[i], *next; pool; pool = next) {
+      next = pool->next;
+      if (na_list_empty(&pool->idle))
+        continue;
+      const na_upstream *any = na_container_of(pool->idle.next, na_upstream, idle);
+      if (!na_pool_is_wanted(worker, pool, any->cluster))
+        close_idle(worker, pool);
+    }
+}
+
 void na_pools_close(na_worker *worker, const na_workload *workload) {
   na_pools *pools = worker->pools;
   for (uint32_t i = 0; i <= pools->mask; i++)

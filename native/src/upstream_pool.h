@@ -38,6 +38,11 @@ na_pool *na_pool_get(na_worker *worker, const na_pool_key *key);
 void na_pool_unref(na_worker *worker, na_pool *pool);
 /* Whether a connection of the key is there, unused. */
 bool na_pool_has_idle(const na_worker *worker, const na_pool_key *key);
+/* Whether a connection of the pool, opened for a version of the pool's cluster (or NULL), leads where requests still
+ * go: neither the cluster nor the endpoint is gone, nor is it reached in another way. */
+bool na_pool_is_wanted(const na_worker *worker, const na_pool *pool, const na_cluster *opened_for);
+/* Close what is idle and not wanted any more: after a commit. */
+void na_pools_prune(na_worker *worker);
 /* Close the idle connections of the workload (NULL: all). */
 void na_pools_close(na_worker *worker, const na_workload *workload);
 

@@ -382,6 +382,43 @@ static void lets_connections_leave_the_pool(void **state) {
   end(&s);
 }
 
+/* Give cluster `c` the endpoint. */
+static void move_endpoint(scene *s, uint16_t port) {
+  na_endpoint endpoint = endpoint_at(port);
+  na_builder *b = rig_change(&s->r);
+  assert_int_equal(na_builder_endpoints(b, "c", &endpoint, 1), 0);
+  rig_commit(&s->r);
+}
+
+static void leaves_removed_endpoints(void **state) {
+  scene s = begin(NULL);
+  uint16_t other;
+  int elsewhere = listen_any(&other);
+  serve(&s);
+  put(s.client, GET_ROOT);
+  int server = answer(s.listener);
+  get_head(server);
+  put(server, OK_HELLO);
+  expect_text(s.client, "HTTP/1.1 200 OK", "hello");
+  move_endpoint(&s, s.backend); /* the same again: it stays */
+  exchange(s.client, server);
+  assert_int_equal(counter(&s.r, "upstream_cx_total"), 1);
+  move_endpoint(&s, other);
+  expect_end(server); /* unused */
+  put(s.client, GET_ROOT);
+  int second = answer(elsewhere);
+  get_head(second);
+  move_endpoint(&s, s.backend);
+  put(second, OK_HELLO); /* the request in progress ends in order */
+  expect_text(s.client, "HTTP/1.1 200 OK", "hello");
+  expect_end(second);
+  assert_int_equal(counter(&s.r, "upstream_cx_idle"), 0);
+  close(server);
+  close(second);
+  close(elsewhere);
+  end(&s);
+}
+
 static void respects_the_servers_close(void **state) {
   scene s = begin(NULL);
   serve(&s);
@@ -517,6 +554,7 @@ int main(void) {
       cmocka_unit_test(enforces_the_limits_of_a_cluster),
       cmocka_unit_test(shares_connections_between_clients),
       cmocka_unit_test(lets_connections_leave_the_pool),
+      cmocka_unit_test(leaves_removed_endpoints),
       cmocka_unit_test(respects_the_servers_close),
       cmocka_unit_test(sends_again_when_a_pooled_connection_dies),
       cmocka_unit_test(survives_a_close_that_crosses_a_post),
