@@ -410,7 +410,7 @@ static void handshake(na_h2 *h2, uint32_t events) {
   }
   if (!may_handshake(h2))
     return;
-  int error = na_tls_handshake(&h2->io);
+  int error = h2->io.transport->connected(&h2->io);
   if (error == 0)
     begin_session(h2);
   else if (error != -EINPROGRESS)

@@ -108,7 +108,7 @@ extern const na_transport na_transport_h2;
 
 /* h2.c: connections */
 
-/* Begin: `io` is a TLS stream of na_tls_begin(); the handshake may take `timeout_ms`. */
+/* Begin on `io`, a TLS stream of na_tls_begin() (or, for fuzzing, a plain one); the handshake may take `timeout_ms`. */
 void na_h2_begin(na_h2 *h2, na_worker *worker, const na_h2_role *role, uint32_t timeout_ms);
 /* Have frames sent at the end of this turn. */
 void na_h2_wake(na_h2 *h2);
