@@ -36,6 +36,9 @@ enum field {
   DOWNSTREAM_REMOTE_ADDRESS,
   REQUESTED_SERVER_NAME,
   ROUTE_NAME,
+  /* in formats with identities only: */
+  DOWNSTREAM_PEER,
+  UPSTREAM_PEER,
 };
 
 /* Literal text and the field that follows it. */
@@ -69,6 +72,8 @@ static const part text_parts[] = {
     {" ", DOWNSTREAM_REMOTE_ADDRESS},
     {" ", REQUESTED_SERVER_NAME},
     {" ", ROUTE_NAME},
+    {" \"", DOWNSTREAM_PEER},
+    {"\" \"", UPSTREAM_PEER},
 };
 
 /* Keys in Envoy's order. */
@@ -78,6 +83,7 @@ static const part json_parts[] = {
     {",\"bytes_sent\":", BYTES_SENT},
     {",\"connection_termination_details\":", CONNECTION_TERMINATION_DETAILS},
     {",\"downstream_local_address\":", DOWNSTREAM_LOCAL_ADDRESS},
+    {",\"downstream_peer_uri_san\":", DOWNSTREAM_PEER},
     {",\"downstream_remote_address\":", DOWNSTREAM_REMOTE_ADDRESS},
     {",\"duration\":", DURATION},
     {",\"method\":", METHOD},
@@ -93,6 +99,7 @@ static const part json_parts[] = {
     {",\"upstream_cluster\":", UPSTREAM_CLUSTER},
     {",\"upstream_host\":", UPSTREAM_HOST},
     {",\"upstream_local_address\":", UPSTREAM_LOCAL_ADDRESS},
+    {",\"upstream_peer_uri_san\":", UPSTREAM_PEER},
     {",\"upstream_service_time\":", UPSTREAM_SERVICE_TIME},
     {",\"upstream_transport_failure_reason\":", UPSTREAM_TRANSPORT_FAILURE_REASON},
     {",\"user_agent\":", USER_AGENT},
@@ -106,12 +113,20 @@ typedef struct layout {
   const char *none;
   const char *quote; /* around text */
   na_access_escape *escape;
+  bool identity;
 } layout;
 
-static const layout text_layout = {text_parts,           sizeof text_parts / sizeof *text_parts, "\n", "-", "",
-                                   na_access_escape_text};
-static const layout json_layout = {json_parts,           sizeof json_parts / sizeof *json_parts, "}\n", "null", "\"",
-                                   na_access_escape_json};
+#define COUNT_OF(array) (sizeof(array) / sizeof *(array))
+#define TEXT            text_parts, COUNT_OF(text_parts)
+#define JSON            json_parts, COUNT_OF(json_parts)
+
+/* By enum na_access_format. */
+static const layout layouts[] = {
+    [NA_ACCESS_TEXT] = {TEXT, "\n", "-", "", na_access_escape_text, false},
+    [NA_ACCESS_JSON] = {JSON, "}\n", "null", "\"", na_access_escape_json, false},
+    [NA_ACCESS_IDENTITY_TEXT] = {TEXT, "\"\n", "-", "", na_access_escape_text, true},
+    [NA_ACCESS_IDENTITY_JSON] = {JSON, "}\n", "null", "\"", na_access_escape_json, true},
+};
 
 /* By bit: enum na_flag. */
 static const char *const flag_names[] = {"UH", "UF",  "UO",  "NR", "URX", "DC", "UC", "UT",   "LR",
@@ -120,6 +135,7 @@ static const char *const flag_names[] = {"UH", "UF",  "UO",  "NR", "URX", "DC", 
 /* What one call goes by, and the texts of the value at hand. */
 typedef struct formatter {
   const layout *layout;
+  na_engine *engine;
   const na_access_name *names;
   size_t names_n;
   uint64_t second; /* that `date` is of; UINT64_MAX none */
@@ -190,7 +206,7 @@ static value endpoint(formatter *f, const uint8_t ip[16], uint16_t port) {
 
 static value flags(formatter *f, uint32_t set) {
   char *at = f->scratch;
-  for (size_t bit = 0; bit < sizeof flag_names / sizeof *flag_names; bit++)
+  for (size_t bit = 0; bit < COUNT_OF(flag_names); bit++)
     if (set & 1u << bit) {
       at = na_access_put(at, flag_names[bit]);
       *at++ = ',';
@@ -217,6 +233,13 @@ static value cluster(const formatter *f, const na_access_record *record) {
   if (!record->upstream_remote_port && !(record->flags & NA_FLAG_UF))
     return ours(NULL);
   return ours(record->inbound ? "InboundPassthroughCluster" : "PassthroughCluster");
+}
+
+/* Who the other end has proved to be, if it is on the side asked for. */
+static value peer(const formatter *f, const na_access_record *record, bool downstream) {
+  if (!f->engine || record->inbound != downstream)
+    return ours(NULL);
+  return foreign(na_engine_principal(f->engine, record->principal));
 }
 
 static value value_of(formatter *f, const na_access_record *record, enum field field) {
@@ -265,6 +288,10 @@ static value value_of(formatter *f, const na_access_record *record, enum field f
     return endpoint(f, record->downstream_remote, record->downstream_remote_port);
   case ROUTE_NAME:
     return foreign(record->route);
+  case DOWNSTREAM_PEER:
+    return peer(f, record, true);
+  case UPSTREAM_PEER:
+    return peer(f, record, false);
   case CONNECTION_TERMINATION_DETAILS: /* not recorded */
   case REQUESTED_SERVER_NAME:
     break;
@@ -286,21 +313,21 @@ static char *put_value(char *out, const layout *form, value v) {
 
 static char *put_line(char *out, formatter *f, const na_access_record *record) {
   const layout *form = f->layout;
-  for (size_t i = 0; i < form->n; i++) {
-    out = na_access_put(out, form->parts[i].before);
-    out = put_value(out, form, value_of(f, record, form->parts[i].field));
+  for (const part *piece = form->parts; piece < form->parts + form->n; piece++) {
+    if (piece->field >= DOWNSTREAM_PEER && !form->identity)
+      continue;
+    out = na_access_put(out, piece->before);
+    out = put_value(out, form, value_of(f, record, piece->field));
   }
   return na_access_put(out, form->end);
 }
 
-int na_access_format(const na_access_record *records, size_t n, uint32_t format, const na_access_name *names,
-                     size_t names_n, char *out, size_t size, size_t *used) {
-  if (format != NA_ACCESS_TEXT && format != NA_ACCESS_JSON)
+int na_access_format(na_engine *engine, const na_access_record *records, size_t n, uint32_t format,
+                     const na_access_name *names, size_t names_n, char *out, size_t size, size_t *used) {
+  if (format < NA_ACCESS_TEXT || format > NA_ACCESS_IDENTITY_JSON)
     return -EINVAL;
-  formatter f = {.layout = format == NA_ACCESS_TEXT ? &text_layout : &json_layout,
-                 .names = names,
-                 .names_n = names_n,
-                 .second = UINT64_MAX};
+  formatter f = {
+      .layout = &layouts[format], .engine = engine, .names = names, .names_n = names_n, .second = UINT64_MAX};
   char *at = out;
   size_t done = 0;
   for (; done < n && size - (size_t)(at - out) >= NA_ACCESS_LINE_MAX; done++) {

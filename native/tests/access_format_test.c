@@ -6,6 +6,7 @@
 #include <string.h>
 
 #include "cmocka_common.h"
+#include "engine.h"
 
 #define SET(record, field, text) memcpy((record)->field, text, sizeof text)
 
@@ -37,7 +38,7 @@ static const na_access_name name = {.tag = 3, .text = "outbound|9080||reviews"};
 static char *formatted(const na_access_record *record, uint32_t format) {
   char *out = malloc(NA_ACCESS_LINE_MAX); /* exactly, so that ASan sees a byte too much */
   size_t used;
-  assert_int_equal(na_access_format(record, 1, format, &name, 1, out, NA_ACCESS_LINE_MAX, &used), 1);
+  assert_int_equal(na_access_format(NULL, record, 1, format, &name, 1, out, NA_ACCESS_LINE_MAX, &used), 1);
   assert_true(used < NA_ACCESS_LINE_MAX);
   out[used] = '\0';
   return out;
@@ -74,6 +75,25 @@ static void names_catch_alls(void **state) {
   free(line);
 }
 
+static void names_peers_by_side(void **state) {
+  static na_engine engine;
+  na_principals_init(&engine.principals);
+  na_access_record record = request();
+  record.principal = na_principals_intern(&engine.principals, "spiffe://cluster.local/ns/a/sa/b");
+  char out[NA_ACCESS_LINE_MAX + 1];
+  size_t used;
+  const char *ends[] = {" \"-\" \"spiffe://cluster.local/ns/a/sa/b\"\n",
+                        " \"spiffe://cluster.local/ns/a/sa/b\" \"-\"\n"};
+  for (uint8_t inbound = 0; inbound < 2; inbound++) {
+    record.inbound = inbound;
+    assert_int_equal(
+        na_access_format(&engine, &record, 1, NA_ACCESS_IDENTITY_TEXT, &name, 1, out, NA_ACCESS_LINE_MAX, &used), 1);
+    out[used] = '\0';
+    assert_string_equal(out + used - strlen(ends[inbound]), ends[inbound]);
+  }
+  na_principals_free(&engine.principals);
+}
+
 /* The longest that a line can be: every byte escaped. */
 static void the_longest_line_fits(void **state) {
   static char long_name[NA_ACCESS_NAME_MAX + 100];
@@ -95,7 +115,7 @@ static void the_longest_line_fits(void **state) {
   na_access_name longest = {.tag = 3, .text = long_name};
   char *out = malloc(NA_ACCESS_LINE_MAX);
   size_t used;
-  assert_int_equal(na_access_format(&record, 1, NA_ACCESS_JSON, &longest, 1, out, NA_ACCESS_LINE_MAX, &used), 1);
+  assert_int_equal(na_access_format(NULL, &record, 1, NA_ACCESS_JSON, &longest, 1, out, NA_ACCESS_LINE_MAX, &used), 1);
   assert_true(used > 6 * NA_ACCESS_NAME_MAX && used <= NA_ACCESS_LINE_MAX);
   free(out);
 }
@@ -104,10 +124,11 @@ static void stops_where_a_line_might_not_fit(void **state) {
   na_access_record records[3] = {request(), request(), request()};
   char *out = malloc(NA_ACCESS_LINE_MAX + 100);
   size_t used;
-  assert_int_equal(na_access_format(records, 3, NA_ACCESS_TEXT, &name, 1, out, NA_ACCESS_LINE_MAX + 100, &used), 1);
-  assert_int_equal(na_access_format(records, 3, NA_ACCESS_TEXT, &name, 1, out, NA_ACCESS_LINE_MAX - 1, &used), 0);
+  assert_int_equal(na_access_format(NULL, records, 3, NA_ACCESS_TEXT, &name, 1, out, NA_ACCESS_LINE_MAX + 100, &used),
+                   1);
+  assert_int_equal(na_access_format(NULL, records, 3, NA_ACCESS_TEXT, &name, 1, out, NA_ACCESS_LINE_MAX - 1, &used), 0);
   assert_int_equal(used, 0);
-  assert_int_equal(na_access_format(records, 3, 7, &name, 1, out, NA_ACCESS_LINE_MAX, &used), -EINVAL);
+  assert_int_equal(na_access_format(NULL, records, 3, 7, &name, 1, out, NA_ACCESS_LINE_MAX, &used), -EINVAL);
   free(out);
 }
 
@@ -121,9 +142,13 @@ static void lists_each_tag_once(void **state) {
 
 int main(void) {
   const struct CMUnitTest tests[] = {
-      cmocka_unit_test(writes_istios_text),  cmocka_unit_test(writes_json),
-      cmocka_unit_test(names_catch_alls),    cmocka_unit_test(the_longest_line_fits),
-      cmocka_unit_test(lists_each_tag_once), cmocka_unit_test(stops_where_a_line_might_not_fit),
+      cmocka_unit_test(writes_istios_text),
+      cmocka_unit_test(writes_json),
+      cmocka_unit_test(names_catch_alls),
+      cmocka_unit_test(the_longest_line_fits),
+      cmocka_unit_test(lists_each_tag_once),
+      cmocka_unit_test(names_peers_by_side),
+      cmocka_unit_test(stops_where_a_line_might_not_fit),
   };
   return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -316,7 +316,7 @@ class Agent:
         if self._access_log is None:
             return 0
         count = 0
-        for lines in self.engine.drain_access_lines(LineFormat[self._config.access_log.upper()]):
+        for lines in self.engine.drain_access_lines(_line_format(self._config)):
             self._access_log.submit_lines(lines)
             count += lines.count
         return count
@@ -356,11 +356,12 @@ class Agent:
 def _make_access_log(config: AgentConfig) -> AccessLog | None:
     if config.access_log == "off":
         return None
-    from nodeagent.telemetry import log_format
     from nodeagent.telemetry.accesslog import STDOUT, AccessLog
 
-    if config.access_log == "json":
-        form = log_format.json_format(log_format.IDENTITY_JSON if config.ca else log_format.ISTIO_JSON)
-    else:
-        form = log_format.text_format(log_format.IDENTITY_TEXT if config.ca else log_format.ISTIO_TEXT)
-    return AccessLog(config.access_log_file or STDOUT, form)
+    return AccessLog(config.access_log_file or STDOUT)
+
+
+def _line_format(config: AgentConfig) -> LineFormat:
+    """With a CA, peers have identities to write down."""
+    name = config.access_log.upper()
+    return LineFormat[f"IDENTITY_{name}" if config.ca else name]

@@ -142,10 +142,12 @@ class AccessRecord:
 
 
 class LineFormat(IntEnum):
-    """enum na_access_format: Istio's default access log formats."""
+    """enum na_access_format: Istio's default access log formats, and the same with the identities of peers."""
 
     TEXT = 1
     JSON = 2
+    IDENTITY_TEXT = 3
+    IDENTITY_JSON = 4
 
 
 @dataclass(frozen=True, slots=True)

@@ -36,13 +36,14 @@ class LineWriter:
         self._out = ffi.new("char[]", _OUT_BYTES)
         self._used = ffi.new("size_t *")
 
-    def format(self, records: Any, count: int, form: LineFormat) -> Lines:
-        """The first `count` records, at most BATCH, as lines."""
+    def format(self, engine: Any, records: Any, count: int, form: LineFormat) -> Lines:
+        """The first `count` records of the engine, at most BATCH, as lines."""
         names = self._names(records, count)
         pieces = []
         done = 0
         while done < count:
             written = lib.na_access_format(
+                engine,
                 records + done,
                 count - done,
                 form,

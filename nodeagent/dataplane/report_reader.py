@@ -86,7 +86,7 @@ class ReportReader:
             if count < 0:
                 raise EngineError(f"the engine cannot report: error {-count}")
             if count:
-                found.append(self._writer.format(records, count, form))
+                found.append(self._writer.format(engine, records, count, form))
         return found
 
     def _record_buffer(self) -> Any:

@@ -16,11 +16,13 @@ from nodeagent.dataplane.report_reader import ReportReader
 from nodeagent.dataplane.tags import TagTable
 from nodeagent.snapshot.address import V4_PREFIX
 from nodeagent.snapshot.values import Cluster, ClusterUse, InboundPort, Protocol
-from nodeagent.telemetry.log_format import json_format, text_format
+from nodeagent.telemetry.log_format import IDENTITY_JSON, IDENTITY_TEXT, json_format, text_format
 
 _PYTHON: dict[LineFormat, Callable[[AccessRecord], str]] = {
     LineFormat.TEXT: text_format(),
     LineFormat.JSON: json_format(),
+    LineFormat.IDENTITY_TEXT: text_format(IDENTITY_TEXT),
+    LineFormat.IDENTITY_JSON: json_format(IDENTITY_JSON),
 }
 _TEXTS = (
     "method",
@@ -91,7 +93,7 @@ def test_lines_are_those_of_the_python_formatter(form: LineFormat, tags: TagTabl
         for index in range(BATCH):
             _fill(records[index], chance, tags)
         expected = "".join(_PYTHON[form](reader._record(ffi.NULL, records[index])) for index in range(BATCH))
-        lines = writer.format(records, BATCH, form)
+        lines = writer.format(ffi.NULL, records, BATCH, form)
         assert lines.data == expected.encode()
         assert lines.count == BATCH == lines.data.count(b"\n")
 
@@ -103,7 +105,7 @@ def test_more_than_fits_the_buffer_is_written_in_turns(tags: TagTable[Tagged]) -
             ffi.memmove(getattr(records[index], name), b"\x01" * (len(getattr(records[index], name)) - 1), 20)
         ffi.memmove(records[index].path, b"\x01" * 255, 255)
         records[index].cluster_tag = 3
-    lines = LineWriter(tags).format(records, BATCH, LineFormat.JSON)
+    lines = LineWriter(tags).format(ffi.NULL, records, BATCH, LineFormat.JSON)
     assert len(lines.data) > 2 * 256 * 1024
     assert lines.data.count(b"\n") == BATCH
 
@@ -111,4 +113,4 @@ def test_more_than_fits_the_buffer_is_written_in_turns(tags: TagTable[Tagged]) -
 def test_an_unknown_format_is_refused() -> None:
     used = ffi.new("size_t *")
     records = ffi.new("na_access_record[]", 1)
-    assert lib.na_access_format(records, 1, 3, ffi.NULL, 0, ffi.new("char[]", 9), 9, used) == -22
+    assert lib.na_access_format(ffi.NULL, records, 1, 5, ffi.NULL, 0, ffi.new("char[]", 9), 9, used) == -22
