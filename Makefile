@@ -67,7 +67,7 @@ fuzz: fuzz-build
 	    || { tail -n 60 build/fuzz/$$name.log; exit 1; }; \
 	done
 
-bench-build: $(STAMPS)/deb-build
+bench-build: $(STAMPS)/deb-build $(STAMPS)/deb-bench
 	$(call say,micro-benchmarks)
 	@cmake -S . -B build/bench -G Ninja -DNODEAGENT_BENCH=ON -DNODEAGENT_EXTENSION=OFF --log-level=WARNING
 	@cmake --build build/bench
@@ -83,7 +83,7 @@ python-test: build $(STAMPS)/deb-test $(STAMPS)/venv-test
 	$(call say,Python tests)
 	@$(BIN)/pytest $(PYTEST_ARGS)
 
-test: lint native-test
+test: lint native-test bench-check
 	@$(MAKE) --no-print-directory fuzz FUZZ_SECONDS=5
 	@$(MAKE) --no-print-directory python-test
 

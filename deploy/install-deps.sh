@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Install the Debian packages that a purpose needs, and only those that are missing.
-#   deploy/install-deps.sh build|test|lint...
+#   deploy/install-deps.sh build|test|lint|bench...
 set -euo pipefail
 
 declare -A packages=(
@@ -9,6 +9,7 @@ declare -A packages=(
   [test]="bpftool libclang-rt-14-dev llvm libcmocka-dev nftables curl wget netcat-openbsd nginx-light nghttp2-client openssl
           util-linux procps"
   [lint]="clang-format"
+  [bench]="valgrind"
 )
 
 missing=()
