@@ -15,9 +15,9 @@
 #include "parking.h"
 #include "worker.h"
 
-typedef struct na_tcp_proxy na_tcp_proxy;       /* tcp_proxy.h */
-typedef struct na_ahead na_ahead;               /* ahead.h */
-typedef struct na_h2_stream na_h2_stream;       /* h2.h */
+typedef struct na_tcp_proxy na_tcp_proxy; /* tcp_proxy.h */
+typedef struct na_ahead na_ahead;         /* ahead.h */
+typedef struct na_h2_stream na_h2_stream; /* h2.h */
 
 /* As na_connection_info.state has it. */
 enum na_conn_phase {
