@@ -237,6 +237,7 @@ class EndpointRow:
     workload: str = ""
     namespace: str = ""
     locality: str = ""
+    tunnel: tuple[str, ...] = ()  # SPIFFE IDs, one of which must answer; none: it is reached in plaintext
 
 
 @dataclass(frozen=True, slots=True)
@@ -270,6 +271,7 @@ class ConnectionRow:
     bytes_out: int
     cluster: str = ""
     worker: int = 0
+    principal: str = ""  # SPIFFE ID of a client that came through a tunnel
 
 
 Row = (

@@ -217,6 +217,7 @@ def _endpoint_row(view: View, cluster: Cluster, endpoint: Endpoint) -> EndpointR
         priority=endpoint.priority,
         workload=(workload.name or workload.workload_name) if workload is not None else "",
         namespace=workload.namespace if workload is not None else "",
+        tunnel=endpoint.tunnel.identities if endpoint.tunnel is not None else (),
     )
 
 
@@ -286,4 +287,5 @@ def connection_row(connection: Connection, workload: WorkloadRef | None) -> Conn
         bytes_out=connection.bytes_out,
         cluster=connection.cluster,
         worker=connection.worker,
+        principal=connection.principal,
     )

@@ -196,6 +196,13 @@ def test_the_access_log_names_the_peer(mesh: Mesh) -> None:
         assert line.endswith(end)
 
 
+def test_endpoints_say_who_must_answer(mesh: Mesh) -> None:
+    mesh.curl("client", "http://far/")
+    rows = [row for row in mesh.get("endpoints", "node-a") if row["workload"] == "far"]
+    assert rows
+    assert all(row["tunnel"] == [spiffe("far")] for row in rows)
+
+
 def test_a_pod_that_leaves_the_mesh_is_reached_in_plaintext_until_it_comes_back(mesh: Mesh) -> None:
     def is_seen(path: str) -> bool:
         with sniffing(f"na.{mesh.name}.node-a") as segments:
