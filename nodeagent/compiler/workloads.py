@@ -10,7 +10,7 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from sys import intern
-from typing import Any, Final
+from typing import Any, Final, TypeAlias
 
 from nodeagent.model.identity import Identity
 from nodeagent.snapshot.address import widen_address
@@ -24,6 +24,11 @@ _HBONE: Final = 1
 _HOST_NETWORK: Final = 1
 _HTTP_PROTOCOLS: Final = frozenset((1, 2, 3))  # AppProtocol HTTP11, HTTP2, GRPC
 _UNKNOWN_PROTOCOL: Final = 0
+_SHARED_SPARE: Final = 10_000
+"""Values to share beyond two for each service, before they are forgotten and gathered anew."""
+
+Served: TypeAlias = tuple[tuple[str, tuple[tuple[int, int], ...]], ...]
+"""(service's resource name, ((service port, target port), ...)) of all that a workload serves."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,8 +40,7 @@ class WorkloadEntry:
 
     ref: WorkloadRef
     addresses: tuple[bytes, ...]
-    services: tuple[tuple[str, tuple[tuple[int, int], ...]], ...] = ()
-    """(service's resource name, ((service port, target port), ...))."""
+    services: Served = ()
     healthy: bool = True
     hbone: bool = False
     host_network: bool = False
@@ -93,6 +97,7 @@ class WorkloadIndex:
         self._http_ports: Counter[int] = Counter()
         self._members: Counter[str] = Counter()
         self._healthy: Counter[str] = Counter()
+        self._shared: dict[Served, Served] = {}
 
     # -- changes --
 
@@ -201,13 +206,19 @@ class WorkloadIndex:
         return WorkloadEntry(
             ref,
             tuple(widen_address(address) for address in message.addresses),
-            _services(message.services) if message.services else (),
+            self._share(_services(message.services)) if message.services else (),
             message.status == 0,
             hbone,
             message.network_mode == _HOST_NETWORK,
             _waypoint(message),
             labels,
         )
+
+    def _share(self, served: Served) -> Served:
+        """One object for all workloads that serve the same: 0.2 kB less each."""
+        if len(self._shared) > 2 * len(self._services) + _SHARED_SPARE:
+            self._shared.clear()
+        return self._shared.setdefault(served, served)
 
     # -- questions --
 
@@ -329,7 +340,7 @@ def _service_port(port: Any) -> ServicePort:
     return ServicePort(port.service_port, port.target_port, http)
 
 
-def _services(services: Any) -> tuple[tuple[str, tuple[tuple[int, int], ...]], ...]:
+def _services(services: Any) -> Served:
     return tuple([(intern(name), _ports(services[name])) for name in sorted(services)])
 
 

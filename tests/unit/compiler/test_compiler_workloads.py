@@ -53,6 +53,15 @@ class TestWorkloads:
         assert ref.principal == "spiffe://cluster.local/ns/default/sa/reviews"
         assert (ref.app, ref.version) == ("reviews", "latest")
 
+    def test_those_that_serve_the_same_share_one_value(self) -> None:
+        pods = [xds.workload(f"a-{n}", f"10.244.0.{n}", services={"a": (80, 8080)}) for n in (1, 2)]
+        index = index_of(*pods)
+        first, second = (index.workload_named("default", name) for name in ("a-1", "a-2"))
+        assert first is not None
+        assert second is not None
+        assert first.services
+        assert first.services is second.services
+
     def test_labels_are_kept_of_this_node_only(self) -> None:
         labels = {"app": "rev", "version": "v3"}
         index = index_of(
