@@ -64,9 +64,6 @@ void na_watch_init(na_watch *watch, na_watch_fn *fn);
 int na_loop_watch(na_loop *loop, na_watch *watch, int fd, uint32_t interest);
 /* Hear of writability as well, from now on. */
 int na_loop_watch_writable(na_loop *loop, na_watch *watch);
-/* Put the watch behind those that other loops have on the same socket with EPOLLEXCLUSIVE: the kernel wakes the first
- * of those that wait. What is ready is told again. After an error nothing is heard of until it is done again. */
-int na_loop_requeue(na_loop *loop, na_watch *watch);
 /* Stop watching (before the descriptor is closed; closing is the caller's). */
 void na_loop_unwatch(na_loop *loop, na_watch *watch);
 /* Call the watch's function with no events at the end of this turn, once. */
