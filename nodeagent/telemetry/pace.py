@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Final
 
 SHORTEST: Final = 0.01
-LONGEST: Final = 0.4
+LONGEST: Final = 0.2
 """Seconds; a record is in the log within a second."""
 WANTED: Final = 512
 """Records to take at a look: a quarter of a worker's ring (na_engine_config.access_records), so that traffic may

@@ -14,7 +14,7 @@ import pytest
 from harness import Namespace, require
 
 from nodeagent.dataplane.engine import EngineOwner, EngineSettings, Listener
-from nodeagent.dataplane.report import ConnectionState, StatKind, WireProtocol
+from nodeagent.dataplane.report import ConnectionState, StatKind, StatRow, WireProtocol
 from nodeagent.errors import EngineError, NetnsError
 from nodeagent.snapshot.address import parse_address
 from nodeagent.snapshot.values import (
@@ -223,10 +223,22 @@ async def test_numbers_of_what_is_gone_are_released(bench: Bench) -> None:
 # -- reports --
 
 
+async def requests_reported(bench: Bench) -> list[StatRow]:
+    """Drain the rows of requests; the client may have its answer before the worker has recorded it."""
+    rows: list[StatRow] = []
+
+    def look() -> bool:
+        rows.extend(row for row in bench.engine.drain_stats() if row.kind is StatKind.HTTP)
+        return bool(rows)
+
+    await bench.until(look)
+    return rows
+
+
 async def test_reports_have_the_values_behind_the_numbers(bench: Bench, backend: None) -> None:
     bench.engine.apply(snapshot(FORWARDING))
     assert await bench.get("back.test", "/x?y=1") == 404
-    (row,) = [row for row in bench.engine.drain_stats() if row.kind is StatKind.HTTP]
+    (row,) = await requests_reported(bench)
     assert (row.workload, row.inbound, row.protocol) == ("pod", False, WireProtocol.HTTP1)
     assert (row.cluster, row.endpoint, row.status, row.count) == (CLUSTER, ENDPOINTS[0], 404, 1)
     assert sum(row.duration) == sum(row.request_size) == sum(row.response_size) == 1
@@ -247,7 +259,7 @@ async def test_reports_of_what_is_gone_still_have_it(bench: Bench, backend: None
     await bench.get("back.test")
     bench.engine.apply(Snapshot())
     await bench.engine.remove_workload("pod", 0)
-    (row,) = [row for row in bench.engine.drain_stats() if row.kind is StatKind.HTTP]
+    (row,) = await requests_reported(bench)
     assert (row.workload, row.cluster, row.endpoint) == ("pod", CLUSTER, ENDPOINTS[0])
 
 

@@ -16,7 +16,7 @@ def test_a_thousand_a_second_are_taken_together() -> None:
     pace = Pace()
     for _ in range(5):
         pace.note(int(1000 * pace.wait), pace.wait)
-    assert pace.wait >= 0.25
+    assert pace.wait >= 0.15
 
 
 def test_a_rush_is_followed_at_once_and_calm_step_by_step() -> None:
