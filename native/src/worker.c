@@ -57,6 +57,10 @@ static void on_mailbox(na_watch *watch, uint32_t events) {
   na_worker *worker = na_container_of(watch, na_worker, mailbox_watch);
   eventfd_t count;
   (void)eventfd_read(watch->fd, &count);
+  /* What was published after this turn began has perhaps been announced by what was just read: nobody will say it
+   * again. */
+  if (na_snapshots_current(worker->snapshots) != worker->snapshot)
+    na_loop_again(&worker->loop, watch);
   run_commands(worker);
 }
 
