@@ -241,10 +241,10 @@ static void opens_another_tunnel_when_one_is_full(void **state) {
   enum { N = 150 };
   hbone_scene s = hbone_scene_of(NULL, NA_PROTOCOL_TCP, NA_PROTOCOL_TCP);
   int clients[N], servers[N];
-  for (int i = 0; i < N; i++)
+  for (int i = 0; i < N; i++) {
     clients[i] = dial(s.port);
-  for (int i = 0; i < N; i++)
     servers[i] = answer(s.listener);
+  }
   for (int i = 0; i < N; i++)
     put(clients[i], "x");
   for (int i = 0; i < N; i++)
@@ -420,6 +420,48 @@ static void stops_with_the_certificate(void **state) {
   hbone_end(&s);
 }
 
+/* Two workers share identities, names of peers and listeners; certificates change all the while. */
+static void serves_from_several_workers(void **state) {
+  const na_config config = {.workers = 2};
+  hbone_scene s = hbone_begin(&config);
+  uint16_t port;
+  int listener = listen_any(&port);
+  for (uint32_t worker = 0; worker < 2; worker++)
+    assert_int_equal(na_workload_listen(s.r.engine, 1, NA_LISTENER_PLAIN, worker, dup(listener)), 0);
+  close(listener);
+  listener = listen_any(&s.tunnel);
+  for (uint32_t worker = 0; worker < 2; worker++)
+    assert_int_equal(na_workload_listen(s.r.engine, 2, NA_LISTENER_HBONE, worker, dup(listener)), 0);
+  close(listener);
+  s.port = port;
+  hbone_configure(&s, NA_PROTOCOL_TCP, NA_PROTOCOL_TCP);
+  for (int round = 0; round < 10; round++) {
+    int clients[10], servers[10];
+    for (int i = 0; i < 10; i++)
+      clients[i] = dial(s.port);
+    set_identity(&s.r, ID_A, &s.a, &s.ca);
+    set_identity(&s.r, ID_B, &s.b, &s.ca);
+    for (int i = 0; i < 10; i++)
+      put(clients[i], "x");
+    for (int i = 0; i < 10; i++) { /* in any order */
+      servers[i] = answer(s.listener);
+      expect(servers[i], "x");
+    }
+    for (int i = 0; i < 10; i++)
+      close(clients[i]);
+    for (int i = 0; i < 10; i++) {
+      expect_end(servers[i]);
+      close(servers[i]);
+    }
+  }
+  int n;
+  const na_stat_row *rows = get_stats(&s.r, &n);
+  for (int i = 0; i < n; i++)
+    assert_string_equal(na_engine_principal(s.r.engine, rows[i].principal), rows[i].inbound ? ID_A : ID_B);
+  assert_true(n > 0);
+  hbone_end(&s);
+}
+
 /* ---- refusals ---- */
 
 static void tells_why_there_is_no_connection(void **state) {
@@ -526,6 +568,7 @@ int main(void) {
       cmocka_unit_test(checks_servers),
       cmocka_unit_test(checks_clients),
       cmocka_unit_test(stops_with_the_certificate),
+      cmocka_unit_test(serves_from_several_workers),
       cmocka_unit_test(tells_why_there_is_no_connection),
       cmocka_unit_test(lets_nobody_in_before_its_configuration),
       cmocka_unit_test(lets_streams_end_when_a_workload_leaves),
