@@ -88,7 +88,8 @@ def test_latency(tmp_path: Path) -> None:
 
 
 def test_idle(tmp_path: Path) -> None:
-    case = bench(tmp_path, "idle", "--peers", "floor", "--connections", "500")["cases"][0]
+    # Enough connections for what the process frees and takes otherwise meanwhile not to matter.
+    case = bench(tmp_path, "idle", "--peers", "floor", "--connections", "3000")["cases"][0]
     assert 0 <= values(case, "floor")["private"] < 2000
     assert 100 < values(case, "nodeagent")["private"] < 20_000
     assert 20 < values(case, "nodeagent")["start_rss"] < 200
