@@ -52,9 +52,10 @@ def test_http(tmp_path: Path) -> None:
         mine, floor, direct = (values(case, peer) for peer in ("nodeagent", "floor", "direct"))
         assert 1 < floor["cpu"] < 500
         assert 1 < mine["worker_cpu"] <= mine["cpu"] < 1000
-        # Which of the two is faster is what a benchmark finds, not a test: one new connection each is no contest.
         assert direct["rate"] > 500
         assert mine["rate"] > 500
+        if case["scenario"] == "http1":  # with a new connection each, the load is the limit of both
+            assert direct["rate"] > mine["rate"]
         assert "cpu" not in direct
         assert 10 < mine["peak_rss"] < 500
 
@@ -83,7 +84,7 @@ def test_latency(tmp_path: Path) -> None:
     for case in bench(tmp_path, "latency", "--peers", "direct,floor")["cases"]:
         direct, mine = values(case, "direct"), values(case, "nodeagent")
         assert 5 < direct["p50"] <= direct["p99"] <= direct["p999"]
-        assert mine["p50"] > 5
+        assert mine["p50"] > direct["p50"]
         curve = next(sample["curve"] for sample in case["samples"] if sample["peer"] == "nodeagent")
         assert curve == sorted(curve)
         assert curve[-1][0] == 1
