@@ -17,6 +17,7 @@ from nodeagent.admin.state import (
 from nodeagent.compiler.workloads import ServiceEntry, WorkloadEntry, WorkloadIndex
 from nodeagent.dataplane.report import Connection
 from nodeagent.snapshot.address import format_address, format_endpoint
+from nodeagent.snapshot.matches import MatchFlags, MatchKind, NamedMatch, PathMatch
 from nodeagent.snapshot.values import (
     NEVER,
     Action,
@@ -26,10 +27,6 @@ from nodeagent.snapshot.values import (
     Endpoint,
     Forward,
     Inbound,
-    MatchFlags,
-    MatchKind,
-    NamedMatch,
-    PathMatch,
     Redirect,
     Respond,
     Route,

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any, Final
 
 from nodeagent.compiler.report import Report
-from nodeagent.snapshot.values import MatchFlags, MatchKind, NamedMatch, PathMatch
+from nodeagent.snapshot.matches import MatchFlags, MatchKind, NamedMatch, PathMatch
 
 _STRING_KINDS: Final = {
     "exact": MatchKind.EXACT,

@@ -6,15 +6,8 @@ from typing import Any
 
 from nodeagent.dataplane._native import ffi, lib
 from nodeagent.errors import EngineError
-from nodeagent.snapshot.values import (
-    Forward,
-    HeaderMutation,
-    NamedMatch,
-    Redirect,
-    Respond,
-    Route,
-    VirtualHost,
-)
+from nodeagent.snapshot.matches import NamedMatch
+from nodeagent.snapshot.values import Forward, HeaderMutation, Redirect, Respond, Route, VirtualHost
 
 
 def make_virtual_host(host: VirtualHost, tag: int) -> Any:

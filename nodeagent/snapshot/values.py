@@ -16,8 +16,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from enum import IntEnum, IntFlag
+from enum import IntEnum
 from typing import Final, TypeAlias
+
+from nodeagent.snapshot.matches import NamedMatch, PathMatch
+from nodeagent.snapshot.policies import OPEN, Guards, Rules
 
 NEVER: Final = 0xFFFF_FFFF  # NA_NEVER
 
@@ -46,28 +49,6 @@ class Protocol(IntEnum):
     DETECT = 2
     REFUSE = 3
     """Inbound only: configuration that guards this port cannot be put in force, so that nothing may pass."""
-
-
-class MatchKind(IntEnum):
-    """enum na_match_kind. PRESENT, SUFFIX and CONTAINS are for headers and query parameters, PATH_PREFIX
-    for paths."""
-
-    EXACT = 0
-    PREFIX = 1
-    REGEX = 2
-    PRESENT = 3
-    SUFFIX = 4
-    CONTAINS = 5
-    PATH_PREFIX = 6
-
-
-class MatchFlags(IntFlag):
-    """NA_MATCH_*."""
-
-    NONE = 0
-    IGNORE_CASE = 1
-    INVERT = 2
-    MISSING_AS_EMPTY = 4
 
 
 class HeaderSide(IntEnum):
@@ -183,25 +164,6 @@ class HeaderMutation:
     op: HeaderOp
     name: str
     value: str = ""
-
-
-@dataclass(frozen=True, slots=True)
-class PathMatch:
-    """na_route_path: a match on the path without its query."""
-
-    kind: MatchKind
-    value: str
-    flags: MatchFlags = MatchFlags.NONE
-
-
-@dataclass(frozen=True, slots=True)
-class NamedMatch:
-    """A match on a header, pseudo-header or query parameter; `value` is empty for PRESENT."""
-
-    name: str
-    kind: MatchKind
-    value: str = ""
-    flags: MatchFlags = MatchFlags.NONE
 
 
 @dataclass(frozen=True, slots=True)
@@ -339,14 +301,18 @@ class InboundPort:
     protocol: Protocol
     service: ServiceRef | None = None
     xds_name: str = ""
+    guards: Guards = OPEN
 
 
 @dataclass(frozen=True, slots=True)
 class Inbound:
-    """What the ports of a workload speak; `fallback` is the protocol of ports that are not listed."""
+    """What the ports of a workload speak, and who may come in. `fallback` and `fallback_guards` are for ports that
+    are not listed; `every` is asked of each connection to any port, before the port's own guards."""
 
     ports: tuple[InboundPort, ...] = ()
     fallback: Protocol = Protocol.DETECT
+    fallback_guards: Guards = OPEN
+    every: tuple[Rules, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

@@ -17,6 +17,7 @@ from nodeagent.dataplane.engine import EngineOwner, EngineSettings, Listener
 from nodeagent.dataplane.report import ConnectionState, StatKind, StatRow, WireProtocol
 from nodeagent.errors import EngineError, NetnsError
 from nodeagent.snapshot.address import parse_address
+from nodeagent.snapshot.matches import MatchKind, PathMatch
 from nodeagent.snapshot.values import (
     Cluster,
     ClusterUse,
@@ -29,8 +30,6 @@ from nodeagent.snapshot.values import (
     HostNeeded,
     Inbound,
     InboundPort,
-    MatchKind,
-    PathMatch,
     Protocol,
     Respond,
     Route,
