@@ -70,6 +70,8 @@
   X(HBONE_NO_IDENTITY, "hbone_no_identity_total", 0,                                                                   \
     "Tunnels refused, both ways: the workload has no valid certificate")                                               \
   X(HBONE_BAD_REQUEST, "hbone_bad_request_total", 0, "Requests in tunnels answered 400: no CONNECT, or not for here")  \
+  X(HBONE_OUTDATED, "hbone_outdated_total", 0,                                                                         \
+    "Requests refused: a certificate of their tunnel ran out, or its identity was taken away")                         \
   X(HBONE_DENIED, "hbone_denied_total", 0, "Requests in tunnels answered 401: policy")                                 \
   X(HBONE_HEADERS_TOO_LARGE, "hbone_headers_too_large_total", 0, "Headers in tunnels beyond 64 KiB")                   \
   X(HBONE_ABUSE, "hbone_abuse_total", 0, "Tunnels closed: protocol errors, floods of frames or resets")                \

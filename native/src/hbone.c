@@ -41,6 +41,10 @@ void na_hbone_drain(na_worker *worker, const na_workload *workload) {
   na_hbone_server_drain(worker, workload);
 }
 
+void na_hbone_refresh(na_worker *worker) {
+  na_hbone_server_refresh(worker);
+}
+
 void na_hbone_finish(na_worker *worker, const na_workload *workload) {
   na_hbone_server_finish(worker, workload);
   na_hbone_client_finish(worker, workload);
@@ -57,4 +61,13 @@ bool na_hbone_peer(const na_stream *stream, na_peer *out) {
     return false;
   const na_h2_stream *state = stream->state;
   return na_hbone_server_peer(state, out) || na_hbone_client_peer(state, out);
+}
+
+bool na_hbone_is_current(const na_stream *stream) {
+  if (stream->transport != &na_transport_h2)
+    return true;
+  const na_h2_stream *state = stream->state;
+  if (!state->h2 || state->h2->dead)
+    return false;
+  return state->role->server ? na_hbone_server_is_current(state) : na_hbone_client_is_current(state);
 }

@@ -33,11 +33,17 @@ typedef struct na_peer {
 /* False for a stream that is not tunnelled. */
 bool na_hbone_peer(const na_stream *stream, na_peer *out);
 
+/* Whether another request may go by the identities that the stream's tunnel was made with: ours is in force still (what
+ * we dial: no other one has come), and no certificate of either side has run out. Streams without a tunnel are. */
+bool na_hbone_is_current(const na_stream *stream);
+
 int na_hbone_init(na_worker *worker);
 /* All connections are gone. */
 void na_hbone_free(na_worker *worker);
 /* Let tunnels of the workload (NULL: all) end with their last stream; no new ones are taken from peers. */
 void na_hbone_drain(na_worker *worker, const na_workload *workload);
+/* Identities may have changed: let what came through tunnels of other ones end. */
+void na_hbone_refresh(na_worker *worker);
 /* Its connections are gone: end the tunnels. */
 void na_hbone_finish(na_worker *worker, const na_workload *workload);
 /* Whether no tunnel is left. */

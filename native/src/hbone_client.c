@@ -551,3 +551,7 @@ bool na_hbone_client_peer(const na_h2_stream *stream, na_peer *out) {
                    .forwarded = ""};
   return true;
 }
+
+bool na_hbone_client_is_current(const na_h2_stream *stream) {
+  return is_fresh(tunnel_of(stream->h2));
+}

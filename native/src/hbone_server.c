@@ -53,6 +53,35 @@ static na_hbone_inbound *inbound_of(const na_h2_stream *stream) {
   return na_container_of(stream, na_hbone_inbound, stream);
 }
 
+/* ---- whom it was made with ---- */
+
+static na_identity *identity_now(const na_worker *worker, const na_workload *workload) {
+  return na_snapshot_identity(worker->snapshot, na_workload_text(&workload->identity));
+}
+
+/* Whether the identities that the peers met with are good still. */
+static bool is_valid(const na_hbone_server *server) {
+  return time(NULL) < server->expires && identity_now(server->h2.worker, server->workload);
+}
+
+/* Whether it takes new streams: another certificate shall be met with another tunnel. */
+static bool is_fresh(const na_hbone_server *server) {
+  return is_valid(server) && identity_now(server->h2.worker, server->workload) == server->identity;
+}
+
+/* No new streams, and no more requests on those that are open. */
+static void retire(na_hbone_server *server) {
+  na_h2 *h2 = &server->h2;
+  na_h2_drain(h2);
+  for (na_link *link = h2->streams.next, *next; link != &h2->streams; link = next) {
+    next = link->next;
+    const na_h2_stream *stream = na_container_of(link, na_h2_stream, link);
+    na_conn *conn = stream->user ? stream->user->owner : NULL;
+    if (conn && (conn->phase == NA_CONN_IDLE || conn->phase == NA_CONN_ACTIVE))
+      na_conn_drain(conn);
+  }
+}
+
 /* ---- answers ---- */
 
 static int respond(na_h2_stream *stream, uint16_t status, const char *baggage, bool end) {
@@ -87,7 +116,7 @@ static na_h2_stream *opened(na_h2 *h2) {
   na_hbone_server *server = server_of(h2);
   if (h2->no_more || h2->drained)
     return NULL;
-  if (time(NULL) >= server->expires) { /* the peer comes back with a certificate that is valid */
+  if (!is_fresh(server)) { /* the peer comes back, and both show what they have now */
     na_h2_drain(h2);
     return NULL;
   }
@@ -223,6 +252,9 @@ static void changed(na_h2 *h2) {
 
 /* Clients close what they do not need; one that does not, and stays away twice as long as ours would, is let go. */
 static void tick(na_h2 *h2) {
+  na_hbone_server *server = server_of(h2);
+  if (server->authenticated && !h2->drained && !is_fresh(server))
+    retire(server);
   uint64_t idle = h2->worker->loop.now_ms - h2->idle_ms;
   if (h2->nstreams == 0 && idle >= 2 * (uint64_t)h2->worker->config->hbone_idle_timeout_ms)
     na_h2_drain(h2);
@@ -284,7 +316,7 @@ static void refuse(na_worker *worker, int fd, enum na_counter_id why) {
 
 /* The certificate to accept with; NULL: none that is valid. */
 static na_identity *identity_of(const na_worker *worker, const na_workload *workload) {
-  na_identity *identity = na_snapshot_identity(worker->snapshot, na_workload_text(&workload->identity));
+  na_identity *identity = identity_now(worker, workload);
   return identity && !na_identity_expired(identity, time(NULL)) ? identity : NULL;
 }
 
@@ -357,6 +389,19 @@ void na_hbone_server_drain(na_worker *worker, const na_workload *workload) {
 
 void na_hbone_server_finish(na_worker *worker, const na_workload *workload) {
   visit(worker, workload, na_h2_finish);
+}
+
+void na_hbone_server_refresh(na_worker *worker) {
+  na_link *accepted = &worker->hbone->accepted;
+  for (na_link *link = accepted->next; link != accepted; link = link->next) {
+    na_hbone_server *server = na_container_of(link, na_hbone_server, link);
+    if (server->authenticated && !server->h2.dead && !is_fresh(server))
+      retire(server);
+  }
+}
+
+bool na_hbone_server_is_current(const na_h2_stream *stream) {
+  return is_valid(server_of(stream->h2));
 }
 
 bool na_hbone_server_peer(const na_h2_stream *stream, na_peer *out) {

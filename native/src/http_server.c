@@ -8,6 +8,7 @@
 #include <stdio.h>
 #include <string.h>
 
+#include "hbone.h"
 #include "http_head.h"
 #include "http_request.h"
 #include "http_tunnel.h"
@@ -225,6 +226,11 @@ static bool parse(na_conn *conn) {
   if (n < 0) {
     na_worker_count(worker, NA_COUNTER_DOWNSTREAM_RQ_PROTOCOL_ERROR);
     refuse(conn, error.status, NA_FLAG_DPE, "http1.codec_error", error.reason);
+    return false;
+  }
+  if (n > 0 && conn->kind == NA_LISTENER_HBONE && !na_hbone_is_current(&conn->stream)) {
+    na_worker_count(worker, NA_COUNTER_HBONE_OUTDATED);
+    na_conn_close(conn, true); /* unanswered: the client may ask again in another tunnel */
     return false;
   }
   if (n > 0) {

@@ -69,7 +69,7 @@ static bool may_be_reused(const na_upstream *upstream) {
   return upstream->keep_alive && !stream->peer_closing && !stream->broken && !na_stream_blocked(stream) &&
          na_input_length(&upstream->in) == 0 && !worker->stopping && upstream->requests < max &&
          !atomic_load_explicit(&upstream->pool->key.workload->removed, memory_order_relaxed) &&
-         na_pool_is_wanted(worker, upstream->pool, upstream->cluster);
+         na_hbone_is_current(stream) && na_pool_is_wanted(worker, upstream->pool, upstream->cluster);
 }
 
 /* All pools together: there may be one per client address. */
@@ -176,12 +176,16 @@ static void on_event(na_watch *watch, uint32_t events) {
 /* ---- getting a connection ---- */
 
 static na_upstream *from_pool(na_pool *pool) {
-  if (na_list_empty(&pool->idle))
-    return NULL;
-  na_upstream *upstream = na_container_of(pool->idle.next, na_upstream, idle);
-  no_longer_idle(upstream);
-  upstream->reused = true;
-  return upstream;
+  while (!na_list_empty(&pool->idle)) {
+    na_upstream *upstream = na_container_of(pool->idle.next, na_upstream, idle);
+    if (na_hbone_is_current(&upstream->stream)) {
+      no_longer_idle(upstream);
+      upstream->reused = true;
+      return upstream;
+    }
+    na_upstream_close(upstream);
+  }
+  return NULL;
 }
 
 static na_upstream *new_upstream(na_http_request *request, na_pool *pool) {

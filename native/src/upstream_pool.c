@@ -6,6 +6,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "hbone.h"
 #include "http_upstream.h"
 
 #define POOL_BUCKETS_MIN 256
@@ -129,6 +130,18 @@ static void close_idle(na_worker *worker, na_pool *pool) {
   na_pool_unref(worker, pool);
 }
 
+/* Close what came through tunnels whose identities are not the present ones. */
+static void close_outdated(na_worker *worker, na_pool *pool) {
+  pool->refs++;
+  for (na_link *link = pool->idle.next, *next; link != &pool->idle; link = next) {
+    next = link->next;
+    na_upstream *upstream = na_container_of(link, na_upstream, idle);
+    if (!na_hbone_is_current(&upstream->stream))
+      na_upstream_close(upstream);
+  }
+  na_pool_unref(worker, pool);
+}
+
 bool na_pool_is_wanted(const na_worker *worker, const na_pool *pool, const na_cluster *opened_for) {
   if (!opened_for)
     return true;
@@ -153,6 +166,8 @@ void na_pools_prune(na_worker *worker) {
       const na_upstream *any = na_container_of(pool->idle.next, na_upstream, idle);
       if (!na_pool_is_wanted(worker, pool, any->cluster))
         close_idle(worker, pool);
+      else if (pool->key.via)
+        close_outdated(worker, pool);
     }
 }
 

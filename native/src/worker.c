@@ -39,6 +39,7 @@ static void begin_turn(void *context) {
   if (worker->snapshot->generation == worker->generation)
     return;
   worker->generation = worker->snapshot->generation;
+  na_hbone_refresh(worker);
   na_pools_prune(worker);
   na_parking_retry(worker);
 }

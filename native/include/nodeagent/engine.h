@@ -106,7 +106,8 @@ NA_API int na_workload_gone(na_engine *engine, uint32_t id);
  * and what they send to a tunnelled endpoint fails (flag UF): nothing falls back to plaintext.
  *
  * These calls publish, as na_builder_commit does: not between na_builder_new and its commit. Connections go on with the
- * certificate that they began with; tunnels that were made with an older one take no new streams. */
+ * certificate that they began with; tunnels that were made with an older one take no new streams, nor do kept HTTP
+ * connections in them take more requests. */
 
 /* Add or replace an identity. `chain_pem` is leaf first, `bundle_pem` the trust anchors; `trust_domains` (n) are those
  * whose members may connect to it, none: the certificate's own. -EINVAL or -EKEYEXPIRED with the reason in

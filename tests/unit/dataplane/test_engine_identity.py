@@ -35,8 +35,7 @@ pytestmark = pytest.mark.netns
 
 LOOPBACK = parse_address("127.0.0.1")
 FRONT, BACK = 15080, 9000
-# A request on a kept connection goes by the certificate that the connection began with (engine.h).
-CLUSTER = Cluster("v/back", "back", max_requests_per_connection=1)
+CLUSTER = Cluster("v/back", "back")
 HOST = VirtualHost("back", ("*",), (Route("r", Forward((WeightedCluster(CLUSTER.name),))),))
 
 
