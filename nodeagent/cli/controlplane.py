@@ -7,65 +7,36 @@ import logging
 from pathlib import Path
 from typing import Annotated
 
-import typer
-
+from nodeagent.cli.options import Command, Option
 from nodeagent.config import ca as ca_settings
 from nodeagent.config import controlplane as settings
 
-app = typer.Typer(add_completion=False)
 
-_CA = "TLS and certificates"
-
-
-def _ca_option(name: str, text: str, metavar: str | None = None) -> typer.models.OptionInfo:
-    """An option of the CA, with its environment variable."""
-    option: typer.models.OptionInfo = typer.Option(
-        f"--{name}",
-        envvar=f"NODEAGENT_{name.upper().replace('-', '_')}",
-        help=text,
-        metavar=metavar,
-        rich_help_panel=_CA,
-    )
-    return option
+def _ca_option(name: str, text: str, metavar: str | None = None) -> Option:
+    """An option of the CA."""
+    return Option(name, text, metavar, panel="TLS and certificates")
 
 
-@app.command()
 def run(
     config: Annotated[
         list[Path],
-        typer.Option(
-            "--config",
-            envvar="NODEAGENT_CONFIG",
-            help="File or folder of Kubernetes and Istio YAML. Repeatable.",
-        ),
+        Option("config", "File or folder of Kubernetes and Istio YAML. Repeatable."),
     ],
     listen: Annotated[
         list[str] | None,
-        typer.Option(
-            "--listen", envvar="NODEAGENT_LISTEN", metavar="HOST:PORT", help="Serve xDS here. Repeatable."
-        ),
+        Option("listen", "Serve xDS here. Repeatable.", "HOST:PORT"),
     ] = None,
-    unix: Annotated[
-        Path | None, typer.Option(envvar="NODEAGENT_UNIX", help="Serve xDS on a unix socket too.")
-    ] = None,
-    admin: Annotated[
-        Path, typer.Option(envvar="NODEAGENT_ADMIN", help="Unix socket of the admin API.")
-    ] = settings.DEFAULT_ADMIN,
-    cluster_id: Annotated[
-        str, typer.Option(envvar="NODEAGENT_CLUSTER_ID", help="Name of this cluster.")
-    ] = "Kubernetes",
-    domain: Annotated[
-        str, typer.Option(envvar="NODEAGENT_DOMAIN", help="DNS domain of services.")
-    ] = "cluster.local",
-    trust_domain: Annotated[
-        str, typer.Option(envvar="NODEAGENT_TRUST_DOMAIN", help="SPIFFE trust domain.")
-    ] = "cluster.local",
+    unix: Annotated[Path | None, Option("unix", "Serve xDS on a unix socket too.")] = None,
+    admin: Annotated[Path, Option("admin", "Unix socket of the admin API.")] = settings.DEFAULT_ADMIN,
+    cluster_id: Annotated[str, Option("cluster-id", "Name of this cluster.")] = "Kubernetes",
+    domain: Annotated[str, Option("domain", "DNS domain of services.")] = "cluster.local",
+    trust_domain: Annotated[str, Option("trust-domain", "SPIFFE trust domain.")] = "cluster.local",
     root_namespace: Annotated[
         str,
-        typer.Option(envvar="NODEAGENT_ROOT_NAMESPACE", help="Namespace whose resources apply mesh-wide."),
+        Option("root-namespace", "Namespace whose resources apply mesh-wide."),
     ] = "istio-system",
     log_level: Annotated[
-        str, typer.Option(envvar="NODEAGENT_LOG_LEVEL", help="debug, info, warning or error.")
+        str, Option("log-level", "debug, info, warning or error.", choices=settings.LOG_LEVELS)
     ] = "info",
     listen_tls: Annotated[
         list[str] | None,
@@ -136,8 +107,6 @@ def run(
     With --listen-tls it is also a certificate authority that speaks Istio's protocol. Its root is made at the first
     start, or given by --cacerts; `nodeagent ca rotate` replaces it.
     """
-    if log_level not in settings.LOG_LEVELS:
-        raise typer.BadParameter(f"must be one of {', '.join(settings.LOG_LEVELS)}", param_hint="--log-level")
     logging.basicConfig(level=log_level.upper(), format="%(asctime)s %(levelname)s %(name)s: %(message)s")
     from nodeagent.app import controlplane
 
@@ -175,3 +144,6 @@ def run(
             )
         )
     )
+
+
+app = Command(run)

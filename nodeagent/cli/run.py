@@ -5,69 +5,49 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated
 
-import typer
-
+from nodeagent.cli.options import Command, Option
 from nodeagent.config import agent as settings
 
-app = typer.Typer(add_completion=False)
 
-
-def _option(name: str, text: str, metavar: str | None = None) -> typer.models.OptionInfo:
-    """An option with its environment variable."""
-    option: typer.models.OptionInfo = typer.Option(
-        f"--{name}", envvar=f"NODEAGENT_{name.upper().replace('-', '_')}", help=text, metavar=metavar
-    )
-    return option
-
-
-def _identity_option(name: str, text: str, istio: str, metavar: str) -> typer.models.OptionInfo:
+def _identity_option(name: str, text: str, istio: str, metavar: str) -> Option:
     """An option about TLS and certificates; `istio` is the variable by which Istio's node proxy knows it."""
-    own = f"NODEAGENT_{name.upper().replace('-', '_')}"
-    option: typer.models.OptionInfo = typer.Option(
-        f"--{name}",
-        envvar=[own, istio] if istio else own,
-        help=text,
-        metavar=metavar,
-        rich_help_panel="TLS and certificates",
-    )
-    return option
+    return Option(name, text, metavar, istio, "TLS and certificates")
 
 
-@app.command()
 def run(
-    node: Annotated[str, _option("node", "Name of this node.")],
+    node: Annotated[str, Option("node", "Name of this node.")],
     xds: Annotated[
         str,
-        _option("xds", "Control plane: TLS with https://, else plain text.", "[https://]HOST:PORT|unix:PATH"),
+        Option("xds", "Control plane: TLS with https://, else plain text.", "[https://]HOST:PORT|unix:PATH"),
     ] = settings.DEFAULT_XDS,
-    zds: Annotated[Path, _option("zds", "Socket on which the CNI side listens.")] = settings.DEFAULT_ZDS,
-    admin: Annotated[Path, _option("admin", "Unix socket of the admin API.")] = settings.DEFAULT_ADMIN,
+    zds: Annotated[Path, Option("zds", "Socket on which the CNI side listens.")] = settings.DEFAULT_ZDS,
+    admin: Annotated[Path, Option("admin", "Unix socket of the admin API.")] = settings.DEFAULT_ADMIN,
     state: Annotated[
-        Path, _option("state", "Folder of the last good configuration.")
+        Path, Option("state", "Folder of the last good configuration.")
     ] = settings.DEFAULT_STATE,
-    cluster_id: Annotated[str, _option("cluster-id", "Name of this cluster.")] = "Kubernetes",
-    domain: Annotated[str, _option("domain", "DNS domain of services.")] = "cluster.local",
-    trust_domain: Annotated[str, _option("trust-domain", "SPIFFE trust domain.")] = "cluster.local",
-    workers: Annotated[int, _option("workers", "Threads of the engine.")] = 1,
+    cluster_id: Annotated[str, Option("cluster-id", "Name of this cluster.")] = "Kubernetes",
+    domain: Annotated[str, Option("domain", "DNS domain of services.")] = "cluster.local",
+    trust_domain: Annotated[str, Option("trust-domain", "SPIFFE trust domain.")] = "cluster.local",
+    workers: Annotated[int, Option("workers", "Threads of the engine.")] = 1,
     metrics: Annotated[
-        str, _option("metrics", "Serve /metrics here; empty: nowhere.", "ADDRESS:PORT")
+        str, Option("metrics", "Serve /metrics here; empty: nowhere.", "ADDRESS:PORT")
     ] = settings.DEFAULT_METRICS,
     ready: Annotated[
-        str, _option("ready", "Serve /healthz/ready here; empty: nowhere.", "ADDRESS:PORT")
+        str, Option("ready", "Serve /healthz/ready here; empty: nowhere.", "ADDRESS:PORT")
     ] = settings.DEFAULT_READY,
-    access_log: Annotated[str, _option("access-log", "off, text or json.")] = "off",
-    access_log_file: Annotated[str, _option("access-log-file", "Default: standard output.", "PATH")] = "",
-    log_level: Annotated[str, _option("log-level", "debug, info, warning or error.")] = "info",
-    drain: Annotated[float, _option("drain", "Seconds that connections may take to end.", "SECONDS")] = 5.0,
+    access_log: Annotated[str, Option("access-log", "off, text or json.")] = "off",
+    access_log_file: Annotated[str, Option("access-log-file", "Default: standard output.", "PATH")] = "",
+    log_level: Annotated[str, Option("log-level", "debug, info, warning or error.")] = "info",
+    drain: Annotated[float, Option("drain", "Seconds that connections may take to end.", "SECONDS")] = 5.0,
     xds_mode: Annotated[
         str,
-        _option("xds-mode", "on-demand (only what is used), wildcard (all that a sidecar gets), or auto."),
+        Option("xds-mode", "on-demand (only what is used), wildcard (all that a sidecar gets), or auto."),
     ] = "auto",
     on_demand_ttl: Annotated[
-        float, _option("on-demand-ttl", "Seconds that unused configuration is kept.", "SECONDS")
+        float, Option("on-demand-ttl", "Seconds that unused configuration is kept.", "SECONDS")
     ] = 600.0,
     on_demand_limit: Annotated[
-        int, _option("on-demand-limit", "Destinations and hosts held per group of workloads.")
+        int, Option("on-demand-limit", "Destinations and hosts held per group of workloads.")
     ] = 4096,
     ca: Annotated[
         str, _identity_option("ca", "Obtain certificates for the workloads here.", "CA_ADDRESS", "HOST:PORT")
@@ -102,7 +82,7 @@ def run(
     ] = 86400.0,
     static: Annotated[
         Path | None,
-        _option(
+        Option(
             "static",
             "Be a plain proxy with the listeners and clusters of this file (static_resources of an Envoy "
             "bootstrap), with no control plane and no capture.",
@@ -147,3 +127,6 @@ def run(
     from nodeagent.app import agent
 
     agent.main(config)
+
+
+app = Command(run)
