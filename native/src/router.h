@@ -11,20 +11,9 @@
 #include <nodeagent/engine.h>
 
 #include "http1.h"
+#include "matcher.h"
 
-typedef struct na_regex na_regex; /* regex.h: RE2 behind a C seam */
 typedef struct na_slots na_slots; /* slots.h: interned names */
-
-/* A string or regex condition on a named value. */
-typedef struct na_matcher {
-  uint8_t kind;  /* enum na_match_kind */
-  uint8_t flags; /* NA_MATCH_* */
-  char *name;    /* lower case; NULL for the path */
-  uint32_t name_n;
-  char *value; /* lower case when NA_MATCH_IGNORE_CASE */
-  uint32_t value_n;
-  na_regex *regex;
-} na_matcher;
 
 typedef struct na_header_mutation {
   uint8_t op; /* enum na_header_op */

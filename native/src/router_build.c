@@ -197,7 +197,7 @@ int na_route_path(na_route *route, enum na_match_kind kind, const char *value, u
     return na_vhost_fail(route->vhost, -EINVAL, "route '%s': a path match can only ignore case", route->name);
   na_matcher_clear(&route->path);
   route->has_path = false;
-  int rc = na_matcher_init(route->vhost, &route->path, kind, NULL, value, flags);
+  int rc = na_matcher_init(&route->path, kind, NULL, value, flags, route->vhost->error, sizeof route->vhost->error);
   route->has_path = rc == 0;
   return rc;
 }
@@ -210,7 +210,7 @@ static int add_matcher(na_route *route, na_matcher **matchers, uint32_t *n, enum
     return na_vhost_fail(route->vhost, -E2BIG, "route '%s' has more than %d matchers", route->name, NA_MAX_MATCHERS);
   if (na_grow(matchers, *n, sizeof **matchers))
     return na_vhost_fail(route->vhost, -ENOMEM, "out of memory");
-  int rc = na_matcher_init(route->vhost, &(*matchers)[*n], kind, name, value, flags);
+  int rc = na_matcher_init(&(*matchers)[*n], kind, name, value, flags, route->vhost->error, sizeof route->vhost->error);
   if (!rc)
     ++*n;
   return rc;

@@ -22,11 +22,6 @@ int na_grow(void *items, uint32_t n, size_t item_size);
 /* A lower-case copy, or NULL. */
 char *na_lower_copy(const char *s);
 
-/* Fill a matcher. name NULL: the path. */
-int na_matcher_init(na_vhost *vhost, na_matcher *matcher, enum na_match_kind kind, const char *name, const char *value,
-                    uint32_t flags);
-void na_matcher_clear(na_matcher *matcher);
-
 /* Append a header operation to a level. */
 int na_mutations_add(na_vhost *vhost, na_mutations *mutations, enum na_header_side side, enum na_header_op op,
                      const char *name, const char *value);
