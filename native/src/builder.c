@@ -187,7 +187,7 @@ int na_builder_cluster_remove(na_builder *b, const char *name) {
   return set_cluster(b, slot, NULL);
 }
 
-/* ---- hints and inbound -------------------------------------------------------------------------------------- */
+/* ---- hints and identities -------------------------------------------------------------------------------------- */
 
 int na_builder_hints(na_builder *b, const uint8_t *addresses, size_t n, const uint16_t *ports, size_t m) {
   na_hints *hints;
@@ -197,53 +197,6 @@ int na_builder_hints(na_builder *b, const uint8_t *addresses, size_t n, const ui
   na_hints_unref(b->next->hints);
   b->next->hints = hints;
   return 0;
-}
-
-static int compare_ports(const void *a, const void *b) {
-  uint16_t x = ((const na_inbound_port *)a)->port, y = ((const na_inbound_port *)b)->port;
-  return (x > y) - (x < y);
-}
-
-static int check_ports(na_builder *b, const na_inbound *inbound) {
-  for (uint32_t i = 0; i < inbound->n; i++) {
-    if (inbound->ports[i].protocol > NA_PROTOCOL_REFUSE)
-      return na_builder_fail(b, -EINVAL, "workload %u: protocol %u of port %u is unknown", inbound->workload,
-                             inbound->ports[i].protocol, inbound->ports[i].port);
-    if (i && inbound->ports[i].port == inbound->ports[i - 1].port)
-      return na_builder_fail(b, -EINVAL, "workload %u: port %u is there twice", inbound->workload,
-                             inbound->ports[i].port);
-  }
-  return 0;
-}
-
-int na_builder_inbound(na_builder *b, uint32_t workload, const na_inbound_port *ports, size_t n, uint32_t fallback) {
-  if (n > 65536 || fallback > NA_PROTOCOL_REFUSE)
-    return na_builder_fail(b, -EINVAL, "workload %u: %zu ports, fallback protocol %u", workload, n, fallback);
-  na_inbound *inbound = calloc(1, sizeof *inbound + n * sizeof *ports);
-  if (!inbound)
-    return na_builder_out(b, -ENOMEM);
-  atomic_init(&inbound->refs, 1);
-  inbound->workload = workload;
-  inbound->fallback = fallback;
-  inbound->n = (uint32_t)n;
-  if (n)
-    memcpy(inbound->ports, ports, n * sizeof *ports);
-  qsort(inbound->ports, n, sizeof *ports, compare_ports);
-  int rc = check_ports(b, inbound);
-  if (!rc)
-    rc = na_builder_out(b, na_shared_map_own(&b->next->inbounds));
-  if (rc) {
-    free(inbound);
-    return rc;
-  }
-  return na_builder_out(b, na_map_put(&b->next->inbounds->map, &inbound->workload, sizeof inbound->workload, inbound));
-}
-
-int na_builder_inbound_remove(na_builder *b, uint32_t workload) {
-  int rc = na_shared_map_own(&b->next->inbounds);
-  if (!rc)
-    na_map_remove(&b->next->inbounds->map, &workload, sizeof workload);
-  return na_builder_out(b, rc);
 }
 
 int na_snapshots_set_identity(na_snapshots *registry, const char *name, na_identity *identity) {
@@ -260,21 +213,6 @@ int na_snapshots_set_identity(na_snapshots *registry, const char *name, na_ident
     rc = na_map_put(&b->next->identities->map, identity->name, (uint32_t)strlen(identity->name), identity);
   else if (!na_map_remove(&b->next->identities->map, name, (uint32_t)strlen(name)))
     rc = -ENOENT;
-  if (rc) {
-    na_builder_abort(b);
-    return rc;
-  }
-  return na_builder_commit(b);
-}
-
-int na_snapshots_drop_inbound(na_snapshots *registry, uint32_t workload) {
-  if (!na_snapshot_inbound(na_snapshots_current(registry), workload))
-    return 0;
-  na_builder *b;
-  int rc = na_snapshots_builder(registry, &b);
-  if (rc)
-    return rc;
-  rc = na_builder_inbound_remove(b, workload);
   if (rc) {
     na_builder_abort(b);
     return rc;

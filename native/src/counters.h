@@ -29,6 +29,14 @@
   X(DOWNSTREAM_RQ_IDLE_TIMEOUT, "downstream_rq_idle_timeout_total", 0, "HTTP requests without progress for too long")  \
   X(DOWNSTREAM_RQ_TIMEOUT, "downstream_rq_timeout_total", 0, "HTTP requests that ran into their route's timeout")      \
   X(DOWNSTREAM_RQ_ABORTED, "downstream_rq_aborted_total", 0, "HTTP requests given up by the client")                   \
+  X(RBAC_ALLOWED, "rbac_allowed_total", 0, "Connections and requests that rules allowed")                              \
+  X(RBAC_DENIED, "rbac_denied_total", 0, "Connections and requests that rules denied")                                 \
+  X(RBAC_SHADOW_ALLOWED, "rbac_shadow_allowed_total", 0, "Connections and requests that dry-run rules would allow")    \
+  X(RBAC_SHADOW_DENIED, "rbac_shadow_denied_total", 0, "Connections and requests that dry-run rules would deny")       \
+  X(RBAC_LOGGED, "rbac_logged_total", 0, "Connections and requests that AUDIT rules matched")                          \
+  X(GUARDS_RESET, "guards_reset_total", 0, "Open connections reset: their workload's policies changed")                \
+  X(GUARDS_HTTP2, "guards_http2_refused_total", 0, "HTTP/2 connections refused: their requests cannot be judged")      \
+  X(GUARDS_WAITING, "guards_waiting", 1, "Connections and requests that wait for somebody's verdict")                  \
   X(HTTP2_FORWARDED, "http2_forwarded_total", 0, "HTTP/2 connections forwarded without L7 routing")                    \
   X(UPGRADES, "upgrades_total", 0, "Connections switched to another protocol (101)")                                   \
   X(UPSTREAM_CX, "upstream_cx_total", 0, "Upstream connections opened")                                                \

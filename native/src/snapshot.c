@@ -76,11 +76,33 @@ static int compare_ports(const void *key, const void *item) {
   return (port > other) - (port < other);
 }
 
+static const na_inbound_port *find_port(const na_inbound *inbound, uint16_t port) {
+  return inbound->n ? bsearch(&port, inbound->ports, inbound->n, sizeof *inbound->ports, compare_ports) : NULL;
+}
+
 enum na_protocol na_inbound_protocol(const na_inbound *inbound, uint16_t port, uint32_t *tag) {
-  const na_inbound_port *found =
-      inbound->n ? bsearch(&port, inbound->ports, inbound->n, sizeof *inbound->ports, compare_ports) : NULL;
+  const na_inbound_port *found = find_port(inbound, port);
   *tag = found ? found->tag : 0;
-  return (enum na_protocol)(found ? found->protocol : inbound->fallback);
+  return (enum na_protocol)(found ? found->protocol : inbound->config.fallback);
+}
+
+const na_stage *na_inbound_stages(const na_inbound *inbound, uint16_t port, enum na_guarded guarded,
+                                  na_guards **guards) {
+  *guards = NULL;
+  if (!inbound->guards)
+    return NULL;
+  const na_inbound_port *found = find_port(inbound, port);
+  uint32_t number = found ? found->guards : inbound->config.fallback_guards;
+  if (!number)
+    return NULL;
+  *guards = inbound->guards[number - 1];
+  return (*guards)->stages[guarded];
+}
+
+const na_stage *na_inbound_every(const na_inbound *inbound) {
+  if (!inbound->guards || !inbound->config.every)
+    return NULL;
+  return inbound->guards[inbound->config.every - 1]->stages[NA_GUARDED_CONNECTION];
 }
 
 const na_inbound *na_snapshot_inbound_port(const na_snapshot *snapshot, uint32_t workload, uint16_t port) {

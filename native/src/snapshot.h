@@ -23,6 +23,7 @@
 #define NODEAGENT_SNAPSHOT_H
 
 #include "cluster.h"
+#include "guards.h"
 #include "identity.h"
 #include "router.h"
 #include "slots.h"
@@ -73,11 +74,14 @@ typedef struct na_table {
   char name[];
 } na_table;
 
-/* What the ports of a workload speak. */
+/* What the ports of a workload speak, and who may come in. */
 typedef struct na_inbound {
   atomic_uint refs;
   uint32_t workload;
-  uint32_t fallback; /* enum na_protocol */
+  uint64_t generation;      /* of the snapshot that it came with */
+  na_inbound_config config; /* guards by number, from 1 */
+  uint32_t nguards;
+  na_guards **guards; /* references; NULL: there are none at all */
   uint32_t n;
   na_inbound_port ports[]; /* by port */
 } na_inbound;
@@ -118,6 +122,7 @@ typedef struct na_snapshot {
   na_shared_map *inbounds;
   na_shared_map *identities;
   na_hints *hints;
+  uint64_t inbound_generation;      /* of the last change of any inbound configuration */
   struct na_snapshot *next_retired; /* the registry's */
 } na_snapshot;
 
@@ -145,6 +150,11 @@ const na_inbound *na_snapshot_inbound_port(const na_snapshot *snapshot, uint32_t
 na_identity *na_snapshot_identity(const na_snapshot *snapshot, const char *name);
 /* What a port speaks, and its tag (0 when it takes the fallback). */
 enum na_protocol na_inbound_protocol(const na_inbound *inbound, uint16_t port, uint32_t *tag);
+/* The first stage of what is asked of connections, or requests, at a port; NULL: nothing. *guards is whose it is. */
+const na_stage *na_inbound_stages(const na_inbound *inbound, uint16_t port, enum na_guarded guarded,
+                                  na_guards **guards);
+/* The same of what is asked of each connection to any port first. */
+const na_stage *na_inbound_every(const na_inbound *inbound);
 
 /* The host of an authority as events and unknown hosts have it: lower case, without port. NUL-terminated and cut to
  * size; returns its length. */

@@ -44,6 +44,15 @@ void na_hints_unref(na_hints *hints) {
     free(hints);
 }
 
+void na_inbound_unref(na_inbound *inbound) {
+  if (!na_part_unref(&inbound->refs))
+    return;
+  for (uint32_t i = 0; i < inbound->nguards; i++)
+    na_guards_free(inbound->guards[i]);
+  free(inbound->guards);
+  free(inbound);
+}
+
 void na_cluster_array_unref(na_cluster_array *array) {
   if (!array || !na_part_unref(&array->refs))
     return;
@@ -80,8 +89,7 @@ static void ref_inbound(void *inbound) {
 }
 
 static void unref_inbound(void *inbound) {
-  if (na_part_unref(&((na_inbound *)inbound)->refs))
-    free(inbound);
+  na_inbound_unref(inbound);
 }
 
 static void ref_identity(void *identity) {

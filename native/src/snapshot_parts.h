@@ -36,6 +36,7 @@ void na_destination_unref(na_destination *destination);
 void na_view_unref(na_view *view);
 void na_table_unref(na_table *table);
 void na_hints_unref(na_hints *hints);
+void na_inbound_unref(na_inbound *inbound);
 void na_cluster_array_unref(na_cluster_array *array);
 void na_table_array_unref(na_table_array *array);
 void na_shared_map_unref(na_shared_map *map);

@@ -30,6 +30,7 @@ typedef struct na_engine na_engine;
 typedef struct na_builder na_builder;
 typedef struct na_vhost na_vhost;
 typedef struct na_route na_route;
+typedef struct na_guards na_guards;
 
 /* ---- engine ------------------------------------------------------------------------------------------------ */
 
@@ -290,19 +291,95 @@ NA_API int na_builder_destination_remove(na_builder *b, const char *view, const 
  * the mesh exist. A destination that is in neither passes through with no event. Replaces the previous set. */
 NA_API int na_builder_hints(na_builder *b, const uint8_t *addresses, size_t n, const uint16_t *ports, size_t m);
 
+/* -- guards: who may do what -- */
+
+/* Guards are stages, asked in order; the first refusal ends it. One list is asked of each connection that is taken for
+ * TCP, the other of each HTTP request. */
+enum na_guarded { NA_GUARDED_CONNECTION = 0, NA_GUARDED_REQUEST = 1 };
+
+/* What a check on a text looks at. */
+enum na_attribute {
+  NA_ATTRIBUTE_PRINCIPAL = 0,       /* the peer's SPIFFE ID, with its scheme */
+  NA_ATTRIBUTE_NAMESPACE = 1,       /* of it */
+  NA_ATTRIBUTE_SERVICE_ACCOUNT = 2, /* of it, as `namespace/name` */
+  NA_ATTRIBUTE_TRUST_DOMAIN = 3,    /* of it */
+  NA_ATTRIBUTE_HEADER = 4, /* by name, several values joined by commas; also :method :authority :path :scheme. The
+                              authority is compared without case (CVE-2021-39155) */
+  NA_ATTRIBUTE_PATH = 5,   /* normalised, without query */
+  NA_ATTRIBUTE_SNI = 6,
+  NA_ATTRIBUTE_METADATA = 7, /* what earlier stages found out, by name; of several values, any */
+};
+
+/* Whose address a check looks at. */
+enum na_place {
+  NA_PLACE_PEER = 0,        /* the connection's (through a tunnel: the tunnel's) */
+  NA_PLACE_CLIENT = 1,      /* no hops are trusted: as NA_PLACE_PEER */
+  NA_PLACE_DESTINATION = 2, /* where the connection was going */
+};
+
+enum na_rule_action {
+  NA_RULE_ALLOW = 0, /* what no policy matches is refused */
+  NA_RULE_DENY = 1,  /* what a policy matches is refused */
+  NA_RULE_LOG = 2,   /* nothing is refused, matches are counted and marked */
+};
+
+/* Of na_check_text only, besides enum na_match_kind: an Envoy URI template (`*`, `**`, `{name}`, `{name=**}`), and
+ * Istio's `{*}` and `{**}`. */
+#define NA_MATCH_TEMPLATE 7
+
+/* Guards under construction. The calls return 0, -EINVAL or -E2BIG with the reason in na_guards_error(), -EBUSY once
+ * a builder has taken them, or -ENOMEM. */
+NA_API int na_guards_new(na_guards **out);
+/* Give the reference back. */
+NA_API void na_guards_free(na_guards *guards);
+NA_API const char *na_guards_error(const na_guards *guards);
+/* Append a stage of rules; its policies follow. `shadow`: the outcome is counted only, and known to later stages as
+ * metadata `envoy.filters.http.rbac\x1f<prefix>shadow_effective_policy_id` and `\x1f<prefix>shadow_engine_result`. */
+NA_API int na_guards_rules(na_guards *guards, enum na_guarded guarded, enum na_rule_action action, int shadow,
+                           const char *prefix);
+/* Append a policy to the stage that was begun last. Its check follows, in prefix order. */
+NA_API int na_guards_policy(na_guards *guards, const char *name);
+/* An expression in prefix order. What is asked about and is not there (a header of a TCP connection, the principal of a
+ * plaintext peer) makes a check false. */
+NA_API int na_check_always(na_guards *guards);
+/* The next n checks: all of them, or (any) one. */
+NA_API int na_check_all(na_guards *guards, uint32_t n);
+NA_API int na_check_any(na_guards *guards, uint32_t n);
+NA_API int na_check_not(na_guards *guards);
+/* `kind`: enum na_match_kind or NA_MATCH_TEMPLATE; `name` of a header or of metadata, else NULL; `flags`: NA_MATCH_*. */
+NA_API int na_check_text(na_guards *guards, enum na_attribute attribute, uint32_t kind, const char *name,
+                         const char *value, uint32_t flags);
+/* `prefix` is of 128 bits. */
+NA_API int na_check_address(na_guards *guards, enum na_place place, const uint8_t *address, uint32_t prefix);
+/* The destination's port is low..high. */
+NA_API int na_check_port(na_guards *guards, uint32_t low, uint32_t high);
+
 /* -- inbound: what the ports of a workload speak -- */
 
 typedef struct na_inbound_port {
   uint16_t port;
   uint16_t protocol; /* enum na_protocol */
   uint32_t tag;
-  uint32_t table_index; /* reserved, 0 */
+  uint32_t guards; /* na_builder_guarded_inbound: the number of its guards, from 1; 0 none */
 } na_inbound_port;
 
 /* Put the inbound configuration of a workload in force. Before the first call: HTTP is answered 503 (flag NC), other
  * connections are reset, on every port. `fallback` is the protocol of ports that are not listed. */
 NA_API int na_builder_inbound(na_builder *b, uint32_t workload, const na_inbound_port *ports, size_t n,
                               uint32_t fallback);
+
+/* The rest of a workload's inbound configuration. Guards by number as in na_inbound_port. */
+typedef struct na_inbound_config {
+  uint32_t fallback;        /* enum na_protocol of ports that are not listed */
+  uint32_t fallback_guards; /* theirs */
+  uint32_t every; /* asked of each connection to any port, before the port's own; of these guards, what is asked of
+                     connections */
+} na_inbound_config;
+
+/* As na_builder_inbound, with guards: m of them, of which the builder takes references. They cannot be changed any
+ * more. Open connections that may not be under them are reset. */
+NA_API int na_builder_guarded_inbound(na_builder *b, uint32_t workload, const na_inbound_port *ports, size_t n,
+                                      const na_inbound_config *config, na_guards *const *guards, size_t m);
 /* Take it out of force again. The engine does so itself for a workload that is gone. */
 NA_API int na_builder_inbound_remove(na_builder *b, uint32_t workload);
 
