@@ -28,6 +28,12 @@ class Problems:
         self.source = source
         self.resource = resource
         self.issues: list[Issue] = []
+        self.contained: list[Issue] = []
+        """Findings about parts that are left out by themselves: the object is taken all the same."""
+
+    def contain(self, part: Problems) -> None:
+        """Take over what is wrong with a part."""
+        self.contained += part.issues
 
     def add(self, severity: Severity, code: str, path: str, message: str) -> None:
         """Record a finding at a field."""

@@ -51,10 +51,11 @@ _SERVICE_SPEC_UNUSED: Final = (
 
 @dataclass(frozen=True, slots=True)
 class MeshScope:
-    """Names that objects are put under: this mesh's cluster id and DNS domain."""
+    """Names that objects are put under: this mesh's cluster id, DNS domain and root namespace."""
 
     cluster_id: str
     domain: str
+    root_namespace: str = "istio-system"
 
 
 @dataclass(frozen=True, slots=True)
