@@ -20,6 +20,7 @@ from nodeagent.controlplane.view import Perspective
 Filter: TypeAlias = listener_components_pb2.Filter
 FilterChain: TypeAlias = listener_components_pb2.FilterChain
 ListenerFilter: TypeAlias = listener_components_pb2.ListenerFilter
+HttpFilter: TypeAlias = http_connection_manager_pb2.HttpFilter
 Manager: TypeAlias = http_connection_manager_pb2.HttpConnectionManager
 
 HTTP_MANAGER: Final = "envoy.filters.network.http_connection_manager"
@@ -37,15 +38,18 @@ def http_filter_by_route_name(perspective: Perspective, stat_prefix: str, route_
 
 
 def http_filter_with_routes(
-    perspective: Perspective, stat_prefix: str, routes: route_pb2.RouteConfiguration
+    perspective: Perspective,
+    stat_prefix: str,
+    routes: route_pb2.RouteConfiguration,
+    guards: Iterable[HttpFilter] = (),
 ) -> Filter:
-    """An HTTP connection manager with its routes inline."""
-    http = manager(perspective, stat_prefix)
+    """An HTTP connection manager with its routes inline, and filters that requests must pass."""
+    http = manager(perspective, stat_prefix, guards)
     http.route_config.CopyFrom(routes)
     return Filter(name=HTTP_MANAGER, typed_config=pack(http))
 
 
-def manager(perspective: Perspective, stat_prefix: str) -> Manager:
+def manager(perspective: Perspective, stat_prefix: str, guards: Iterable[HttpFilter] = ()) -> Manager:
     """A connection manager with Istio's settings and the router; its routes are the caller's to add."""
     found = Manager(stat_prefix=stat_prefix, codec_type=Manager.AUTO)
     found.normalize_path.value = True
@@ -54,6 +58,7 @@ def manager(perspective: Perspective, stat_prefix: str) -> Manager:
     found.upgrade_configs.add(upgrade_type="websocket")
     if perspective.http10:
         found.http_protocol_options.accept_http_10 = True
+    found.http_filters.extend(guards)
     found.http_filters.add(name="envoy.filters.http.router", typed_config=pack(router_pb2.Router()))
     return found
 
