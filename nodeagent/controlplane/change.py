@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field, fields
+from typing import Final
+
+EVERYWHERE: Final = "*"
 
 
 @dataclass(slots=True)
@@ -19,6 +22,10 @@ class Change:
     """Hosts that may have another traffic policy or other subsets (DestinationRule)."""
     workloads: set[str] = field(default_factory=set)
     """Uids of pods that came, changed or went."""
+    policies: set[str] = field(default_factory=set)
+    """Names (`namespace/name`) of L4 policies that came, changed or went."""
+    guarded: set[str] = field(default_factory=set)
+    """Namespaces whose pods may be guarded otherwise; EVERYWHERE for all of them."""
     ports: set[int] = field(default_factory=set)
     """Service ports whose listener or route configuration may differ."""
 

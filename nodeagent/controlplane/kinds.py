@@ -10,7 +10,7 @@ from envoy.config.endpoint.v3 import endpoint_pb2
 from envoy.config.listener.v3 import listener_pb2
 from envoy.config.route.v3 import route_pb2
 
-from nodeagent.controlplane.change import Change
+from nodeagent.controlplane.change import EVERYWHERE, Change
 from nodeagent.controlplane.resources import INBOUND, STATIC, Group, Kind, Resource, type_url
 from nodeagent.controlplane.translate import (
     clusters,
@@ -21,6 +21,7 @@ from nodeagent.controlplane.translate import (
     routes,
     workloads,
 )
+from nodeagent.controlplane.translate.authorizations import Authorizations
 from nodeagent.controlplane.view import View
 from nodeagent.controlplane.virtual_hosts import VirtualHostKind, service_called
 from nodeagent.model import names
@@ -303,39 +304,41 @@ def _workload(view: View, workload: Workload) -> Resource:
 
 
 class AuthorizationKind(_ByName):
-    """istio.security.Authorization: none yet; AuthorizationPolicy is not supported yet."""
+    """istio.security.Authorization: security policies as far as connections show them, each a group of its own."""
 
     type_url = type_url(authorization_pb2.Authorization)
     wildcard = True
 
     def groups(self, view: View) -> Iterable[Group]:
-        """None."""
-        del view
-        return ()
+        """Every policy."""
+        return _authorizations(view).names()
 
     def build(self, view: View, group: Group) -> Mapping[str, Resource]:
-        """None."""
-        del view, group
-        return {}
+        """The policy of that name."""
+        found = _authorizations(view).named(str(group))
+        return _named([Resource.of(str(group), found)]) if found is not None else {}
 
     def group_of(self, view: View, name: str) -> Group | None:
-        """None."""
-        del view, name
-        return None
+        """The name itself."""
+        del view
+        return name if "/" in name else None
 
     def affected(self, view: View, change: Change) -> set[Group]:
-        """None."""
-        del view, change
-        return set()
+        """Policies."""
+        del view
+        return set(change.policies)
+
+
+def _authorizations(view: View) -> Authorizations:
+    return Authorizations(view.world.security, view.world.trust)
 
 
 def _inbound_group(view: View, change: Change) -> set[Group]:
     """The own pod's group, if the change may have touched it."""
-    workload = view.workload
-    if workload is None:
-        return set()
-    touched = workload.uid in change.workloads or bool(change.services)
-    return {INBOUND} if touched else set()
+    if change.guarded & {view.own_namespace, EVERYWHERE}:
+        return {INBOUND}
+    own = view.workload is not None and view.workload.uid in change.workloads
+    return {INBOUND} if own or change.services else set()
 
 
 # In the order in which they are sent: make before break.

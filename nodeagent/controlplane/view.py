@@ -73,6 +73,16 @@ class View:
         """The client's namespace."""
         return self.perspective.namespace
 
+    @property
+    def own_namespace(self) -> str:
+        """The namespace of the client's own pod."""
+        return self.workload.namespace if self.workload is not None else self.perspective.namespace
+
+    @property
+    def own_labels(self) -> Mapping[str, str]:
+        """The labels of the client's own pod; of one that is not known, as the client says."""
+        return self.workload.labels if self.workload is not None else dict(self.perspective.labels)
+
     def sees(self, service: Service) -> bool:
         """Whether the service is exported to the client's namespace."""
         return exported(service.export_to, service.namespace, self.namespace)

@@ -9,11 +9,25 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any, Final, TypeAlias
 
-from nodeagent.controlplane.change import Change
+from nodeagent.controlplane.change import EVERYWHERE, Change
 from nodeagent.controlplane.decode import Problems
 from nodeagent.controlplane.istio.analyze import analyze
+from nodeagent.controlplane.istio.authentication import (
+    decode_peer_authentication,
+    decode_request_authentication,
+)
+from nodeagent.controlplane.istio.authorization_policy import decode_authorization_policy
 from nodeagent.controlplane.istio.destination_rule import decode_destination_rule
+from nodeagent.controlplane.istio.key_sets import KeySets, KeySource
+from nodeagent.controlplane.istio.mesh_config import MeshConfig, decode_config_map
 from nodeagent.controlplane.istio.rules import Rules
+from nodeagent.controlplane.istio.security import SecurityPolicies
+from nodeagent.controlplane.istio.security_values import (
+    AuthorizationPolicy,
+    PeerAuthentication,
+    SecurityPolicy,
+)
+from nodeagent.controlplane.istio.trust import TrustBundle
 from nodeagent.controlplane.istio.virtual_service import decode_virtual_service
 from nodeagent.controlplane.kubernetes.objects import (
     MeshScope,
@@ -42,11 +56,13 @@ class MeshSettings:
     root_namespace: str = "istio-system"
     hbone: bool = False
     """Whether captured workloads have certificates, so that they are reached by HBONE."""
+    trust_domain_aliases: tuple[str, ...] = ()
+    """Other trust domains whose identities are taken for the mesh's own, besides those of MeshConfig."""
 
     @property
     def scope(self) -> MeshScope:
         """What decoding needs of it."""
-        return MeshScope(self.cluster_id, self.domain)
+        return MeshScope(self.cluster_id, self.domain, self.root_namespace)
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,6 +76,8 @@ class _KnownKind:
 _CORE: Final = frozenset({"v1"})
 _ISTIO: Final = frozenset({"v1", "v1beta1", "v1alpha3"})
 _NETWORKING: Final = "networking.istio.io"
+_SECURITY: Final = "security.istio.io"
+_SECURITY_VERSIONS: Final = frozenset({"v1", "v1beta1"})
 UNREGISTERED_PORT: Final = 80
 """Where hosts that only a VirtualService names, and no service, are routed (Istio)."""
 KINDS: Final[dict[tuple[str, str], _KnownKind]] = {
@@ -68,6 +86,10 @@ KINDS: Final[dict[tuple[str, str], _KnownKind]] = {
     ("discovery.k8s.io", "EndpointSlice"): _KnownKind(_CORE, decode_endpoint_slice),
     (_NETWORKING, "VirtualService"): _KnownKind(_ISTIO, decode_virtual_service),
     (_NETWORKING, "DestinationRule"): _KnownKind(_ISTIO, decode_destination_rule),
+    (_SECURITY, "AuthorizationPolicy"): _KnownKind(_SECURITY_VERSIONS, decode_authorization_policy),
+    (_SECURITY, "PeerAuthentication"): _KnownKind(_SECURITY_VERSIONS, decode_peer_authentication),
+    (_SECURITY, "RequestAuthentication"): _KnownKind(_SECURITY_VERSIONS, decode_request_authentication),
+    ("", "ConfigMap"): _KnownKind(_CORE, decode_config_map),
 }
 # Known by name, so that a user is told that they have no effect, and why.
 LATER_KINDS: Final = frozenset(
@@ -77,9 +99,6 @@ LATER_KINDS: Final = frozenset(
             for kind in ("EnvoyFilter", "Gateway", "ProxyConfig", "ServiceEntry", "Sidecar")
         ),
         *((_NETWORKING, kind) for kind in ("WorkloadEntry", "WorkloadGroup")),
-        ("security.istio.io", "AuthorizationPolicy"),
-        ("security.istio.io", "PeerAuthentication"),
-        ("security.istio.io", "RequestAuthentication"),
         ("telemetry.istio.io", "Telemetry"),
         ("extensions.istio.io", "WasmPlugin"),
     }
@@ -96,10 +115,20 @@ class World:
         self.report = report
         self.registry = Registry()
         self.rules = Rules(settings.root_namespace)
+        self.security = SecurityPolicies(settings.root_namespace)
+        self.mesh = MeshConfig()
+        self.key_sets = KeySets()
         self.generation = 0
         """Counts batches applied."""
         self._values: dict[ObjectKey, Any] = {}
         self._analysed = 0
+
+    @property
+    def trust(self) -> TrustBundle:
+        """The mesh's trust domain and its aliases."""
+        settings = self.settings
+        aliases = (*settings.trust_domain_aliases, *self.mesh.trust_domain_aliases)
+        return TrustBundle(tuple(dict.fromkeys((settings.trust_domain, *filter(None, aliases)))))
 
     def apply(self, batch: Batch) -> Change:
         """Put a batch in force. What cannot be decoded is reported, and its last good version stays."""
@@ -152,7 +181,7 @@ class World:
                     str(raw.key),
                 )
             )
-        self.report.replace(("object", raw.key), problems.issues)
+        self.report.replace(("object", raw.key), [*problems.issues, *problems.contained])
         if not problems.failed:
             self._put(raw.key, value, change)
 
@@ -188,6 +217,37 @@ class World:
             case "DestinationRule":
                 for host in self.rules.put_destination_rule(key, value):
                     change.rules |= self._covered(host)
+
+            case "AuthorizationPolicy" | "PeerAuthentication" | "RequestAuthentication":
+                for policy in self.security.put(key, value):
+                    self._note_security(policy, change)
+            case "ConfigMap":
+                self.mesh = value or MeshConfig()
+                change.guarded.add(EVERYWHERE)
+                change.policies.update(policy.key for policy in self.security.authorization_policies())
+
+    def _note_security(self, policy: SecurityPolicy, change: Change) -> None:
+        """A policy came, changed or went: who is guarded by it, and who must be told of it."""
+        everywhere = policy.namespace == self.settings.root_namespace
+        change.guarded.add(EVERYWHERE if everywhere else policy.namespace)
+        if isinstance(policy, PeerAuthentication):
+            change.policies |= self.security.peer_policy_names(policy)
+        elif isinstance(policy, AuthorizationPolicy):
+            change.policies.add(policy.key)
+        if policy.selector or isinstance(policy, PeerAuthentication):
+            change.workloads.update(
+                uid
+                for uid, workload in self.registry.workloads.items()
+                if self.security.covers(policy, workload.namespace, workload.labels)
+            )
+
+    def put_keys(self, source: KeySource, text: str) -> Change:
+        """Put a key set that was fetched in force."""
+        change = Change()
+        if self.key_sets.put(source, text):
+            for policy in self.security.key_sources().get(source, ()):
+                self._note_security(policy, change)
+        return change
 
     def _note_routes(self, hosts: Iterable[str], change: Change) -> None:
         """Hosts of a VirtualService, as written: which services and ports are routed otherwise now."""

@@ -12,6 +12,8 @@ from envoy.config.route.v3 import route_components_pb2, route_pb2
 
 from nodeagent.controlplane.registry import target_port
 from nodeagent.controlplane.translate import clusters, connections
+from nodeagent.controlplane.translate.guards import Guards
+from nodeagent.controlplane.translate.guards import guards as make_guards
 from nodeagent.controlplane.translate.http_routes import set_timeout
 from nodeagent.controlplane.translate.listeners import ANY_V4, ANY_V6, INBOUND_PORT
 from nodeagent.controlplane.translate.packing import seconds, socket_address
@@ -85,43 +87,48 @@ def virtual_inbound(view: View) -> listener_pb2.Listener:
     blackhole.filters.append(
         connections.tcp_filter(names.BLACK_HOLE_CLUSTER, [(names.BLACK_HOLE_CLUSTER, 1)])
     )
+    guards = make_guards(view)
     if view.workload is not None:
         for item in inbound_ports(view, view.workload):
-            listener.filter_chains.extend(_port_chains(view, item))
-    listener.filter_chains.extend(_catch_all_chains(view))
+            listener.filter_chains.extend(_port_chains(view, item, guards))
+    listener.filter_chains.extend(_catch_all_chains(view, guards))
     return listener
 
 
-def _port_chains(view: View, item: InboundPort) -> Iterable[FilterChain]:
+def _port_chains(view: View, item: InboundPort, guards: Guards) -> Iterable[FilterChain]:
     """HTTP, TCP, or for an undeclared port both, told apart by the first bytes."""
     cluster = str(ClusterName(names.INBOUND, item.target, "", ""))
     name = f"{ANY_V4}_{item.target}"
     protocol = item.port.protocol
     if protocol.may_be_http:
         routes = _routes(cluster, f"{names.INBOUND}|http|{item.port.port}")
-        http = connections.http_filter_with_routes(view.perspective, f"inbound_{name};", routes)
-        yield _chain(name, http, port=item.target, detected=not protocol.is_http)
+        http = connections.http_filter_with_routes(view.perspective, f"inbound_{name};", routes, guards.http)
+        yield _chain(name, [*guards.every, http], port=item.target, detected=not protocol.is_http)
     if not protocol.is_http:
-        yield _chain(name, connections.tcp_filter(cluster, [(cluster, 1)]), port=item.target)
+        yield _chain(name, _tcp_filters(cluster, guards), port=item.target)
 
 
-def _catch_all_chains(view: View) -> Iterable[FilterChain]:
+def _tcp_filters(cluster: str, guards: Guards) -> list[connections.Filter]:
+    return [*guards.every, *guards.tcp, connections.tcp_filter(cluster, [(cluster, 1)])]
+
+
+def _catch_all_chains(view: View, guards: Guards) -> Iterable[FilterChain]:
     cluster = names.INBOUND_PASSTHROUGH_CLUSTER
     routes = _routes(cluster, f"{names.INBOUND}|http|0")
-    http = connections.http_filter_with_routes(view.perspective, cluster, routes)
-    yield _chain("virtualInbound-catchall-http", http, detected=True)
-    yield _chain(names.VIRTUAL_INBOUND, connections.tcp_filter(cluster, [(cluster, 1)]))
+    http = connections.http_filter_with_routes(view.perspective, cluster, routes, guards.http)
+    yield _chain("virtualInbound-catchall-http", [*guards.every, http], detected=True)
+    yield _chain(names.VIRTUAL_INBOUND, _tcp_filters(cluster, guards))
 
 
 def _chain(
-    name: str, network_filter: connections.Filter, *, port: int | None = None, detected: bool = False
+    name: str, filters: Iterable[connections.Filter], *, port: int | None = None, detected: bool = False
 ) -> FilterChain:
     """A chain for plaintext; `detected`: only what was found to be HTTP.
 
     Each names the transport: Envoy looks for the transport before the application protocol and does not go back, so
     that a chain without it would never be reached beside one that has it.
     """
-    chain = FilterChain(name=name, filters=[network_filter])
+    chain = FilterChain(name=name, filters=filters)
     if port is not None:
         chain.filter_chain_match.destination_port.value = port
     chain.filter_chain_match.transport_protocol = "raw_buffer"

@@ -8,6 +8,7 @@ from typing import Final
 from google.protobuf.struct_pb2 import Struct
 
 from nodeagent.controlplane.registry import target_port
+from nodeagent.controlplane.translate.authorizations import names_for
 from nodeagent.controlplane.view import View
 from nodeagent.model.names import is_ipv6
 from nodeagent.model.protocols import Protocol
@@ -87,6 +88,7 @@ def workload_address(view: View, workload: Workload) -> pb.Address:
         found.locality.region = workload.locality.region
         found.locality.zone = workload.locality.zone
         found.locality.subzone = workload.locality.subzone
+    found.authorization_policies.extend(names_for(view.world.security, workload))
     _add_services(view, workload, found)
     found.extensions.append(_labels_extension(workload))
     return pb.Address(workload=found)

@@ -17,11 +17,17 @@ from envoy.config.cluster.v3 import cluster_pb2
 from envoy.config.endpoint.v3 import endpoint_pb2
 from envoy.config.listener.v3 import listener_pb2
 from envoy.config.route.v3 import route_components_pb2, route_pb2
+from envoy.extensions.filters.http.ext_authz.v3 import ext_authz_pb2 as http_ext_authz_pb2
+from envoy.extensions.filters.http.jwt_authn.v3 import config_pb2 as jwt_pb2
+from envoy.extensions.filters.http.rbac.v3 import rbac_pb2 as http_rbac_pb2
 from envoy.extensions.filters.http.router.v3 import router_pb2
 from envoy.extensions.filters.listener.http_inspector.v3 import http_inspector_pb2
 from envoy.extensions.filters.listener.original_dst.v3 import original_dst_pb2
+from envoy.extensions.filters.network.ext_authz.v3 import ext_authz_pb2 as network_ext_authz_pb2
 from envoy.extensions.filters.network.http_connection_manager.v3 import http_connection_manager_pb2
+from envoy.extensions.filters.network.rbac.v3 import rbac_pb2 as network_rbac_pb2
 from envoy.extensions.filters.network.tcp_proxy.v3 import tcp_proxy_pb2
+from envoy.extensions.path.match.uri_template.v3 import uri_template_match_pb2
 from envoy.extensions.upstreams.http.v3 import http_protocol_options_pb2
 from google.protobuf import json_format
 from harness.xds_client import node
@@ -35,7 +41,7 @@ from nodeagent.controlplane.sources.objects import read_object
 from nodeagent.controlplane.view import View
 from nodeagent.controlplane.world import MeshSettings, World
 from nodeagent.controlplane.xds.node import read_node
-from nodeagent.proto import workload_pb2
+from nodeagent.proto import authorization_pb2, workload_pb2
 
 CASES = Path(__file__).parent / "cases"
 MESSAGES = {
@@ -46,9 +52,19 @@ MESSAGES = {
     "virtual_hosts": route_components_pb2.VirtualHost,
     "addresses": workload_pb2.Address,
 }
+# Shown only where a case asks for them.
+ON_REQUEST = {"authorizations": authorization_pb2.Authorization}
 # Known to the JSON printer only when imported.
 PACKED = (router_pb2, http_inspector_pb2, original_dst_pb2, http_connection_manager_pb2, tcp_proxy_pb2)
-PACKED_TOO = http_protocol_options_pb2
+PACKED_TOO = (
+    http_protocol_options_pb2,
+    http_rbac_pb2,
+    network_rbac_pb2,
+    jwt_pb2,
+    http_ext_authz_pb2,
+    network_ext_authz_pb2,
+    uri_template_match_pb2,
+)
 
 
 def _option(text: str, name: str, default: str) -> str:
@@ -80,7 +96,7 @@ def _served(world: World, who: dict[str, Any], types: list[str]) -> dict[str, An
     cache = ResourceCache(world, kinds).acquire(view.perspective)
     found: dict[str, Any] = {}
     for name in types:
-        message = MESSAGES[name]
+        message = (MESSAGES | ON_REQUEST)[name]
         kind = kinds[f"type.googleapis.com/{message.DESCRIPTOR.full_name}"]
         groups = kind.groups(view) if name != "virtual_hosts" else sorted(world.registry.services)
         resources = [item for group in groups for item in cache.resources(kind, view, group).values()]
