@@ -42,8 +42,12 @@ def static_resources(base: int) -> dict[str, Any]:
 
     The port for a service is `base` plus its place in SERVICES.
     """
-    listeners = [_listener(service, port_of(service, base)) for service in SERVICES]
-    return {"static_resources": {"listeners": listeners, "clusters": [_cluster(s) for s in SERVICES]}}
+    listeners = [
+        listener(s.name, "0.0.0.0", port_of(s, base), http_filter(s) if s.http else tcp_filter(s))  # noqa: S104
+        for s in SERVICES
+    ]
+    clusters = [cluster(s.name, socket_address("127.0.0.1", s.backend_port)) for s in SERVICES]
+    return {"static_resources": {"listeners": listeners, "clusters": clusters}}
 
 
 def port_of(service: Service, base: int) -> int:
@@ -51,57 +55,77 @@ def port_of(service: Service, base: int) -> int:
     return base + SERVICES.index(service)
 
 
-def _listener(service: Service, port: int) -> dict[str, Any]:
-    network = _http_filter(service) if service.http else _tcp_filter(service)
+def listener(name: str, address: str, port: int, network: dict[str, Any]) -> dict[str, Any]:
+    """An Envoy listener with one network filter."""
     return {
-        "name": service.name,
-        "address": {"socket_address": {"address": "0.0.0.0", "port_value": port}},  # noqa: S104
+        "name": name,
+        "address": socket_address(address, port),
         "filter_chains": [{"filters": [network]}],
     }
 
 
-def _http_filter(service: Service) -> dict[str, Any]:
-    route = {"match": {"prefix": "/"}, "route": {"cluster": service.name, "timeout": "0s"}}
-    router = {"@type": _type("http.router.v3.Router"), "dynamic_stats": False, "suppress_envoy_headers": True}
+def http_filter(service: Service, cluster: str = "") -> dict[str, Any]:
+    """A connection manager that sends all requests to a cluster (empty: the service's)."""
+    route = {"match": {"prefix": "/"}, "route": {"cluster": cluster or service.name, "timeout": "0s"}}
     return {
         "name": "envoy.filters.network.http_connection_manager",
         "typed_config": {
-            "@type": _type("network.http_connection_manager.v3.HttpConnectionManager"),
+            "@type": filter_type("network.http_connection_manager.v3.HttpConnectionManager"),
             "stat_prefix": service.name,
             "generate_request_id": False,
             "route_config": {
                 "name": service.name,
                 "virtual_hosts": [{"name": service.name, "domains": ["*"], "routes": [route]}],
             },
-            "http_filters": [{"name": "envoy.filters.http.router", "typed_config": router}],
+            "http_filters": [ROUTER],
         },
     }
 
 
-def _tcp_filter(service: Service) -> dict[str, Any]:
+def tcp_filter(service: Service, cluster: str = "", **more: Any) -> dict[str, Any]:
+    """A TCP proxy to a cluster (empty: the service's); `more` are further fields of it."""
     proxy = {
-        "@type": _type("network.tcp_proxy.v3.TcpProxy"),
+        "@type": filter_type("network.tcp_proxy.v3.TcpProxy"),
         "stat_prefix": service.name,
-        "cluster": service.name,
+        "cluster": cluster or service.name,
+        **more,
     }
     return {"name": "envoy.filters.network.tcp_proxy", "typed_config": proxy}
 
 
-def _type(name: str) -> str:
+def filter_type(name: str) -> str:
+    """Type URL of an Envoy filter's configuration."""
     return f"type.googleapis.com/envoy.extensions.filters.{name}"
 
 
-def _cluster(service: Service) -> dict[str, Any]:
-    address = {"socket_address": {"address": "127.0.0.1", "port_value": service.backend_port}}
+ROUTER: Final = {
+    "name": "envoy.filters.http.router",
+    "typed_config": {
+        "@type": filter_type("http.router.v3.Router"),
+        "dynamic_stats": False,
+        "suppress_envoy_headers": True,
+    },
+}
+"""The last HTTP filter, lean."""
+
+
+def socket_address(address: str, port: int) -> dict[str, Any]:
+    """An Envoy address."""
+    return {"socket_address": {"address": address, "port_value": port}}
+
+
+def cluster(name: str, address: dict[str, Any], **more: Any) -> dict[str, Any]:
+    """An Envoy cluster with one endpoint; `more` are further fields of it."""
     limits = ("max_connections", "max_pending_requests", "max_requests", "max_retries")
     return {
-        "name": service.name,
+        "name": name,
         "type": "STATIC",
         "connect_timeout": "5s",
         # Breakers are raised: with the default of 1024 a proxy would refuse what it is to be measured with.
         "circuit_breakers": {"thresholds": [dict.fromkeys(limits, 1_000_000)]},
         "load_assignment": {
-            "cluster_name": service.name,
+            "cluster_name": name,
             "endpoints": [{"lb_endpoints": [{"endpoint": {"address": address}}]}],
         },
+        **more,
     }

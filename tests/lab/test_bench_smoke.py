@@ -116,6 +116,20 @@ def test_captured(tmp_path: Path) -> None:
     assert list(Path("/run/netns").glob("na.bench*")) == []
 
 
+def test_hbone(tmp_path: Path) -> None:
+    found = bench(tmp_path, "hbone", "--peers", "direct,envoy")
+    http, small, bulk, idle = found["cases"]
+    for peer in {"nodeagent", "envoy"} & set(found["found"]):
+        assert 5 < values(http, peer)["cpu"] < 2000
+        assert values(small, peer)["rate"] > 200
+        assert values(bulk, peer)["throughput"] > 20
+        assert 0 < values(idle, peer)["private"] < 200_000
+    # A thousand connections, a hundred streams to a tunnel.
+    assert 10 <= values(idle, "nodeagent")["tunnels"] <= 11
+    assert values(bulk, "direct")["throughput"] > 50
+    assert list(Path("/run/netns").glob("na.bench*")) == []
+
+
 def start_endless(*arguments: str) -> subprocess.Popen[str]:
     """A benchmark in the middle of its rounds."""
     require("root", "engine", "taskset")

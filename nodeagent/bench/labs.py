@@ -1,0 +1,161 @@
+"""A lab for a benchmark: a client and the back end as pods, with agents or without, on cores of their own."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import socket
+import time
+from collections.abc import Iterable, Sequence
+from contextlib import suppress
+from pathlib import Path
+from typing import Final, Self
+
+from nodeagent.bench.accounting import CpuTime, Memory, cpu_time, memory
+from nodeagent.bench.services import ECHO, SERVICES
+from nodeagent.bench.stage import Stage, program
+from nodeagent.errors import BenchError
+from nodeagent.lab import adminclient, cgroups, down, netns, up
+from nodeagent.lab.names import LabNames, netns_path
+
+HOST: Final = "backend.default.svc.cluster.local"
+"""Name of the service before the back end."""
+_CLIENT_NODE: Final = "node"
+_LAB: Final = """\
+nodes: [{nodes}]
+identity: {identity}
+pods:
+- {{name: client, node: node, serviceAccount: client, labels: {{app: client}}}}
+- name: backend
+  node: {backend_node}
+  serviceAccount: backend
+  labels: {{app: backend}}
+  command: [{command}]
+config: [{config}]
+"""
+_SERVICE: Final = """\
+apiVersion: v1
+kind: Service
+metadata: {{name: backend, namespace: default}}
+spec:
+  selector: {{app: backend}}
+  ports: [{ports}]
+"""
+_UP_SECONDS: Final = 60.0
+_TUNNEL_SECONDS: Final = 20.0
+_LOOK_SECONDS: Final = 0.1
+_TUNNELS: Final = "hbone_dialed_active"
+
+
+class BenchLab:
+    """The lab, up. Implements peers.base.Accounted: the cost is that of its agents, none without them."""
+
+    def __init__(self, names: LabNames, nodes: Sequence[str], *, plain: bool) -> None:
+        self.names = names
+        self._nodes = nodes
+        self._agents = [] if plain else [names.agent_cgroup(node) for node in nodes]
+        self.service_address = ""
+        self.backend_address = ""
+
+    @classmethod
+    def bring_up(cls, stage: Stage, key: str, *, nodes: int, plain: bool, identity: bool = False) -> Self:
+        """One or two nodes: with two, client and back end are on different ones. `key` tells labs apart."""
+        names = LabNames(f"bench{os.getpid()}{key}")
+        on = (_CLIENT_NODE, "other")[:nodes]
+        file = _write(stage.folder, key, on, identity=identity)
+        status = up.bring_up(names, file, plain=plain, timeout=_UP_SECONDS, progress=lambda _: None)
+        lab = cls(names, on, plain=plain)
+        try:
+            _pin(cgroups.processes(names.cgroup), stage.cores.load)
+            for agent in lab._agents:
+                _pin(cgroups.processes(agent), stage.cores.proxy)
+            service = next(each for each in status["services"] if each["name"] == "backend")
+            lab.service_address = next(each for each in service["virtualIPs"] if ":" not in each)
+            pod = next(each for each in status["pods"] if each["name"] == "backend")
+            lab.backend_address = next(each for each in pod["ips"] if ":" not in each)
+            if identity:
+                lab.wait_for_tunnels()
+        except BaseException:
+            lab.stop()
+            raise
+        return lab
+
+    def targets(self) -> dict[str, str]:
+        """Where a client in the lab finds each service."""
+        return {service.name: f"{self.service_address}:{service.backend_port}" for service in SERVICES}
+
+    def pod(self, name: str) -> Path:
+        """Network namespace of `client` or `backend`."""
+        return netns_path(self.names.pod_netns("default", name))
+
+    def tunnels(self) -> int:
+        """How many tunnels the client's agent holds."""
+        status = asyncio.run(adminclient.get_json(self.names.node(_CLIENT_NODE) / "admin.sock", "/status"))
+        return int(status["engine"]["counters"].get(_TUNNELS, 0))
+
+    def wait_for_tunnels(self) -> None:
+        """Connect until a connection goes through a tunnel, so that no later one goes without."""
+        deadline = time.monotonic() + _TUNNEL_SECONDS
+        pod = self.names.pod_netns("default", "client")
+        while not self.tunnels():
+            with suppress(OSError):
+                netns.run_in(pod, self._exchange)
+            if time.monotonic() > deadline:
+                raise BenchError(f"nothing goes through a tunnel after {_TUNNEL_SECONDS:g} s")
+            time.sleep(_LOOK_SECONDS)
+
+    def _exchange(self) -> None:
+        with socket.create_connection((self.service_address, ECHO.backend_port), 1) as client:
+            client.sendall(b"x")
+            client.recv(1)
+
+    def _pids(self) -> list[int]:
+        return [pid for agent in self._agents for pid in cgroups.processes(agent)]
+
+    def check(self) -> None:
+        """BenchError if an agent is gone."""
+        for agent in self._agents:
+            if not cgroups.processes(agent):
+                raise BenchError("the lab's agent has ended")
+
+    def cpu_time(self) -> CpuTime:
+        """Of the agents."""
+        return cpu_time(self._pids())
+
+    def memory(self) -> Memory:
+        """Of the agents."""
+        return memory(self._pids())
+
+    def stop(self) -> None:
+        """Take the lab down."""
+        down.take_down(self.names)
+
+
+def _write(folder: Path, key: str, nodes: Sequence[str], *, identity: bool) -> Path:
+    ports = ", ".join(
+        f"{{name: {'http' if s.http else 'tcp'}-{s.name}, port: {s.backend_port}}}" for s in SERVICES
+    )
+    command = [program("backend")]
+    for service in SERVICES:
+        command += [f"--{service.name}", f'"{service.backend_port}"']
+    objects = folder / f"{key}-services.yaml"
+    objects.write_text(_SERVICE.format(ports=ports))
+    file = folder / f"{key}-lab.yaml"
+    text = _LAB.format(
+        nodes=", ".join(f"{{name: {node}}}" for node in nodes),
+        identity="true" if identity else "false",
+        backend_node=nodes[-1],
+        command=", ".join(command),
+        config=objects,
+    )
+    file.write_text(text)
+    return file
+
+
+def _pin(pids: Iterable[int], cores: Sequence[int]) -> None:
+    """Put all threads of processes on some cores; those that they make later follow."""
+    for pid in pids:
+        with suppress(OSError):
+            for task in Path(f"/proc/{pid}/task").iterdir():
+                with suppress(OSError):
+                    os.sched_setaffinity(int(task.name), cores)
