@@ -1,0 +1,217 @@
+"""An agent with doubles of the data plane's owners: its control plane is real, its engine only takes note."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator, Callable, Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+from harness import xds_resources as xds
+from harness.ads import MeshServer
+from nodeagent.app.agent import Agent
+from nodeagent.config.agent import AgentConfig
+from nodeagent.enroll.zds import EnrolledPod
+from nodeagent.errors import EngineError, NftError
+from nodeagent.snapshot.address import format_address, parse_address
+from nodeagent.snapshot.values import (
+    EMPTY,
+    Destination,
+    DestinationNeeded,
+    HostNeeded,
+    Need,
+    Snapshot,
+    Use,
+    View,
+    VirtualHost,
+)
+
+REVIEWS = xds.fqdn("reviews")
+OUTBOUND = f"outbound|9080||{REVIEWS}"
+VIP = "10.96.0.7"
+
+
+class FakeEngine:
+    """Keeps what it is given."""
+
+    def __init__(self) -> None:
+        self.applied: Snapshot = EMPTY
+        self.history: list[Snapshot] = []
+        self.workloads: dict[str, str] = {}
+        self.log: list[str] = []
+        self.used: list[Use] = []
+        self.refusing = ""
+        self.on_need: Callable[[Need], None] | None = None
+
+    def start(self) -> None:
+        self.log.append("start")
+
+    async def stop(self, drain_ms: int) -> None:
+        self.log.append(f"stop {drain_ms}")
+
+    def close(self) -> None:
+        self.log.append("close")
+
+    def add_workload(
+        self, uid: str, namespace: Any, view: str, addresses: Iterable[bytes], *, identity: str = ""
+    ) -> None:
+        self.log.append(f"add {uid}")
+        self.workloads[uid] = view
+
+    def set_identity(self, name: str, chain_pem: str, key_pem: str, bundle_pem: str) -> None:
+        self.log.append(f"identity {name}")
+
+    def remove_identity(self, name: str) -> None:
+        self.log.append(f"no identity {name}")
+
+    async def remove_workload(self, uid: str, drain_ms: int) -> None:
+        self.log.append(f"remove {uid} {drain_ms}")
+        self.workloads.pop(uid, None)
+
+    def apply(self, snapshot: Snapshot) -> Sequence[Any]:
+        if self.refusing:
+            raise EngineError(self.refusing)
+        self.applied = snapshot
+        self.history.append(snapshot)
+        return ()
+
+    def settled(self) -> bool:
+        return True
+
+    def committed(self) -> int:
+        return len(self.history)
+
+    def watch(self, loop: asyncio.AbstractEventLoop, on_need: Callable[[Need], None]) -> None:
+        self.on_need = on_need
+
+    def unwatch(self) -> None:
+        self.on_need = None
+
+    def usage(self) -> list[Use]:
+        used, self.used = self.used, []
+        return used
+
+    def counters(self) -> Sequence[Any]:
+        return ()
+
+    def connections(self, limit: int) -> Sequence[Any]:
+        return ()
+
+    def drain_stats(self) -> Sequence[Any]:
+        return ()
+
+    def drain_access_lines(self, form: Any) -> Sequence[Any]:
+        return ()
+
+
+class FakeCapture:
+    def __init__(self, log: list[str], failing: bool) -> None:
+        self._log = log
+        self._failing = failing
+
+    def apply(self) -> None:
+        if self._failing:
+            raise NftError("nft says no")
+        self._log.append("capture")
+
+    def release(self) -> None:
+        self._log.append("release")
+
+    def remove(self) -> None:
+        self._log.append("uncapture")
+
+
+class FakeDataplane:
+    def __init__(self) -> None:
+        self.the_engine = FakeEngine()
+        self.failing = False
+
+    def engine(self) -> FakeEngine:
+        return self.the_engine
+
+    def capture(self, namespace: Any) -> FakeCapture:
+        return FakeCapture(self.the_engine.log, self.failing)
+
+    def addresses(self, namespace: Any) -> Iterable[bytes]:
+        return [parse_address("10.244.0.5")]
+
+    def check(self, host: VirtualHost) -> None:
+        for route in host.routes:
+            if route.path is not None and route.path.value == "(":
+                raise ValueError(f"route {route.name}: missing )")
+
+
+class FakeNamespace:
+    closed = False
+
+    def close(self) -> None:
+        self.closed = True
+
+
+class Node:
+    """An agent under test, its server and its engine."""
+
+    def __init__(self, server: MeshServer, agent: Agent, dataplane: FakeDataplane) -> None:
+        self.server = server
+        self.agent = agent
+        self.dataplane = dataplane
+        self.engine = dataplane.the_engine
+
+    async def enroll(self, name: str = "productpage-1", uid: str = "uid-1", account: str = "default") -> str:
+        pod = EnrolledPod(uid, name, "default", account)
+        await self.agent.enrolment.add(pod, FakeNamespace())  # type: ignore[arg-type]
+        return self.engine.workloads[uid]
+
+    def view(self, name: str) -> View:
+        return self.engine.applied.views.get(name, View(name))
+
+    def connect(self, view: str, address: str = VIP, port: int = 9080) -> None:
+        assert self.engine.on_need is not None
+        self.engine.on_need(DestinationNeeded("uid-1", view, parse_address(address), port))
+
+    def request(self, view: str, host: str, table: str = "9080") -> None:
+        assert self.engine.on_need is not None
+        self.engine.on_need(HostNeeded("uid-1", view, f"{view}/{table}", host))
+
+    async def until(self, condition: Callable[[], Any], what: str = "condition", timeout: float = 5) -> Any:
+        async with asyncio.timeout(timeout):
+            while not (result := condition()):
+                await asyncio.sleep(0.005)
+        return result
+
+    async def destination(self, view: str, address: str = VIP, port: int = 9080) -> Destination:
+        key = (parse_address(address), port)
+        found = await self.until(lambda: self.view(view).destinations.get(key), f"{address}:{port}")
+        assert isinstance(found, Destination)
+        return found
+
+    def endpoints(self, view: str, cluster: str = OUTBOUND) -> list[str]:
+        found = self.view(view).endpoints.get(f"{view}/{cluster}", ())
+        return [format_address(endpoint.address) for endpoint in found]
+
+
+def config(server: MeshServer, directory: Path, **fields: Any) -> AgentConfig:
+    return AgentConfig(
+        node="node-a",
+        xds=server.address,
+        zds=directory / "zds.sock",
+        admin=directory / "admin.sock",
+        state=directory / "state",
+        metrics="",
+        ready="",
+        drain=0.1,
+        **fields,
+    )
+
+
+@contextlib.asynccontextmanager
+async def running(server: MeshServer, directory: Path, **fields: Any) -> AsyncIterator[Node]:
+    dataplane = FakeDataplane()
+    agent = Agent(config(server, directory, **fields), dataplane)
+    task = asyncio.create_task(agent.run())
+    try:
+        yield Node(server, agent, dataplane)
+    finally:
+        agent.stop()
+        await task
