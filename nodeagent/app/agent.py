@@ -24,6 +24,7 @@ from nodeagent.app.agent_identity import Identities, IdentityCollector
 from nodeagent.app.agent_memory import limit_arenas, settle_memory
 from nodeagent.app.agent_metrics import AgentCollector
 from nodeagent.app.agent_node import workload_node
+from nodeagent.app.agent_policies import Policies
 from nodeagent.app.agent_ports import Dataplane
 from nodeagent.app.agent_saver import Saver
 from nodeagent.app.agent_state import Parts, State
@@ -98,11 +99,13 @@ class Agent:
             self._index_changed,
             self._workloads_stored,
         )
+        self.policies = Policies(config, self.workloads)
         self.identities = Identities(config)
         self.identities.serve(self.engine)
         events = ViewEvents(self._view_changed, self._inbound_changed, self._view_stored)
         self.views = Views(config, self.index, events, store, self._saver, dataplane.check)
         self.enrolment = self._make_enrolment(dataplane)
+        self.workloads.policies_changed = self.enrolment.refresh_all
         self._zds = ZdsClient(str(config.zds), self.enrolment)
         self._metrics = self._make_metrics()
         self._access_log = _make_access_log(config)
@@ -118,6 +121,7 @@ class Agent:
             dataplane.capture,
             dataplane.addresses,
             self._config,
+            self.policies,
             self._is_hopeful,
         )
         enrolment.on_synced = self._enrolment_synced
@@ -248,7 +252,7 @@ class Agent:
         change, self._pending = self._pending, IndexChange()
         if change.hints:
             self.configuration.put_hints(self.index.hints())
-            self.enrolment.services_changed()
+            self.enrolment.refresh_all()
         for view in self.views:
             if change.hints:
                 view.reconsider()

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from nodeagent.app.agent_configuration import Configuration
+from nodeagent.app.agent_policies import Policies
 from nodeagent.app.agent_ports import Capture, Engine
 from nodeagent.app.agent_view import ViewController
 from nodeagent.app.agent_views import Subject, Views
@@ -69,6 +70,7 @@ class Enrolment:
         make_capture: Callable[[NetworkNamespace], Capture],
         read_addresses: Callable[[NetworkNamespace], Iterable[bytes]],
         config: AgentConfig,
+        policies: Policies,
         is_hopeful: Callable[[], bool],
     ) -> None:
         self._engine = engine
@@ -78,6 +80,7 @@ class Enrolment:
         self._make_capture = make_capture
         self._read_addresses = read_addresses
         self._config = config
+        self._policies = policies
         self._is_hopeful = is_hopeful
         self._workloads: dict[str, Enrolled] = {}
         self._failed: OrderedDict[str, Enrolled] = OrderedDict()
@@ -198,13 +201,18 @@ class Enrolment:
     # -- what changes later --
 
     def refresh_inbound(self, uid: str) -> None:
-        """Put a workload's inbound configuration in force, as its view and the index have it now."""
+        """Put a workload's inbound configuration in force, as its view, the index and the policies have it now. What is
+        in force stays while one of them is not known."""
         workload = self._workloads.get(uid)
         if workload is None or workload.view is None or workload.view.inbound is None:
             return
-        entry = self._index.workload_named(workload.pod.namespace, workload.pod.name)
+        piece, namespace = workload.view.inbound, workload.pod.namespace
+        entry = self._index.workload_named(namespace, workload.pod.name)
+        every = self._policies.every(namespace, entry, l4_only=piece.l4_only)
+        if every is None:
+            return
         services = self._index.services_of(entry) if entry is not None else ()
-        self._configuration.put_inbound(uid, assemble_inbound(workload.view.inbound, services))
+        self._configuration.put_inbound(uid, assemble_inbound(piece, services, every))
 
     def refresh_view(self, view: ViewController) -> None:
         """The inbound configuration of a view's workloads has changed."""
@@ -277,8 +285,8 @@ class Enrolment:
         entry = self._index.workload_named(pod.namespace, pod.name)
         return Subject(pod.name, pod.namespace, pod.service_account, workload.addresses, entry)
 
-    def services_changed(self) -> None:
-        """Services came, changed or went: inbound ports may belong to others."""
+    def refresh_all(self) -> None:
+        """Services or policies came, changed or went: inbound ports may belong to others, or be open to others."""
         for uid in self._workloads:
             self.refresh_inbound(uid)
 

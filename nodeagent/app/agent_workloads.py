@@ -1,4 +1,4 @@
-"""The stream of workload types: feeds the index of who is where."""
+"""The stream of workload types: feeds the index of who is where, and that of L4 policies."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import logging
 from collections.abc import Callable, Mapping
 from typing import Final
 
+from nodeagent.compiler.authorization import AuthorizationIndex
 from nodeagent.compiler.workloads import IndexChange, WorkloadIndex, apply_addresses
 from nodeagent.xds.lastgood import Held
 from nodeagent.xds.protocol import Update
@@ -34,23 +35,42 @@ class WorkloadStream:
         self._changed = changed
         self._stored = stored
         self._restored = False
-        self.policies: set[str] = set()
-        """Names of L4 authorization policies received; enforcing them comes with HBONE."""
+        self.policies = AuthorizationIndex()
+        self.policies_changed: Callable[[], None] = lambda: None
+        """Called when policies came, changed or went, and when the first answer says that there are none."""
         self.stream = DeltaStream(NAME, transport.address, node, WORKLOAD_TYPES, self, transport)
         for url in WORKLOAD_TYPES:
             self.stream.subscribe(url, [WILDCARD])
+        self.stream.protocol.on_answered = self._answered
 
     def apply(self, update: Update) -> Mapping[str, str]:
-        """Put an update into the index."""
+        """Put an update into the indexes."""
         if update.type_url == AUTHORIZATION:
-            self.policies |= {received.name for received in update.resources}
-            self.policies -= set(update.removed)
-            return {}
-        received = ((item.name, item.message) for item in update.resources)
-        change, rejected = apply_addresses(self._index, received, update.removed)
-        self._changed(change)
+            rejected = self._apply_policies(update)
+        else:
+            received = ((item.name, item.message) for item in update.resources)
+            change, rejected = apply_addresses(self._index, received, update.removed)
+            self._changed(change)
         self._stored()
         return rejected
+
+    def _apply_policies(self, update: Update) -> Mapping[str, str]:
+        rejected: dict[str, str] = {}
+        for name in update.removed:
+            self.policies.remove(name)
+        for item in update.resources:
+            try:
+                self.policies.put(item.name, item.message)
+            except ValueError as error:
+                rejected[item.name] = str(error)
+        for name, reason in (*rejected.items(), *update.unreadable.items()):
+            self.policies.refuse(name, reason)
+        self.policies_changed()
+        return rejected
+
+    def _answered(self, type_url: str) -> None:
+        if type_url == AUTHORIZATION:
+            self.policies_changed()
 
     def restore(self, held: Mapping[str, Held]) -> None:
         """Take what an earlier run held."""
@@ -58,6 +78,11 @@ class WorkloadStream:
             if url in held:
                 self.stream.protocol.restore(url, held[url].resources)
         self._restored = bool(held)
+
+    @property
+    def knows_policies(self) -> bool:
+        """Whether the policies are all known: before, nothing may be let in by them."""
+        return self._restored or self.stream.protocol.types[AUTHORIZATION].answered
 
     @property
     def synced(self) -> bool:

@@ -8,6 +8,7 @@ from typing import Any, Final
 from nodeagent.compiler.chain import Chain, Transport, Unusable, read_chain
 from nodeagent.compiler.pieces import BLACKHOLE, InboundPiece, Scope
 from nodeagent.compiler.report import Report
+from nodeagent.snapshot.policies import Rules
 from nodeagent.snapshot.values import Inbound, InboundPort, Protocol, ServiceRef
 
 VIRTUAL_INBOUND: Final = "virtualInbound"
@@ -73,8 +74,11 @@ def _cluster_name(http: Chain | None, tcp: Chain | None) -> str:
     return ""
 
 
-def assemble_inbound(piece: InboundPiece, services: Iterable[tuple[int, ServiceRef]]) -> Inbound:
-    """The piece as the engine takes it, with the services that the workload's ports belong to."""
+def assemble_inbound(
+    piece: InboundPiece, services: Iterable[tuple[int, ServiceRef]], every: tuple[Rules, ...] = ()
+) -> Inbound:
+    """The piece as the engine takes it, with the services that the workload's ports belong to, and what is asked of
+    each connection by L4 policies."""
     owners: dict[int, ServiceRef] = {}
     for port, service in services:
         owners.setdefault(port, service)
@@ -82,4 +86,4 @@ def assemble_inbound(piece: InboundPiece, services: Iterable[tuple[int, ServiceR
         InboundPort(port, protocol, owners.get(port), cluster)
         for port, (protocol, cluster) in sorted(piece.ports.items())
     )
-    return Inbound(ports, piece.fallback)
+    return Inbound(ports, piece.fallback, every=every)

@@ -96,6 +96,8 @@ class InboundPiece:
     ports: Mapping[int, tuple[Protocol, str]] = field(default_factory=dict)
     fallback: Protocol = Protocol.DETECT
     warnings: tuple[str, ...] = ()
+    l4_only: bool = False
+    """No listener stands behind it: L4 policies are all that there is."""
 
 
 @dataclass(frozen=True, slots=True)

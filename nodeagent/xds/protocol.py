@@ -10,7 +10,7 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Final, Protocol
 
 from google.protobuf.message import DecodeError
@@ -41,6 +41,8 @@ class Update:
     type_url: str
     resources: tuple[Received, ...] = ()
     removed: tuple[str, ...] = ()
+    unreadable: Mapping[str, str] = field(default_factory=dict)
+    """Names of which something came that is no resource of the type, and why: rejected already."""
 
 
 class Consumer(Protocol):
@@ -71,6 +73,8 @@ class DeltaProtocol:
         self._node_sent = False
         self._expiry: dict[tuple[str, str], float] = {}
         self.types: dict[str, TypeState] = {url: TypeState(url) for url in types}
+        self.on_answered: Callable[[str], None] = lambda type_url: None
+        """Called when a type has been answered for the first time, be it that there is nothing of it."""
 
     # -- requests --
 
@@ -137,7 +141,7 @@ class DeltaProtocol:
         return self._answer(response, _describe(rejected))
 
     def _conclude(self, state: TypeState, response: Message, rejected: Mapping[str, str]) -> None:
-        state.answered = True
+        first, state.answered = not state.answered, True
         state.last_update = time.time()
         state.version = response.system_version_info
         for name, message in rejected.items():
@@ -146,6 +150,8 @@ class DeltaProtocol:
         if rejected:
             state.nacks += 1
             logger.warning("rejected %s of %s", short_name(state.type_url), _describe(rejected))
+        if first:
+            self.on_answered(state.type_url)
 
     def _answer(self, response: Message, error: str) -> Message:
         request = self._request(response.type_url, response_nonce=response.nonce)
@@ -160,21 +166,23 @@ class DeltaProtocol:
         """Put what is good of some resources in force; what is not goes into `rejected`."""
         decoded: dict[str, tuple[Resource, Message]] = {}
         absent: list[str] = []
+        unreadable: dict[str, str] = {}
         for item in items:
             for name in self._names(state, item):
                 if name in seen:
                     decoded.pop(name, None)
-                    rejected[name] = "is in one response more than once"
+                    unreadable[name] = "is in one response more than once"
                 elif not item.HasField("resource"):
                     self._without_body(state, name, item, absent)
                 else:
                     try:
                         decoded[name] = self._decode(state.type_url, item)
                     except ValueError as error:
-                        rejected[name] = str(error)
+                        unreadable[name] = str(error)
                 seen.add(name)
         received = tuple(Received(name, message) for name, (_, message) in decoded.items())
-        refused = self._consume(Update(state.type_url, received))
+        refused = self._consume(Update(state.type_url, received, unreadable=unreadable))
+        rejected.update(unreadable)
         rejected.update(refused)
         for name, (resource, _) in decoded.items():
             if name not in refused:
@@ -208,7 +216,7 @@ class DeltaProtocol:
         return Resource(item.version, body), message
 
     def _consume(self, update: Update) -> Mapping[str, str]:
-        if not (update.resources or update.removed):
+        if not (update.resources or update.removed or update.unreadable):
             return {}
         try:
             return self._consumer.apply(update)
