@@ -15,6 +15,10 @@ bool na_ip_is_loopback(const uint8_t ip[16]) {
   return na_ip_is_v4(ip) ? ip[12] == 127 : memcmp(ip, v6_loopback, 16) == 0;
 }
 
+bool na_ip_is_link_local(const uint8_t ip[16]) {
+  return na_ip_is_v4(ip) ? ip[12] == 169 && ip[13] == 254 : ip[0] == 0xfe && (ip[1] & 0xc0) == 0x80;
+}
+
 bool na_ip_is_any(const uint8_t ip[16]) {
   static const uint8_t zero[16];
   return na_ip_is_v4(ip) ? memcmp(ip + 12, zero, 4) == 0 : memcmp(ip, zero, 16) == 0;

@@ -20,6 +20,7 @@ typedef struct na_address {
 
 bool na_ip_is_v4(const uint8_t ip[16]);
 bool na_ip_is_loopback(const uint8_t ip[16]);
+bool na_ip_is_link_local(const uint8_t ip[16]);
 bool na_ip_is_any(const uint8_t ip[16]);
 
 static inline bool na_address_eq(const na_address *a, const na_address *b) {

@@ -9,6 +9,7 @@
 
 #include "ahead.h"
 #include "hbone.h"
+#include "neighbours.h"
 #include "tcp_proxy.h"
 
 /* Envoy's delayed_close_timeout. */
@@ -231,6 +232,8 @@ void na_conn_accept(na_worker *worker, na_workload *workload, enum na_listener_k
     free(conn);
     return;
   }
+  if (kind == NA_LISTENER_INBOUND)
+    na_neighbours_accept(worker, workload, &conn->stream, peer, local);
   enlist(conn, workload);
   resolve(conn, true);
 }

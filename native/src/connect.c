@@ -84,6 +84,25 @@ int na_connect(na_worker *worker, const na_workload *workload, const na_address 
   return fd;
 }
 
+int na_connect_bind(na_worker *worker, const na_workload *workload, na_address *source) {
+  int fd = na_netns_socket(&workload->netns, &worker->home, na_address_family(source));
+  if (fd < 0)
+    return fd;
+  int error = enable(fd, SOL_SOCKET, SO_REUSEADDR);
+  if (!error)
+    error = bind_source(fd, source, 0);
+  if (error) {
+    close(fd);
+    return error;
+  }
+  na_connect_local(fd, source);
+  return fd;
+}
+
+int na_connect_begin(int fd, const na_address *remote) {
+  return connect_to(fd, remote);
+}
+
 void na_connect_local(int fd, na_address *out) {
   struct sockaddr_storage storage;
   socklen_t size = sizeof storage;

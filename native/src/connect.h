@@ -19,6 +19,11 @@
 /* Begin to connect to `remote`. With `source` the connection comes from that (foreign) address, any port. Returns the
  * descriptor, or -errno; -EPERM when the address may not be taken. */
 int na_connect(na_worker *worker, const na_workload *workload, const na_address *remote, const na_address *source);
+/* The same in two steps, for who must know where the connection comes from before it does: a socket bound to the
+ * workload's own address *source, at a port that is filled in; then na_connect_begin(), which leaves the descriptor
+ * open on errors (-EADDRNOTAVAIL: that port leads to the remote already). */
+int na_connect_bind(na_worker *worker, const na_workload *workload, na_address *source);
+int na_connect_begin(int fd, const na_address *remote);
 /* Where the socket is connected from; zeros when unknown. */
 void na_connect_local(int fd, na_address *out);
 

@@ -85,6 +85,10 @@
   X(HBONE_ABUSE, "hbone_abuse_total", 0, "Tunnels closed: protocol errors, floods of frames or resets")                \
   X(HBONE_PING_TIMEOUT, "hbone_ping_timeout_total", 0, "Tunnels closed: no answer to PING")                            \
   X(HBONE_NO_MEMORY, "hbone_no_memory_total", 0, "Streams in tunnels reset for want of memory")                        \
+  X(NEIGHBOUR_CX, "neighbour_cx_total", 0, "Connections to workloads of this node, made without a tunnel")             \
+  X(NEIGHBOUR_ACCEPTED, "neighbour_accepted_total", 0, "Connections from workloads of this node, recognised as such")  \
+  X(NEIGHBOUR_OVERFLOW, "neighbour_overflow_total", 0,                                                                 \
+    "Connections to workloads of this node, made by tunnels: too many were under way")                                 \
   X(SPLICED_BYTES, "spliced_bytes_total", 0, "Bytes moved by splice(2)")
 
 enum na_counter_id {

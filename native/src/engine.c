@@ -100,6 +100,7 @@ static int init_workers(na_engine *engine) {
   for (uint32_t i = 0; i < engine->config.workers; i++) {
     int error = na_worker_init(&engine->workers[i], &engine->config, &engine->snapshots, i, engine->event_fd);
     engine->workers[i].principals = &engine->principals;
+    engine->workers[i].neighbours = &engine->neighbours;
     if (!error)
       continue;
     do
@@ -124,6 +125,7 @@ int na_engine_new(const na_config *config, na_engine **out) {
   memset(engine, 0, size);
   engine->config = complete;
   na_principals_init(&engine->principals);
+  na_neighbours_init(&engine->neighbours);
   engine->event_fd = eventfd(0, EFD_NONBLOCK | EFD_CLOEXEC);
   error = engine->event_fd < 0 ? -errno : na_snapshots_init(&engine->snapshots, complete.workers, wake_all, engine);
   if (error)
@@ -138,6 +140,7 @@ fail:
   if (engine->event_fd >= 0)
     close(engine->event_fd);
   na_principals_free(&engine->principals);
+  na_neighbours_free(&engine->neighbours);
   free(engine);
   return error;
 }
@@ -174,6 +177,7 @@ void na_engine_free(na_engine *engine) {
   for (uint32_t i = 0; i < engine->config.workers; i++)
     na_worker_free(&engine->workers[i]);
   free(engine->workers);
+  na_neighbours_free(&engine->neighbours);
   while (engine->workloads) {
     na_workload *workload = engine->workloads;
     engine->workloads = workload->next;
@@ -248,6 +252,8 @@ int na_workload_listen(na_engine *engine, uint32_t id, enum na_listener_kind kin
   }
   listen_call call = {workload, kind, fd, 0};
   na_worker_call(&engine->workers[worker], open_listener, &call);
+  if (call.result == 0 && kind == NA_LISTENER_INBOUND)
+    (void)na_neighbours_add(&engine->neighbours, workload); /* without memory it is reached by tunnels */
   return call.result;
 }
 
@@ -265,6 +271,7 @@ int na_workload_remove(na_engine *engine, uint32_t id, uint32_t drain_ms) {
   na_workload *workload = *find_workload(engine, id);
   if (!workload || atomic_exchange(&workload->removed, true))
     return -ENOENT;
+  na_neighbours_remove(&engine->neighbours, workload);
   remove_call call = {workload, drain_ms};
   for (uint32_t i = 0; i < engine->config.workers; i++)
     na_worker_call(&engine->workers[i], remove_workload, &call);

@@ -5,6 +5,7 @@
 #ifndef NODEAGENT_ENGINE_INTERNAL_H
 #define NODEAGENT_ENGINE_INTERNAL_H
 
+#include "neighbours.h"
 #include "principals.h"
 #include "worker.h"
 
@@ -16,6 +17,7 @@ struct na_engine {
   int event_fd;
   na_event_filter event_filter;
   na_principals principals;
+  na_neighbours neighbours;
   bool running;
   bool stopped;
 };

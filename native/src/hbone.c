@@ -6,6 +6,7 @@
 #include <stdlib.h>
 
 #include "hbone_sides.h"
+#include "neighbours.h"
 
 /* Targets live as long as they are of use; being in the map is no use. */
 static void no_reference(void *target) {}
@@ -55,17 +56,22 @@ bool na_hbone_idle(const na_worker *worker) {
          worker->counters.values[NA_COUNTER_HBONE_DIALED_ACTIVE] == 0;
 }
 
+int na_hbone_connect(na_stream *stream, const na_hbone_dial *dial) {
+  int error = na_neighbours_connect(stream, dial);
+  return error == -ENOENT ? na_hbone_client_connect(stream, dial) : error;
+}
+
 bool na_hbone_peer(const na_stream *stream, na_peer *out) {
   *out = (na_peer){.uri = "", .baggage = "", .traceparent = "", .forwarded = ""};
   if (stream->transport != &na_transport_h2)
-    return false;
+    return na_neighbours_peer(stream, out);
   const na_h2_stream *state = stream->state;
   return na_hbone_server_peer(state, out) || na_hbone_client_peer(state, out);
 }
 
 bool na_hbone_is_current(const na_stream *stream) {
   if (stream->transport != &na_transport_h2)
-    return true;
+    return na_neighbours_are_current(stream);
   const na_h2_stream *state = stream->state;
   if (!state->h2 || state->h2->dead)
     return false;

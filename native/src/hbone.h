@@ -21,7 +21,7 @@ struct na_hbone {
   uint32_t nresting;
 };
 
-/* What is known of the other end of a tunnelled stream. Texts are valid while the stream is open. */
+/* What is known of the authenticated other end of a stream. Texts are valid while the stream is open. */
 typedef struct na_peer {
   uint32_t principal;      /* na_engine_principal() */
   const char *uri;         /* its SPIFFE ID */
@@ -30,11 +30,12 @@ typedef struct na_peer {
   const char *forwarded;   /* or "" */
 } na_peer;
 
-/* False for a stream that is not tunnelled. */
+/* False for a stream that neither comes through a tunnel nor from a neighbour (neighbours.h). */
 bool na_hbone_peer(const na_stream *stream, na_peer *out);
 
 /* Whether another request may go by the identities that the stream's tunnel was made with: ours is in force still (what
- * we dial: no other one has come), and no certificate of either side has run out. Streams without a tunnel are. */
+ * we dial: no other one has come), and no certificate of either side has run out. For neighbours: both are in force.
+ * Others are. */
 bool na_hbone_is_current(const na_stream *stream);
 
 int na_hbone_init(na_worker *worker);
@@ -70,8 +71,8 @@ typedef struct na_hbone_dial {
   const char *traceparent;  /* to pass on, or NULL */
 } na_hbone_dial;
 
-/* Begin to connect `stream` (initialised, closed) through a tunnel: one that is there, or another. It goes on as with a
- * socket: EPOLLOUT or EPOLLERR is told, then transport->connected(). -ENOMEM. */
+/* Begin to connect `stream` (initialised, closed) as `via` says: to a neighbour, else through a tunnel, one that is
+ * there or another. It goes on as with a socket: EPOLLOUT or EPOLLERR is told, then transport->connected(). -ENOMEM. */
 int na_hbone_connect(na_stream *stream, const na_hbone_dial *dial);
 
 #endif

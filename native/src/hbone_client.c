@@ -496,7 +496,7 @@ static na_hbone_call *new_call(const na_hbone_dial *dial) {
   return call;
 }
 
-int na_hbone_connect(na_stream *stream, const na_hbone_dial *dial) {
+int na_hbone_client_connect(na_stream *stream, const na_hbone_dial *dial) {
   na_hbone_call *call = new_call(dial);
   na_hbone_target *target = call ? target_for(dial) : NULL;
   if (!target) {

@@ -9,6 +9,8 @@
 
 typedef struct na_hbone_target na_hbone_target;
 
+/* na_hbone_connect() through a tunnel. */
+int na_hbone_client_connect(na_stream *stream, const na_hbone_dial *dial);
 void na_hbone_client_finish(na_worker *worker, const na_workload *workload);
 bool na_hbone_client_peer(const na_h2_stream *stream, na_peer *out);
 /* Of a stream of this side. */

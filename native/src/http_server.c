@@ -228,7 +228,7 @@ static bool parse(na_conn *conn) {
     refuse(conn, error.status, NA_FLAG_DPE, "http1.codec_error", error.reason);
     return false;
   }
-  if (n > 0 && conn->kind == NA_LISTENER_HBONE && !na_hbone_is_current(&conn->stream)) {
+  if (n > 0 && na_conn_inbound(conn) && !na_hbone_is_current(&conn->stream)) {
     na_worker_count(worker, NA_COUNTER_HBONE_OUTDATED);
     na_conn_close(conn, true); /* unanswered: the client may ask again in another tunnel */
     return false;

@@ -26,6 +26,7 @@ typedef struct na_pools na_pools;           /* upstream_pool.h */
 typedef struct na_parking na_parking;       /* parking.h */
 typedef struct na_hbone na_hbone;           /* hbone.h */
 typedef struct na_principals na_principals; /* principals.h */
+typedef struct na_neighbours na_neighbours; /* neighbours.h */
 
 /* Pipes kept for splicing, per worker. */
 #define NA_PIPES 16
@@ -82,6 +83,7 @@ struct na_worker {
   na_parking *parking;
   na_hbone *hbone;
   na_principals *principals; /* the engine's */
+  na_neighbours *neighbours; /* the engine's; NULL: there are none */
   /* Policy on connections; NULL: everybody may. */
   bool (*authorize)(na_worker *worker, const na_authorization *question);
   /* The address of a workload by the name of a service of its own; out->port is the service's and may be changed. NULL:

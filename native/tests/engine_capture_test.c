@@ -4,12 +4,7 @@
  * the workload's namespace, the client's address kept inbound. The engine's threads live in the namespace that the test
  * started in; the test's own thread moves into the workload's. Needs root and nft.
  */
-#include <fcntl.h>
-#include <net/if.h>
-#include <sched.h>
-#include <sys/ioctl.h>
-
-#include "engine_rig.h"
+#include "capture_rig.h"
 
 /* Not redirected: what does not come from a client's port, so that the engine's own connections pass. */
 static const char rules[] = "add table inet capture\n"
@@ -17,96 +12,9 @@ static const char rules[] = "add table inet capture\n"
                             "add rule inet capture out tcp sport 40000-60999 tcp dport 8080 redirect to :15006\n"
                             "add rule inet capture out tcp sport 40000-60999 tcp dport 80 redirect to :15001\n";
 
-enum { POD = 1, CLIENT = 2, OTHER = 3 }; /* 10.1.0.x and fd01::x, all in this namespace */
-
 static rig engine;
 static int inbound_listener, outbound_listener;
 static bool ready;
-
-static bool run(const char *command, const char *input) {
-  FILE *pipe = popen(command, "w");
-  if (!pipe)
-    return false;
-  fputs(input, pipe);
-  return pclose(pipe) == 0;
-}
-
-static void write_file(const char *path, const char *text) {
-  int fd = open(path, O_WRONLY | O_CLOEXEC);
-  assert_true(fd >= 0 && write(fd, text, strlen(text)) == (ssize_t)strlen(text));
-  close(fd);
-}
-
-static struct sockaddr_storage address_of(bool v6, int host, uint16_t port, socklen_t *size) {
-  struct sockaddr_storage storage = {0};
-  char text[32];
-  if (v6) {
-    struct sockaddr_in6 *a = (struct sockaddr_in6 *)&storage;
-    snprintf(text, sizeof text, "fd01::%d", host);
-    *a = (struct sockaddr_in6){.sin6_family = AF_INET6, .sin6_port = htons(port)};
-    assert_int_equal(inet_pton(AF_INET6, text, &a->sin6_addr), 1);
-    *size = sizeof *a;
-  } else {
-    struct sockaddr_in *a = (struct sockaddr_in *)&storage;
-    snprintf(text, sizeof text, "10.1.0.%d", host);
-    *a = (struct sockaddr_in){.sin_family = AF_INET, .sin_port = htons(port)};
-    assert_int_equal(inet_pton(AF_INET, text, &a->sin_addr), 1);
-    *size = sizeof *a;
-  }
-  return storage;
-}
-
-static void sixteen_bytes(bool v6, int host, uint8_t out[16]) {
-  char text[32];
-  snprintf(text, sizeof text, v6 ? "fd01::%d" : "10.1.0.%d", host);
-  if (v6)
-    assert_int_equal(inet_pton(AF_INET6, text, out), 1);
-  else
-    v4_mapped(out, text);
-}
-
-static int listen_at(bool v6, int host, uint16_t port) {
-  socklen_t size;
-  int one = 1;
-  int fd = socket(v6 ? AF_INET6 : AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0);
-  struct sockaddr_storage address = address_of(v6, host, port, &size);
-  setsockopt(fd, SOL_SOCKET, SO_REUSEADDR, &one, sizeof one);
-  assert_int_equal(bind(fd, (struct sockaddr *)&address, size), 0);
-  assert_int_equal(listen(fd, 16), 0);
-  return fd;
-}
-
-/* A dual-stack listener, as the agent opens it. */
-static int listen_all(uint16_t port) {
-  struct sockaddr_in6 address = {.sin6_family = AF_INET6, .sin6_port = htons(port)};
-  int one = 1, fd = socket(AF_INET6, SOCK_STREAM | SOCK_CLOEXEC, 0);
-  setsockopt(fd, SOL_SOCKET, SO_REUSEADDR, &one, sizeof one);
-  assert_int_equal(bind(fd, (struct sockaddr *)&address, sizeof address), 0);
-  assert_int_equal(listen(fd, 64), 0);
-  return fd;
-}
-
-static int dial_from(bool v6, int from, int to, uint16_t port) {
-  static uint16_t next = 40000;
-  socklen_t size;
-  int fd = socket(v6 ? AF_INET6 : AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0);
-  struct sockaddr_storage source = address_of(v6, from, next++, &size);
-  assert_int_equal(bind(fd, (struct sockaddr *)&source, size), 0);
-  struct sockaddr_storage target = address_of(v6, to, port, &size);
-  limit_waits(fd);
-  assert_int_equal(connect(fd, (struct sockaddr *)&target, size), 0);
-  return fd;
-}
-
-static int answer_from(int listener, struct sockaddr_storage *peer) {
-  socklen_t size = sizeof *peer;
-  if (!readable_within(listener, RIG_WAIT_MS))
-    fail_msg("nobody connected");
-  int fd = accept4(listener, (struct sockaddr *)peer, &size, SOCK_CLOEXEC);
-  assert_true(fd >= 0);
-  limit_waits(fd);
-  return fd;
-}
 
 static void assert_peer(const struct sockaddr_storage *peer, bool v6, int host) {
   socklen_t size;
@@ -125,22 +33,13 @@ static void assert_peer(const struct sockaddr_storage *peer, bool v6, int host) 
 }
 
 static int set_up(void **state) {
-  if (geteuid() != 0 || system("command -v nft >/dev/null") != 0)
+  if (!capture_possible())
     return 0;
   engine = rig_start(&(na_config){.access_log = 1});
-  if (unshare(CLONE_NEWNET) < 0)
+  if (!enter_namespace(rules))
     return 0;
-  assert_true(run("ip -batch -", "link set lo up\naddr add 10.1.0.1/32 dev lo\naddr add 10.1.0.2/32 dev lo\n"
-                                 "addr add 10.1.0.3/32 dev lo\naddr add fd01::1/128 dev lo\n"
-                                 "addr add fd01::2/128 dev lo\naddr add fd01::3/128 dev lo\n"));
-  assert_true(run("nft -f -", rules));
   write_file("/proc/sys/net/ipv4/ip_local_port_range", "33000 39999");
-  uint8_t own[2][16];
-  sixteen_bytes(false, POD, own[0]);
-  sixteen_bytes(true, POD, own[1]);
-  int netns = open("/proc/thread-self/ns/net", O_RDONLY | O_CLOEXEC);
-  assert_int_equal(na_workload_add(engine.engine, 7, netns, "v", own[0], 2), 0);
-  close(netns);
+  add_pod(&engine, 7, POD, "v");
   inbound_listener = listen_all(15006);
   outbound_listener = listen_all(15001);
   assert_int_equal(na_workload_listen(engine.engine, 7, NA_LISTENER_INBOUND, 0, inbound_listener), 0);
@@ -155,13 +54,6 @@ static int tear_down(void **state) {
   return 0;
 }
 
-static void need_capture(void) {
-  if (!ready) {
-    print_message("needs root, network namespaces and nft\n");
-    skip();
-  }
-}
-
 static void put_in_force(uint16_t protocol) {
   na_inbound_port port = {.port = 8080, .protocol = protocol, .tag = 77};
   assert_int_equal(na_builder_inbound(rig_change(&engine), 7, &port, 1, NA_PROTOCOL_TCP), 0);
@@ -170,7 +62,7 @@ static void put_in_force(uint16_t protocol) {
 
 /* First, before anything is in force. */
 static void inbound_fails_closed_until_in_force(void **state) {
-  need_capture();
+  need_capture(ready);
   int server = listen_at(false, POD, 8080);
   int client = dial_from(false, CLIENT, POD, 8080);
   put(client, GET_ROOT);
@@ -193,7 +85,7 @@ static void inbound_fails_closed_until_in_force(void **state) {
 
 /* A port whose guards cannot be put in force is closed; the others are not. */
 static void inbound_refuses_guarded_ports(void **state) {
-  need_capture();
+  need_capture(ready);
   put_in_force(NA_PROTOCOL_REFUSE);
   int server = listen_at(false, POD, 8080);
   int client = dial_from(false, CLIENT, POD, 8080);
@@ -212,7 +104,7 @@ static void inbound_refuses_guarded_ports(void **state) {
 }
 
 static void inbound_http_keeps_the_clients_address(void **state) {
-  need_capture();
+  need_capture(ready);
   put_in_force(NA_PROTOCOL_HTTP);
   for (int v6 = 0; v6 < 2; v6++) {
     struct sockaddr_storage peer;
@@ -263,7 +155,7 @@ static void inbound_http_keeps_the_clients_address(void **state) {
 }
 
 static void inbound_tcp_keeps_the_clients_address(void **state) {
-  need_capture();
+  need_capture(ready);
   put_in_force(NA_PROTOCOL_TCP);
   for (int v6 = 0; v6 < 2; v6++) {
     struct sockaddr_storage peer;
@@ -288,7 +180,7 @@ static void inbound_tcp_keeps_the_clients_address(void **state) {
 }
 
 static void outbound_passes_through_to_the_original_destination(void **state) {
-  need_capture();
+  need_capture(ready);
   for (int v6 = 0; v6 < 2; v6++) {
     struct sockaddr_storage peer;
     int server = listen_at(v6, OTHER, 80);
@@ -310,7 +202,7 @@ static void outbound_passes_through_to_the_original_destination(void **state) {
 
 /* Envoy's PassthroughCluster: routed, and still to where the client was going. */
 static void outbound_routes_to_original_destination_clusters(void **state) {
-  need_capture();
+  need_capture(ready);
   na_cluster_config config = {.tag = 5, .kind = NA_CLUSTER_ORIGINAL_DST};
   na_destination_config destination = {.tag = 6, .protocol = NA_PROTOCOL_HTTP, .table = "80"};
   na_builder *b = rig_change(&engine);
@@ -336,7 +228,7 @@ static void outbound_routes_to_original_destination_clusters(void **state) {
 }
 
 static void direct_connections_to_the_listeners_are_refused(void **state) {
-  need_capture();
+  need_capture(ready);
   uint64_t before =
       counter(&engine, "downstream_cx_loop_total") + counter(&engine, "downstream_cx_no_destination_total");
   for (int v6 = 0; v6 < 2; v6++) {
