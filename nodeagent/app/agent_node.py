@@ -9,6 +9,7 @@ from typing import Final
 
 from nodeagent import __version__
 from nodeagent.config.agent import AgentConfig
+from nodeagent.model.extensions import PARTS_FEATURE
 from nodeagent.xds.types import Message
 
 # Nobody's addresses (RFC 5737, RFC 3849): the way to them is the way to anywhere.
@@ -28,6 +29,7 @@ def workload_node(config: AgentConfig) -> Message:
         id=f"ztunnel~{address}~{name}.{namespace}~{namespace}.svc.{config.domain}",
         user_agent_name="nodeagent",
         user_agent_version=__version__,
+        client_features=[PARTS_FEATURE],
     )
     node.metadata.update(
         {

@@ -56,7 +56,6 @@ from nodeagent.xds.types import (
 
 logger = logging.getLogger(__name__)
 
-ON_DEMAND_FEATURE: Final = "nodeagent.on-demand"
 _KINDS: Final = {
     LISTENERS: LISTENER,
     ROUTES: ROUTE,

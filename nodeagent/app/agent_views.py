@@ -11,10 +11,11 @@ from typing import Any, Final
 from nodeagent import __version__
 from nodeagent.app.agent_demand import DemandCounters
 from nodeagent.app.agent_saver import Saver
-from nodeagent.app.agent_view import ON_DEMAND_FEATURE, ViewController, ViewEvents
+from nodeagent.app.agent_view import ViewController, ViewEvents
 from nodeagent.compiler.pieces import Scope
 from nodeagent.compiler.workloads import WorkloadEntry, WorkloadIndex
 from nodeagent.config.agent import AgentConfig
+from nodeagent.model.extensions import ON_DEMAND_FEATURE
 from nodeagent.snapshot.address import format_address
 from nodeagent.snapshot.values import VirtualHost
 from nodeagent.xds.lastgood import LastGood

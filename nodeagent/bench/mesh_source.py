@@ -1,7 +1,7 @@
 """A mesh of any size as a source of the control plane: made up, and the same each time.
 
 Service 0 is the one that is used: its only ready endpoint is one of two addresses, and `move()` changes which.
-Every service has ten endpoints, each a pod, as in a cluster.
+Every service has ten endpoints, each a pod, as in a cluster; the pods of other services are on other nodes.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ from nodeagent.controlplane.sources.base import Batch, ObjectKey, RawObject
 
 ENDPOINTS: Final = 10
 NAMESPACES: Final = 100
+PODS_A_NODE: Final = 110
 PORT: Final = 80
 CLIENT_ADDRESS: Final = "10.0.0.5"
 USED_ADDRESSES: Final = ("10.0.1.1", "10.0.1.2")
@@ -64,12 +65,13 @@ class GeneratedSource:
     # -- objects --
 
     def _objects(self) -> Iterator[RawObject]:
-        yield _pod("default", "client", CLIENT_ADDRESS, "client")
+        yield _pod("default", "client", CLIENT_ADDRESS, "client", "node")
         for index in range(self._services):
             yield self._service(index)
             yield self._slice(index)
             for number, address in enumerate(self._addresses(index)):
-                yield _pod(_namespace(index), f"svc-{index}-{number}", address, f"svc-{index}")
+                node = f"node-{(index * ENDPOINTS + number) // PODS_A_NODE}"
+                yield _pod(_namespace(index), f"svc-{index}-{number}", address, f"svc-{index}", node)
 
     def _addresses(self, index: int) -> list[str]:
         return [str(_PODS_FROM + index * ENDPOINTS + number) for number in range(ENDPOINTS)]
@@ -108,9 +110,9 @@ def _namespace(index: int) -> str:
     return f"ns-{index % NAMESPACES}" if index else "default"
 
 
-def _pod(namespace: str, name: str, address: str, app: str) -> RawObject:
+def _pod(namespace: str, name: str, address: str, app: str, node: str) -> RawObject:
     body = {
-        "spec": {"nodeName": "node", "serviceAccountName": app},
+        "spec": {"nodeName": node, "serviceAccountName": app},
         "status": {"podIPs": [{"ip": address}], "conditions": [{"type": "Ready", "status": "True"}]},
     }
     return _object("", "v1", "Pod", namespace, name, body, {"app": app, "version": "v1"})

@@ -245,10 +245,12 @@ class AddressKind:
     complete = False
 
     def groups(self, view: View) -> Iterable[Group]:
-        """Every pod and every service."""
+        """Every service and every pod. Those of the client's own node go first: they may be waiting."""
         registry = view.world.registry
+        here = {uid for uid, pod in registry.workloads.items() if view.node and pod.node == view.node}
+        yield from sorted(here)
         yield from sorted(registry.services)
-        yield from sorted(registry.workloads)
+        yield from (uid for uid in sorted(registry.workloads) if uid not in here)
 
     def build(self, view: View, group: Group) -> Mapping[str, Resource]:
         """The pod, the service, or the service with its pods."""
@@ -348,6 +350,7 @@ KINDS: Final[tuple[Kind, ...]] = (
     ListenerKind(),
     RouteKind(),
     VirtualHostKind(),
-    AddressKind(),
+    # Node agents let nothing in before they know the policies, which are few.
     AuthorizationKind(),
+    AddressKind(),
 )

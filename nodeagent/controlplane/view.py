@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING
 
 from nodeagent.controlplane.istio.rules import HostPolicy
 from nodeagent.model.service import Service, exported
@@ -12,9 +12,6 @@ from nodeagent.model.service import Service, exported
 if TYPE_CHECKING:
     from nodeagent.controlplane.world import World
     from nodeagent.model.workload import Workload
-
-ON_DEMAND_FEATURE: Final = "nodeagent.on-demand"
-"""In node.client_features: the client asks for listeners, clusters and virtual hosts by name."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,6 +40,10 @@ class Client:
     on_demand: bool = False
     proxyless: bool = False
     http10: bool = False
+    parts: bool = False
+    """It takes large answers in parts."""
+    node: str = ""
+    """Where it runs, as Kubernetes calls it."""
 
     def workload(self, world: World) -> Workload | None:
         """The pod that the client is the proxy of, by name, else by address."""
@@ -67,6 +68,8 @@ class View:
     world: World
     perspective: Perspective
     workload: Workload | None = None
+    node: str = ""
+    """Where the client runs. What is there goes first; nothing else may depend on it."""
 
     @property
     def namespace(self) -> str:

@@ -15,14 +15,15 @@ from typing import Final, Protocol
 
 from google.protobuf.message import DecodeError
 
+from nodeagent.model.extensions import MORE
 from nodeagent.xds.store import Resource, TypeState
 from nodeagent.xds.types import Message, message_class, short_name
 
 logger = logging.getLogger(__name__)
 
 NACK_MESSAGE_LIMIT: Final = 4096
-STEP: Final = 1000
-"""Resources that are applied without a pause."""
+STEP: Final = 100
+"""Resources that are applied without a pause: one or two milliseconds."""
 _INVALID_ARGUMENT: Final = 3  # google.rpc.Code
 
 
@@ -141,7 +142,8 @@ class DeltaProtocol:
         return self._answer(response, _describe(rejected))
 
     def _conclude(self, state: TypeState, response: Message, rejected: Mapping[str, str]) -> None:
-        first, state.answered = not state.answered, True
+        whole = response.control_plane.identifier != MORE
+        first, state.answered = whole and not state.answered, whole or state.answered
         state.last_update = time.time()
         state.version = response.system_version_info
         for name, message in rejected.items():

@@ -22,7 +22,8 @@ VIRTUAL_HOST: Final = PREFIX + "envoy.config.route.v3.VirtualHost"
 CLUSTER: Final = PREFIX + "envoy.config.cluster.v3.Cluster"
 ENDPOINTS: Final = PREFIX + "envoy.config.endpoint.v3.ClusterLoadAssignment"
 
-WORKLOAD_TYPES: Final = (ADDRESS, AUTHORIZATION)
+# In the order in which they are asked for: nothing is let in before the policies are known.
+WORKLOAD_TYPES: Final = (AUTHORIZATION, ADDRESS)
 # In the order in which a change must be asked for and applied: make before break.
 L7_TYPES: Final = (CLUSTER, ENDPOINTS, LISTENER, ROUTE, VIRTUAL_HOST)
 

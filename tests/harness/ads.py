@@ -46,6 +46,7 @@ class Session:
         resources: Iterable[Any] = (),
         removed: Iterable[str] = (),
         nonce: str = "",
+        identifier: str = "",
     ) -> str:
         """Send a response of Resource messages (see `resource`); returns its nonce."""
         nonce = nonce or f"nonce-{next(iter(self._nonces))}"
@@ -56,6 +57,7 @@ class Session:
                 resources=list(resources),
                 removed_resources=list(removed),
                 nonce=nonce,
+                control_plane={"identifier": identifier},
             )
         )
         return nonce

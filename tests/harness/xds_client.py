@@ -31,11 +31,16 @@ def node(
     kind: str = "sidecar",
     on_demand: bool = False,
     labels: Mapping[str, str] | None = None,
+    features: Iterable[str] = (),
+    on: str = "",
 ) -> Any:
     """A node message as Istio's proxies send it."""
     found = base_pb2.Node(id=f"{kind}~{address}~{pod}.{namespace}~{namespace}.svc.cluster.local")
     if on_demand:
         found.client_features.append("nodeagent.on-demand")
+    found.client_features.extend(features)
+    if on:
+        found.metadata.update({"NODE_NAME": on})
     if labels is not None:
         found.metadata.update({"LABELS": dict(labels)})
     return found

@@ -12,11 +12,14 @@ from nodeagent.controlplane.resources import Resource
 from nodeagent.controlplane.translate.packing import CLUSTER_TYPE, ENDPOINT_TYPE
 from nodeagent.controlplane.xds.stream import Stream
 from nodeagent.controlplane.xds.subscription import WILDCARD, Subscription
+from nodeagent.model.extensions import MORE
 
 Request: TypeAlias = discovery_pb2.DeltaDiscoveryRequest
 Response: TypeAlias = discovery_pb2.DeltaDiscoveryResponse
 # Half of what clients of this protocol accept in one message (200 MiB).
 MAX_MESSAGE_BYTES: Final = 100 << 20
+PART: Final = 1000
+"""Resources after which an answer is sent in part, to clients that know parts."""
 
 
 class DeltaStream(Stream):
@@ -63,9 +66,15 @@ class DeltaStream(Stream):
         self._unserved = [other for other in self._unserved if other.type_url != request.type_url]
         self._unserved.append(response)
 
+    @property
+    def part_size(self) -> int | None:
+        """Each part is on its way while the next is made, and what the client needs first is there first."""
+        return PART if self.client is not None and self.client.parts else None
+
     async def flush(self) -> int:
         """Additions of all types first, in order; then removals in reverse, when nothing refers to them any more."""
         count = 0
+        begun: set[str] = set()
         removals: list[tuple[Subscription, set[str]]] = []
         unserved, self._unserved = self._unserved, []
         for response in unserved:
@@ -74,14 +83,20 @@ class DeltaStream(Stream):
             updates = list(found.updates.values())
             if subscription.kind.type_url == CLUSTER_TYPE:
                 self._resend_endpoints(updates)
+            type_url = subscription.kind.type_url
+            must = must or type_url in begun
             if updates or (must and not found.removed):
-                count += await self._send_updates(subscription, updates)
+                count += await self._send_updates(
+                    subscription, updates, first=type_url not in begun, more=found.more
+                )
+                begun.add(type_url)
             if found.removed:
                 removals.append((subscription, found.removed))
         for subscription, names in reversed(removals):
             message = self._message(subscription)
             message.removed_resources.extend(sorted(names))
-            await self.write(subscription, message, message.system_version_info, 0)
+            first = subscription.kind.type_url not in begun
+            await self.write(subscription, message, message.system_version_info, 0, first=first)
             count += 1
         return count
 
@@ -91,10 +106,14 @@ class DeltaStream(Stream):
         if endpoints is not None:
             endpoints.resend(cluster.name for cluster in clusters)
 
-    async def _send_updates(self, subscription: Subscription, updates: list[Resource]) -> int:
+    async def _send_updates(
+        self, subscription: Subscription, updates: list[Resource], *, first: bool, more: bool
+    ) -> int:
         count = 0
         for part in _parts(updates):
             message = self._message(subscription)
+            if more:
+                message.control_plane.identifier = MORE
             type_url = subscription.kind.type_url
             for item in part:
                 message.resources.add(
@@ -103,7 +122,8 @@ class DeltaStream(Stream):
                     aliases=item.aliases,
                     resource=AnyMessage(type_url=type_url, value=item.body),
                 )
-            await self.write(subscription, message, message.system_version_info, len(part))
+            await self.write(subscription, message, message.system_version_info, len(part), first=first)
+            first = False
             count += 1
         return count
 

@@ -96,7 +96,7 @@ class Stream(abc.ABC):
         workload = self.client.workload(self.hub.world)
         self._perspective = self.client.perspective(workload)
         self._cache = self.hub.cache.acquire(self._perspective)
-        self.view = View(self.hub.world, self._perspective, workload)
+        self.view = View(self.hub.world, self._perspective, workload, client.node)
         log.info(
             "%s connected from %s (%s)", self.client.node_id or "a client without id", self.peer, self.variant
         )
@@ -112,7 +112,7 @@ class Stream(abc.ABC):
             self.hub.cache.release(old)
             for subscription in self.subscriptions.values():
                 subscription.mark_everything()
-        self.view = View(self.hub.world, perspective, workload)
+        self.view = View(self.hub.world, perspective, workload, self.client.node)
 
     def notify(self, change: Change, at: float) -> None:
         """Configuration changed at monotonic time `at`: note what this client must look at again."""
@@ -159,10 +159,10 @@ class Stream(abc.ABC):
     def take_answer(self, subscription: Subscription, nonce: str, error: str | None) -> bool:
         """Note an ACK or (with an error) a NACK; False if it is for an older message."""
         state = subscription.acknowledgement
-        if not nonce or nonce != state.nonce:
+        if not nonce or not state.concerns(nonce):
             return False
         if error is None:
-            state.acked()
+            state.acked(nonce)
         else:
             state.nacked(error)
             self.hub.metrics.nacks.labels(subscription.kind.type_url).inc()
@@ -171,6 +171,11 @@ class Stream(abc.ABC):
         return True
 
     # -- responses --------------------------------------------------------------------------------------------
+
+    @property
+    def part_size(self) -> int | None:
+        """Resources after which an answer is sent in part; None: it must be whole."""
+        return None
 
     @abc.abstractmethod
     async def flush(self) -> int:
@@ -183,13 +188,15 @@ class Stream(abc.ABC):
             if subscription is None or not subscription.pending:
                 continue
             must = subscription.must_answer
-            found = await subscription.difference(self.view, self._cache)
-            yield subscription, found, must
+            async for found in subscription.parts(self.view, self._cache, self.part_size):
+                yield subscription, found, must
 
-    async def write(self, subscription: Subscription, message: Any, version: str, count: int) -> None:
+    async def write(
+        self, subscription: Subscription, message: Any, version: str, count: int, *, first: bool = True
+    ) -> None:
         """Send a message; returns when the transport has taken it."""
         type_url = subscription.kind.type_url
-        subscription.acknowledgement.sending(message.nonce, version)
+        subscription.acknowledgement.sending(message.nonce, version, first=first)
         await self._context.write(message)
         self.hub.metrics.pushes.labels(type_url).inc()
         self.hub.metrics.resources.labels(type_url).inc(count)

@@ -6,7 +6,7 @@ import asyncio
 import enum
 import time
 from collections import defaultdict
-from collections.abc import Iterable, Mapping
+from collections.abc import AsyncIterator, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Final
 
@@ -40,6 +40,10 @@ class Acknowledgement:
     nack: str = ""
     """Why the client refused what it was last sent; empty if it did not."""
     nacks: int = 0
+    _parts: set[str] = field(default_factory=set)
+    """Nonces of the messages that the last answer was sent in."""
+    _refused: bool = False
+    """One of these was refused."""
 
     @property
     def state(self) -> SyncState:
@@ -48,8 +52,12 @@ class Acknowledgement:
             return SyncState.SYNCED if self.acked_version else SyncState.NOT_SENT
         return SyncState.SYNCED if self.acked_nonce == self.nonce else SyncState.STALE
 
-    def sending(self, nonce: str, version: str) -> None:
-        """A message goes out."""
+    def sending(self, nonce: str, version: str, *, first: bool = True) -> None:
+        """A message goes out; `first` is False for a further part of the same answer."""
+        if first:
+            self._parts.clear()
+            self._refused = False
+        self._parts.add(nonce)
         self.nonce = nonce
         self.sent_version = version
         self.sent_at = time.time()
@@ -58,14 +66,21 @@ class Acknowledgement:
         """The client has this version from an earlier connection."""
         self.sent_version = self.acked_version = version
 
-    def acked(self) -> None:
-        """The client took the last message."""
+    def concerns(self, nonce: str) -> bool:
+        """Whether a nonce is of the last answer; of an earlier one nobody wants to know any more."""
+        return nonce in self._parts
+
+    def acked(self, nonce: str) -> None:
+        """The client took a message; with the last one the whole answer, if it refused no part."""
+        if nonce != self.nonce or self._refused:
+            return
         self.acked_nonce = self.nonce
         self.acked_version = self.sent_version
         self.nack = ""
 
     def nacked(self, reason: str) -> None:
-        """The client refused the last message."""
+        """The client refused a message of the last answer."""
+        self._refused = True
         self.nack = reason or "no reason given"
         self.nacks += 1
 
@@ -78,6 +93,8 @@ class Difference:
     removed: set[str] = field(default_factory=set)
     dropped: list[Resource] = field(default_factory=list)
     """The bodies of those removed that this connection had sent."""
+    more: bool = False
+    """This is a part, with updates only; others follow."""
 
     def __bool__(self) -> bool:
         return bool(self.updates or self.removed)
@@ -196,6 +213,14 @@ class Subscription:
 
     async def difference(self, view: View, cache: PerspectiveCache) -> Difference:
         """What the client lacks or should drop; clears the marks and takes it as sent."""
+        whole = [part async for part in self.parts(view, cache)]
+        return whole[-1]
+
+    async def parts(
+        self, view: View, cache: PerspectiveCache, size: int | None = None
+    ) -> AsyncIterator[Difference]:
+        """As difference(), but updates are handed out whenever there are `size` of them; the last part has no
+        `more`."""
         found = Difference()
         asked, forced, dirty = self._asked, self._forced, self._dirty
         everything, moved = self._everything, self._moved
@@ -204,9 +229,12 @@ class Subscription:
         if moved or everything:
             asked |= self._regroup(view, all_names=everything)
         if self.wildcard:
-            await self._check_groups(
-                view, cache, self.kind.groups(view) if everything else dirty, everything, found
-            )
+            groups = self.kind.groups(view) if everything else dirty
+            async for _ in self._check_groups(view, cache, groups, everything, found):
+                if size is not None and len(found.updates) >= size:
+                    self.sent.update(found.updates)
+                    yield Difference(found.updates, more=True)
+                    found.updates = {}
         else:
             for group in dirty:
                 asked |= self._by_group.get(group, set())
@@ -218,7 +246,7 @@ class Subscription:
             if isinstance(known, Resource):
                 found.dropped.append(known)
         self.sent.update(found.updates)
-        return found
+        yield found
 
     def _regroup(self, view: View, *, all_names: bool) -> set[str]:
         """Find out again where names belong; returns those that must be looked at."""
@@ -239,7 +267,8 @@ class Subscription:
         groups: Iterable[Group],
         everything: bool,
         found: Difference,
-    ) -> None:
+    ) -> AsyncIterator[None]:
+        """Add what groups have to `found`, yielding now and then; what is gone from them is added at the end."""
         present: set[str] = set()
         gone: set[str] = set()
         before = set(self._held) if everything else set()
@@ -256,6 +285,7 @@ class Subscription:
             found.updates.update({name: item for name, item in made.items() if not self._has(item)})
             if count % _GROUPS_PER_TURN == 0:
                 await asyncio.sleep(0)
+                yield
         for group in before:
             gone |= self._held.pop(group)
         if everything:
