@@ -10,6 +10,7 @@ from harness.xds_plane import Plane, until
 
 from nodeagent.controlplane.xds.delta import PART
 from nodeagent.model.extensions import MORE, PARTS_FEATURE
+from nodeagent.xds.types import WORKLOAD_TYPES
 
 SERVICES = 2 * PART + 300
 WHO: dict[str, Any] = {"kind": "ztunnel", "pod": "agent", "namespace": "system", "on": "node"}
@@ -94,3 +95,12 @@ async def test_coming_back_with_everything_is_told_at_once(plane: Plane) -> None
         assert list(response.removed_resources) == ["default/gone"]
         assert not response.resources
         assert not response.control_plane.identifier
+
+
+async def test_policies_do_not_wait_for_the_addresses(plane: Plane) -> None:
+    await _large(plane)
+    async with plane.delta(**WHO, features=[PARTS_FEATURE]) as client:
+        for type_url in WORKLOAD_TYPES:
+            await client.ask(type_url)
+        types = [(await client.receive()).type_url for _ in range(4)]
+        assert types == [AUTHORIZATION, ADDRESS, ADDRESS, ADDRESS]
