@@ -111,7 +111,8 @@ UNUSED static int answer_from(int listener, struct sockaddr_storage *peer) {
   return fd;
 }
 
-/* Move this thread into a namespace of its own, with the pods' addresses and these nft rules; false if that cannot be. */
+/* Move this thread into a namespace of its own, with the pods' addresses and these nft rules; false if that cannot be.
+ */
 UNUSED static bool enter_namespace(const char *rules) {
   if (unshare(CLONE_NEWNET) < 0)
     return false;

@@ -23,7 +23,7 @@ class KernelDataplane:
 
     def __init__(self, config: AgentConfig, group: Cgroup) -> None:
         self._config = config
-        self._rules = CaptureRules.for_agent(group)
+        self._rules = CaptureRules.for_agent(group, hbone=bool(config.ca))
 
     def engine(self) -> Engine:
         """The engine, stopped."""

@@ -36,9 +36,9 @@ ZONE: Final = RETURN_MARK
 class CaptureRules:
     """What the ruleset depends on.
 
-    `agent_path` and `agent_level` name the agent's cgroup as nftables does (cgroup.py). `redirect` False is
-    for letting a workload go: connections that were captured keep their translation, new ones are not
-    captured.
+    `agent_path` and `agent_level` name the agent's cgroup as nftables does (cgroup.py). `hbone`: the agent listens on
+    HBONE_PORT, too, so that nobody else may. `redirect` False is for letting a workload go: connections that were
+    captured keep their translation, new ones are not captured.
     """
 
     agent_path: str
@@ -48,17 +48,18 @@ class CaptureRules:
     untouched_inbound_ports: tuple[int, ...] = (HBONE_PORT,)
     probe_v4: str = PROBE_V4
     probe_v6: str = PROBE_V6
+    hbone: bool = False
     redirect: bool = True
 
     @classmethod
-    def for_agent(cls, group: Cgroup) -> CaptureRules:
+    def for_agent(cls, group: Cgroup, *, hbone: bool = False) -> CaptureRules:
         """The rules by which the agent in `group` captures; ValueError if that is the root, which holds
         everyone."""
         if group.level < 1:
             raise ValueError(
                 "the agent needs a cgroup of its own: the root group would let every program through"
             )
-        return cls(group.nft_path, group.level)
+        return cls(group.nft_path, group.level, hbone=hbone)
 
     def released(self) -> CaptureRules:
         """The same, for letting the workload go."""
@@ -167,7 +168,8 @@ def _inbound_chain(rules: CaptureRules) -> Chain:
 def _guard_chain(rules: CaptureRules, agent: str) -> Chain:
     chain: tuple[Rule, ...] = ()
     if rules.redirect:
-        ports = f"{rules.outbound_port}, {rules.inbound_port}"
+        own = (rules.outbound_port, rules.inbound_port, *((HBONE_PORT,) if rules.hbone else ()))
+        ports = ", ".join(str(port) for port in own)
         chain = (
             _TCP_ONLY,
             Rule(f"tcp dport != {{ {ports} }} accept", "other ports"),

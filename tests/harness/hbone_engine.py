@@ -51,6 +51,11 @@ class HboneEngine:
         """Put a certificate in force."""
         self.ask("set_identity", name=name, chain="".join(chain), key=key, bundle=bundle)
 
+    def kill(self) -> None:
+        """End the process as a crash would."""
+        self._process.kill()
+        self._process.wait()
+
     def close(self) -> None:
         for pipe in (self._process.stdin, self._process.stdout):
             if pipe is not None:
@@ -121,7 +126,7 @@ class Service:
         for port, kind in kinds.items():
             for worker, fd in enumerate(open_listeners(namespace, port, 2)):
                 self.check(lib.na_workload_listen(self.engine, workload, kind, worker, fd))
-        capture = Capture(namespace, CaptureRules.for_agent(own_group()))
+        capture = Capture(namespace, CaptureRules.for_agent(own_group(), hbone=True))
         capture.apply()
         self.captures.append(capture)
 

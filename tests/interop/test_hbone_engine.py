@@ -23,6 +23,7 @@ from harness.hbone_scene import (
     hbone_scene,
     line,
 )
+from harness.peer import peer_server
 from harness.requirements import require
 
 pytestmark = [pytest.mark.netns, pytest.mark.timeout(120)]
@@ -131,6 +132,13 @@ def test_plaintext_is_no_way_out(scene: Scene) -> None:
     (record,) = scene.records(inbound=False)
     assert record["upstream_failure"] == f"HBONE: no own certificate of {WEB}"
     assert record["flags"] & UF
+
+
+def test_nobody_takes_tunnels_in_place_of_a_dead_agent(scene: Scene) -> None:
+    scene.enrol(scene.db, DB)
+    scene.far.kill()
+    with peer_server(scene.db, PORT), pytest.raises(ConnectionRefusedError):
+        scene.connect(scene.db.v4, PORT)
 
 
 def test_an_expired_certificate_ends_it(scene: Scene) -> None:

@@ -175,7 +175,9 @@ def test_on_the_same_node_no_tunnel_is_made(mesh: Mesh) -> None:
         assert mesh.ask("client", "http://near/", "-H", "connection: close")["pod"] == "near"
         mesh.ask("client", "http://far/")
     assert HBONE_PORT not in {each.target_port for each in seen(mesh, segments, "client", "near")}
-    assert HBONE_PORT in {each.target_port for each in seen(mesh, segments, "client", "far")}, "it would be seen"
+    assert HBONE_PORT in {each.target_port for each in seen(mesh, segments, "client", "far")}, (
+        "it would be seen"
+    )
     eventually(connections, lambda now: now > before)
 
 

@@ -17,6 +17,7 @@ CASES = {
     "captured": render(RULES),
     "released": render(RULES.released()),
     "nested_cgroup": render(CaptureRules("system.slice/nodeagent.service", 2)),
+    "hbone": render(CaptureRules("unified/nodeagent", 1, hbone=True)),
     "other_ports": render(
         CaptureRules(
             "nodeagent",
