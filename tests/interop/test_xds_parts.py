@@ -20,7 +20,8 @@ async def _large(plane: Plane) -> None:
     plane.put("many.yaml", *(service(f"s{i}", f"10.97.{i >> 8}.{i & 255}") for i in range(SERVICES)))
     elsewhere = pod("far", "10.0.0.77", "far").replace("nodeName: node", "nodeName: other")
     plane.put("far.yaml", elsewhere)
-    await until(lambda: len(plane.plane.world.registry.services) > SERVICES, "mesh in force", 20)
+    registry = plane.plane.world.registry
+    await until(lambda: len(registry.services) > SERVICES and len(registry.workloads) > 2, "mesh in force", 20)
 
 
 async def test_a_large_answer_comes_in_parts_and_the_last_says_so(plane: Plane) -> None:
