@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING, Final
 
 from nodeagent.config.controlplane import ControlPlaneConfig
 from nodeagent.controlplane.admin import AdminServer
+from nodeagent.controlplane.istio.key_sets import KeySource
+from nodeagent.controlplane.key_fetcher import KeyFetcher
 from nodeagent.controlplane.metrics import Metrics
 from nodeagent.controlplane.report import Report
 from nodeagent.controlplane.sources.base import Batch, Source
@@ -25,6 +27,8 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 ANALYSIS_DELAY_SECONDS: Final = 0.2
+FIRST_KEYS_SECONDS: Final = 2.0
+"""How long clients wait at the start for key sets: served without, they would refuse good tokens for a moment."""
 
 
 class ControlPlane:
@@ -52,6 +56,9 @@ class ControlPlane:
         self.admin = AdminServer(
             self.hub, self.source, self.metrics, config.admin, self.ca.describe if self.ca else None
         )
+        self.keys = KeyFetcher(
+            self._put_keys, self.world.key_sets.forget, self.report, self.metrics, config.token_keys_root
+        )
         self._watcher: asyncio.Task[None] | None = None
 
     def _make_ca(self) -> CertificateAuthority | None:
@@ -74,6 +81,7 @@ class ControlPlane:
         """Read the configuration, whatever is wrong with it, then serve."""
         await self.admin.start()
         self._apply(await self.source.load())
+        await self.keys.first_attempts(FIRST_KEYS_SECONDS)
         # What was loaded mostly stays: spare every later garbage collection from walking it.
         gc.collect()
         gc.freeze()
@@ -98,7 +106,11 @@ class ControlPlane:
         await asyncio.gather(*(server.stop(self.config.drain_seconds) for server in servers))
         if self.ca is not None:
             await self.ca.stop()
+        await self.keys.close()
         await self.admin.stop()
+
+    def _put_keys(self, source: KeySource, text: str) -> None:
+        self.hub.publish(self.world.put_keys(source, text))
 
     async def _watch(self) -> None:
         async for batch in self.source.watch():
@@ -108,6 +120,7 @@ class ControlPlane:
         change = self.world.apply(batch)
         self.metrics.changes.inc()
         self.hub.publish(change)
+        self.keys.want(self.world.security.key_sources())
         # Analysis is for people: pushes go first. Who asks the admin API sooner has it made at once.
         asyncio.get_running_loop().call_later(ANALYSIS_DELAY_SECONDS, self.world.analyze)
         log.debug(

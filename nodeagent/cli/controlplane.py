@@ -35,6 +35,12 @@ def run(
         str,
         Option("root-namespace", "Namespace whose resources apply mesh-wide."),
     ] = "istio-system",
+    token_keys_root: Annotated[
+        Path | None,
+        Option(
+            "token-keys-root", "Trust the servers of RequestAuthentications' jwksUri by these roots, too."
+        ),
+    ] = None,
     log_level: Annotated[
         str, Option("log-level", "debug, info, warning or error.", choices=settings.LOG_LEVELS)
     ] = "info",
@@ -138,6 +144,7 @@ def run(
                 domain=domain,
                 trust_domain=trust_domain,
                 root_namespace=root_namespace,
+                token_keys_root=token_keys_root,
                 log_level=log_level,
                 listen_tls=tuple(listen_tls or ()),
                 ca=authority,

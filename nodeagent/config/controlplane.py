@@ -34,6 +34,8 @@ class ControlPlaneConfig:
     domain: str = "cluster.local"
     trust_domain: str = "cluster.local"
     root_namespace: str = "istio-system"
+    token_keys_root: Path | None = None
+    """PEM file of roots to know the servers of jwksUri by, besides the machine's."""
     log_level: str = "info"
     drain_seconds: float = 2.0
     """How long streams may take to end at shutdown."""

@@ -18,6 +18,9 @@ class Metrics:
         self.unknown_types = self._counter("xds_unknown_types", "Requests for types that are not served.")
         self.refused = self._counter("xds_streams_refused", "Streams refused because of a limit.", "limit")
         self.changes = self._counter("config_batches", "Batches of configuration changes put in force.")
+        self.key_fetches = self._counter(
+            "key_fetches", "Fetches of key sets for tokens (JWKS): fetched or failed.", "outcome"
+        )
         self.clients = Gauge(
             "nodeagent_controlplane_xds_clients",
             "Connected xDS streams.",

@@ -11,7 +11,18 @@ from nodeagent.controlplane.istio.security_values import JwtRule
 
 MAX_BYTES: Final = 1 << 20
 MAX_KEYS: Final = 100
-NO_KEYS: Final = '{"keys":[]}'
+# A point of the curve P-256 made from a text (its x is the SHA-256 of "nodeagent: no key 0"): nobody has its private
+# key. Envoy refuses a configuration whose key set is empty.
+_NOBODYS: Final = {
+    "alg": "ES256",
+    "crv": "P-256",
+    "kid": "no-key-yet",
+    "kty": "EC",
+    "use": "sig",
+    "x": "vw9IVWh6M5oQwPHhj8IV37nbuRRb1md8j9rLG-OKKp0",
+    "y": "EQrovdJE2dcpfZIoGYuHIxIwLYYql2KDYEizlej9EFw",
+}
+NO_KEYS: Final = json.dumps({"keys": [_NOBODYS]})
 """A key set that verifies nothing."""
 _PUBLIC_TYPES: Final = frozenset({"RSA", "EC", "OKP"})
 # RFC 7518, sections 6.2.2, 6.3.2 and 6.4; RFC 8037, section 2.
