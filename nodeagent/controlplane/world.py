@@ -12,6 +12,7 @@ from typing import Any, Final, TypeAlias
 from nodeagent.controlplane.change import EVERYWHERE, Change
 from nodeagent.controlplane.decode import Problems
 from nodeagent.controlplane.istio.analyze import analyze
+from nodeagent.controlplane.istio.analyze_security import analyze_security
 from nodeagent.controlplane.istio.authentication import (
     decode_peer_authentication,
     decode_request_authentication,
@@ -19,7 +20,7 @@ from nodeagent.controlplane.istio.authentication import (
 from nodeagent.controlplane.istio.authorization_policy import decode_authorization_policy
 from nodeagent.controlplane.istio.destination_rule import decode_destination_rule
 from nodeagent.controlplane.istio.key_sets import KeySets, KeySource
-from nodeagent.controlplane.istio.mesh_config import MeshConfig, decode_config_map
+from nodeagent.controlplane.istio.mesh_config import CONFIG_MAP, MESH_KEY, MeshConfig, decode_config_map
 from nodeagent.controlplane.istio.rules import Rules
 from nodeagent.controlplane.istio.security import SecurityPolicies
 from nodeagent.controlplane.istio.security_values import (
@@ -146,17 +147,49 @@ class World:
         self.generation += 1
         return change
 
+    def put_keys(self, source: KeySource, text: str) -> Change:
+        """Put a key set that was fetched in force."""
+        change = Change()
+        if self.key_sets.put(source, text):
+            for policy in self.security.key_sources().get(source, ()):
+                self._note_security(policy, change)
+        return change
+
     def analyze(self) -> None:
         """Find what is wrong across resources, if anything changed; findings replace those of the last time."""
         if self._analysed == self.generation:
             return
         self._analysed = self.generation
-        findings = analyze(self.rules, self.registry)
+        findings = {
+            **analyze(self.rules, self.registry),
+            **analyze_security(self.security, self.registry, self.mesh, has_ca=self.settings.hbone),
+            **self._mesh_findings(),
+        }
         for owner in self.report.owners():
             if isinstance(owner, tuple) and owner[0] == "analysis" and owner[1] not in findings:
                 self.report.replace(owner, ())
         for key, issues in findings.items():
             self.report.replace(("analysis", key), issues)
+
+    def _mesh_findings(self) -> dict[ObjectKey, list[Issue]]:
+        """Settings of MeshConfig that the control plane was started otherwise with."""
+        key = ObjectKey("", "ConfigMap", self.settings.root_namespace, CONFIG_MAP)
+        pairs = (
+            ("trustDomain", self.mesh.trust_domain, self.settings.trust_domain, "--trust-domain"),
+            ("rootNamespace", self.mesh.root_namespace, self.settings.root_namespace, "--root-namespace"),
+        )
+        issues = [
+            Issue(
+                Severity.WARNING,
+                "not-in-force",
+                f"{wanted} is not in force, {current} is; start the control plane with {option} {wanted}",
+                resource=str(key),
+                path=f"data.{MESH_KEY}.{field}",
+            )
+            for field, wanted, current, option in pairs
+            if wanted and wanted != current
+        ]
+        return {key: issues} if key in self._values else {}
 
     def counts(self) -> dict[str, int]:
         """Number of objects in force by kind."""
@@ -240,14 +273,6 @@ class World:
                 for uid, workload in self.registry.workloads.items()
                 if self.security.covers(policy, workload.namespace, workload.labels)
             )
-
-    def put_keys(self, source: KeySource, text: str) -> Change:
-        """Put a key set that was fetched in force."""
-        change = Change()
-        if self.key_sets.put(source, text):
-            for policy in self.security.key_sources().get(source, ()):
-                self._note_security(policy, change)
-        return change
 
     def _note_routes(self, hosts: Iterable[str], change: Change) -> None:
         """Hosts of a VirtualService, as written: which services and ports are routed otherwise now."""

