@@ -21,7 +21,7 @@ from nodeagent.app.agent_access import xds_transport
 from nodeagent.app.agent_configuration import Configuration
 from nodeagent.app.agent_enrolment import Enrolment
 from nodeagent.app.agent_identity import Identities, IdentityCollector
-from nodeagent.app.agent_memory import limit_arenas, settle_memory
+from nodeagent.app.agent_memory import collect_seldom, keep_what_is_there, limit_arenas, settle_memory
 from nodeagent.app.agent_metrics import AgentCollector
 from nodeagent.app.agent_node import workload_node
 from nodeagent.app.agent_policies import Policies
@@ -51,7 +51,7 @@ USAGE_PERIOD: Final = 5.0
 INDEX_DEBOUNCE: Final = 0.1
 SETTLE_DELAY: Final = 3.0
 FREEZE_STEP: Final = 10_000
-"""Workloads and services by which the index grows before memory is settled again."""
+"""Workloads and services by which the index grows before its memory is settled."""
 HOPE: Final = 3.0
 """Seconds after the start during which a control plane that does not answer is waited for."""
 
@@ -62,6 +62,7 @@ def main(config: AgentConfig) -> None:
         level=config.log_level.upper(), format="%(asctime)s %(levelname)s %(name)s: %(message)s"
     )
     limit_arenas()
+    collect_seldom()
     import uvloop
 
     from nodeagent.app.agent_dataplane import KernelDataplane
@@ -83,6 +84,7 @@ class Agent:
         self._pending = IndexChange()
         self._settling: asyncio.Handle | None = None
         self._frozen = 0
+        self._settle_later: asyncio.Handle | None = None
         self._defect = ""
         self._started = 0.0
         self.index = WorkloadIndex(config.node)
@@ -257,9 +259,12 @@ class Agent:
             if change.hints:
                 view.reconsider()
             view.refresh_workloads(change.addresses)
-        if len(self.index) > 2 * self._frozen + FREEZE_STEP:
+        if len(self.index) > self._frozen + FREEZE_STEP:
             self._frozen = len(self.index)
-            asyncio.get_running_loop().call_later(SETTLE_DELAY, settle_memory)
+            keep_what_is_there()
+            if self._settle_later is not None:
+                self._settle_later.cancel()
+            self._settle_later = asyncio.get_running_loop().call_later(SETTLE_DELAY, settle_memory)
 
     def _view_changed(self, view: ViewController) -> None:
         if self.views.get(view.name) is view:

@@ -10,13 +10,14 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import itertools
 import logging
 import os
 import struct
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Final
+from typing import IO, Final
 
 from nodeagent.xds.store import Resource, TypeState
 
@@ -26,6 +27,8 @@ SIZE_LIMIT: Final = 256 * 1024 * 1024
 _MAGIC: Final = b"nodeagent last-good 1\n"
 _SUFFIX: Final = ".lastgood"
 _LENGTH: Final = struct.Struct("<I")
+_PIECE: Final = 1000
+"""Fields that are written together."""
 
 
 @dataclass(slots=True)
@@ -58,23 +61,33 @@ class LastGood:
     def save(self, stream: str, held: Mapping[str, Held]) -> int:
         """Replace a stream's file, durably; returns its size in bytes. OSError when the disk refuses,
         ValueError when there is more than the limit (the old file stays)."""
-        body = b"".join(_encode(stream, held))
-        if len(body) > self._limit:
-            raise ValueError(f"{len(body)} bytes of configuration are over the limit of {self._limit}")
         self._directory.mkdir(parents=True, exist_ok=True, mode=0o700)
         path = self._path(stream)
         partial = path.with_suffix(f".{os.getpid()}.partial")
         try:
             with partial.open("wb") as file:
-                file.write(_MAGIC + hashlib.sha256(body).hexdigest().encode() + b"\n")
-                file.write(body)
+                size = self._write(file, _encode(stream, held))
                 file.flush()
                 os.fsync(file.fileno())
             partial.replace(path)
         finally:
             partial.unlink(missing_ok=True)
         self._sync_directory()
-        return len(body)
+        return size
+
+    def _write(self, file: IO[bytes], fields: Iterator[bytes]) -> int:
+        """Write piece by piece: a copy of everything in memory would double what a large mesh costs."""
+        digest, size = hashlib.sha256(), 0
+        file.write(_MAGIC + digest.hexdigest().encode() + b"\n")
+        while piece := b"".join(itertools.islice(fields, _PIECE)):
+            size += len(piece)
+            if size > self._limit:
+                raise ValueError(f"the configuration is over the limit of {self._limit} bytes")
+            digest.update(piece)
+            file.write(piece)
+        file.seek(len(_MAGIC))
+        file.write(digest.hexdigest().encode())
+        return size
 
     def _sync_directory(self) -> None:
         descriptor = os.open(self._directory, os.O_RDONLY | os.O_DIRECTORY)

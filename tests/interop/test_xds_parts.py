@@ -21,7 +21,9 @@ async def _large(plane: Plane) -> None:
     elsewhere = pod("far", "10.0.0.77", "far").replace("nodeName: node", "nodeName: other")
     plane.put("far.yaml", elsewhere)
     registry = plane.plane.world.registry
-    await until(lambda: len(registry.services) > SERVICES and len(registry.workloads) > 2, "mesh in force", 20)
+    await until(
+        lambda: len(registry.services) > SERVICES and len(registry.workloads) > 2, "mesh in force", 20
+    )
 
 
 async def test_a_large_answer_comes_in_parts_and_the_last_says_so(plane: Plane) -> None:
