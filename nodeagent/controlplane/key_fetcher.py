@@ -132,10 +132,17 @@ class KeyFetcher:
             await asyncio.sleep(wait * random.uniform(0.9, 1.0))  # noqa: S311
 
     async def _try(self, source: KeySource, state: _Fetching) -> bool:
+        seconds = state.timeout(source).total_seconds()
         try:
-            async with self._places, asyncio.timeout(state.timeout(source).total_seconds()):
+            async with self._places, asyncio.timeout(seconds):
                 text = await self._fetch(source)
-        except (OSError, aiohttp.ClientError, TimeoutError, KeySetError) as error:
+        except TimeoutError:
+            self._failed(source, state, f"no answer within {seconds:g} s")
+            return False
+        except aiohttp.TooManyRedirects:
+            self._failed(source, state, f"the server redirects more than {MAX_REDIRECTS} times")
+            return False
+        except (OSError, aiohttp.ClientError, KeySetError) as error:
             self._failed(source, state, str(error) or type(error).__name__)
             return False
         finally:

@@ -110,7 +110,7 @@ def _check_source(fields: Fields, rule: JwtRule, uri_field: str) -> None:
         fields.problems.add(Severity.WARNING, "ambiguous", fields.at(uri_field), message)
     elif rule.keys_uri and not is_url(rule.keys_uri):
         fields.error(uri_field, f"{rule.keys_uri!r} is not an http or https URL")
-    elif not rule.keys and not rule.keys_uri and not is_url(rule.issuer):
+    elif not fields.has("jwks") and not rule.keys_uri and not is_url(rule.issuer):
         message = (
             f"{rule.issuer!r} is no URL whose keys could be discovered; give jwks or jwksUri. "
             "Until then its tokens are refused"

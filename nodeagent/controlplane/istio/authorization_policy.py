@@ -170,9 +170,9 @@ def _part(
                 for field, attribute in attributes.items()
             ]
             set_ones = tuple(item for item in found if item is not None)
-            if not set_ones and not nested.problems.failed:
-                nested.problems.error(nested.path, "required, but empty; leave it out to match any")
             _check_service_accounts(nested, set_ones)
+        if not any(nested.data.values()):
+            nested.problems.error(nested.path, "required, but empty; leave it out to match any")
     return set_ones
 
 
