@@ -1,17 +1,32 @@
 // SPDX-License-Identifier: (GPL-2.0-only OR BSD-2-Clause)
 //
-// Outbound capture: connect() of an enrolled workload goes to the agent's listener on the workload's own loopback; the
-// destination that was asked for is kept in the socket, shown to the application by getpeername(), and handed to the
-// agent through `destinations` when the connection is established, which is before accept() can return.
-// Kernel: >= 5.15 (netns cookie in sock_addr and sock_ops programs).
+// Outbound capture: connect() of an enrolled workload goes to the agent's listener on the workload's own loopback. The
+// destination that was asked for is kept in the socket, shown to the application by getpeername(), and told to the
+// agent by getsockopt(SO_ORIGINAL_DST), as conntrack would tell it of a redirected connection.
+//
+// The programs are attached to the root of the cgroup hierarchy, so that no process can leave them; workloads are known
+// by the cookie of their network namespace, and the agent by its cgroup: a process can choose neither.
+//
+// Here is also the part of inbound capture that concerns the agent's connections to applications, which it makes in the
+// name of their clients. Such a connection has the addresses and perhaps the ports of the client's own one. The two are
+// kept apart by device: both ends of the agent's are bound to the loopback device, the client's to the one it came by.
+//
+// Kernel: >= 5.17 (netns cookies here since 5.14; inbound.bpf.c needs more).
 #include <linux/bpf.h>
 
 #include "address.h"
+#include "counters.h"
 
-#define AF_INET         2
-#define IPPROTO_TCP     6
-#define SOL_SOCKET      1
-#define SO_BINDTODEVICE 25
+#define AF_INET          2
+#define AF_INET6         10
+#define IPPROTO_TCP      6
+#define SOL_IP           0
+#define SOL_SOCKET       1
+#define SOL_IPV6         41
+#define SO_BINDTODEVICE  25
+#define SO_MARK          36
+#define SO_ORIGINAL_DST  80 /* linux/netfilter_ipv4.h; the same number for IPv6 */
+#define LOOPBACK_IFINDEX 1
 
 char LICENSE[] SEC("license") = "Dual BSD/GPL";
 
@@ -19,6 +34,7 @@ char LICENSE[] SEC("license") = "Dual BSD/GPL";
 struct {
   __uint(type, BPF_MAP_TYPE_HASH);
   __uint(max_entries, 4096);
+  __uint(map_flags, BPF_F_NO_PREALLOC);
   __type(key, __u64);
   __type(value, struct na_workload_entry);
 } workloads SEC(".maps");
@@ -31,61 +47,103 @@ struct {
   __type(value, struct na_destination);
 } original SEC(".maps");
 
-// Client side of an established captured connection -> destination. LRU: an entry lost under pressure makes the agent
-// refuse that connection, never pass it.
+// Client side of a captured connection -> destination; from the SYN until the agent has asked. LRU: an entry lost under
+// pressure makes the agent refuse that connection, never pass it.
 struct {
   __uint(type, BPF_MAP_TYPE_LRU_HASH);
-  __uint(max_entries, 65536);
+  __uint(max_entries, 16384);
   __type(key, struct na_flow);
   __type(value, struct na_destination);
 } destinations SEC(".maps");
 
-struct {
-  __uint(type, BPF_MAP_TYPE_PERCPU_ARRAY);
-  __uint(max_entries, NA_COUNTERS);
-  __type(key, __u32);
-  __type(value, __u64);
-} counters SEC(".maps");
+enum verdict { REFUSE = -1, LEAVE = 0, CAPTURE = 1 };
 
-static __always_inline void count(__u32 which) {
-  __u64 *value = bpf_map_lookup_elem(&counters, &which);
-  if (value)
-    *value += 1;
+static __always_inline int is_own(const struct na_workload_entry *workload, const struct na_address *to) {
+  for (int i = 0; i < NA_OWN_ADDRESSES; i++)
+    if (same_address(&workload->own[i], to))
+      return 1;
+  return 0;
 }
 
-// Decide on a connect() and remember its destination. Returns 1 to redirect, 0 to leave it alone, -1 to refuse.
-static __always_inline int capture(struct bpf_sock_addr *ctx, const struct na_address *to) {
-  __u64 cookie = bpf_get_netns_cookie(ctx);
+// A connection of the agent's. One with a source is to the application, in the name of a client: it and its answers
+// stay within the loopback device.
+static __always_inline int join_loopback(struct bpf_sock_addr *ctx) {
+  char lo[] = "lo";
+  int mark = NA_RETURN_MARK;
+
+  if (!ctx->sk->src_port)
+    return LEAVE;
+  if (bpf_setsockopt(ctx, SOL_SOCKET, SO_BINDTODEVICE, lo, sizeof(lo)) ||
+      bpf_setsockopt(ctx, SOL_SOCKET, SO_MARK, &mark, sizeof(mark)))
+    return REFUSE;
+  return LEAVE;
+}
+
+// Decide on a connect(), and remember its destination if it is captured.
+static __always_inline enum verdict decide(struct bpf_sock_addr *ctx, const struct na_address *to,
+                                           const struct na_workload_entry *workload) {
   struct na_destination *kept;
   struct bpf_sock *sk = ctx->sk;
 
-  if (ctx->protocol != IPPROTO_TCP || !sk || is_loopback(to) || !bpf_map_lookup_elem(&workloads, &cookie))
-    return 0;
+  if (ctx->protocol != IPPROTO_TCP || !sk)
+    return LEAVE;
+  if (bpf_get_current_ancestor_cgroup_id(workload->agent_level) == workload->agent_cgroup)
+    return join_loopback(ctx);
+  if (workload->flags & NA_WORKLOAD_RELEASED || is_loopback(to) || is_any(to) || is_own(workload, to)) {
+    bpf_sk_storage_delete(&original, sk); // of an earlier connect() on the same socket
+    return LEAVE;
+  }
   kept = bpf_sk_storage_get(&original, sk, 0, BPF_SK_STORAGE_GET_F_CREATE);
   if (!kept) {
     count(NA_COUNT_NO_STORAGE);
-    return -1;
+    return REFUSE;
   }
   kept->address = *to;
   kept->port = bpf_ntohs((__u16)ctx->user_port);
-  if (sk->bound_dev_if) {
-    char lo[] = "lo"; // a socket bound to another device would not find the loopback listener
-    if (bpf_setsockopt(ctx, SOL_SOCKET, SO_BINDTODEVICE, lo, sizeof(lo)))
-      return -1;
-  }
   count(NA_COUNT_CAPTURED);
-  return 1;
+  return CAPTURE;
+}
+
+// Give a socket without source the workload's address, so that getsockname() tells what it would without capture. It
+// may fail, for an address that is gone: the kernel then takes the loopback address.
+static __always_inline void choose_source4(struct bpf_sock_addr *ctx, const struct na_workload_entry *workload) {
+  struct sockaddr_in {
+    __u16 family, port;
+    __u32 address;
+    __u64 zero;
+  } source = {AF_INET, 0, workload->source4.word[3], 0};
+
+  if (source.address && !ctx->sk->src_ip4 && !ctx->sk->src_port)
+    bpf_bind(ctx, (void *)&source, sizeof(source));
+}
+
+static __always_inline void choose_source6(struct bpf_sock_addr *ctx, const struct na_address *address) {
+  struct sockaddr_in6 {
+    __u16 family, port;
+    __u32 flow;
+    struct na_address address;
+    __u32 scope;
+  } source = {AF_INET6, 0, 0, *address, 0};
+  struct bpf_sock *sk = ctx->sk;
+
+  if (!is_zero(address) && !sk->src_ip6[0] && !sk->src_ip6[1] && !sk->src_ip6[2] && !sk->src_ip6[3] && !sk->src_port)
+    bpf_bind(ctx, (void *)&source, sizeof(source));
 }
 
 SEC("cgroup/connect4")
 int outbound_connect4(struct bpf_sock_addr *ctx) {
+  __u64 cookie = bpf_get_netns_cookie(ctx);
+  struct na_workload_entry *workload = bpf_map_lookup_elem(&workloads, &cookie);
   struct na_address to;
-  int verdict;
+  enum verdict verdict;
 
+  if (!workload)
+    return 1;
   set_mapped(&to, ctx->user_ip4);
-  verdict = capture(ctx, &to);
-  if (verdict <= 0)
-    return verdict == 0;
+  verdict = decide(ctx, &to, workload);
+  if (verdict != CAPTURE)
+    return verdict == LEAVE;
+  choose_source4(ctx, workload);
   ctx->user_ip4 = bpf_htonl(0x7f000001);
   ctx->user_port = bpf_htons(NA_PORT_OUTBOUND);
   return 1;
@@ -94,13 +152,20 @@ int outbound_connect4(struct bpf_sock_addr *ctx) {
 SEC("cgroup/connect6")
 int outbound_connect6(struct bpf_sock_addr *ctx) {
   struct na_address to = {{ctx->user_ip6[0], ctx->user_ip6[1], ctx->user_ip6[2], ctx->user_ip6[3]}};
-  int verdict = capture(ctx, &to);
+  __u64 cookie = bpf_get_netns_cookie(ctx);
+  struct na_workload_entry *workload = bpf_map_lookup_elem(&workloads, &cookie);
+  enum verdict verdict;
 
-  if (verdict <= 0)
-    return verdict == 0;
+  if (!workload)
+    return 1;
+  verdict = decide(ctx, &to, workload);
+  if (verdict != CAPTURE)
+    return verdict == LEAVE;
   if (is_mapped(&to)) {
+    choose_source6(ctx, &workload->source4);
     ctx->user_ip6[3] = bpf_htonl(0x7f000001);
   } else {
+    choose_source6(ctx, &workload->source6);
     ctx->user_ip6[0] = 0;
     ctx->user_ip6[1] = 0;
     ctx->user_ip6[2] = 0;
@@ -151,25 +216,137 @@ static __always_inline void read_local(struct bpf_sock_ops *ops, struct na_addre
   out->word[3] = ops->local_ip6[3];
 }
 
-SEC("sockops")
-int outbound_established(struct bpf_sock_ops *ops) {
-  struct na_destination *kept, value;
+// Before the SYN leaves: with TCP Fast Open the other side may be accepted before this side is established.
+static __always_inline void publish_destination(struct bpf_sock_ops *ops, struct bpf_sock *sk) {
+  struct na_destination *kept = bpf_sk_storage_get(&original, sk, 0, 0), value;
   struct na_flow flow = {};
-  struct bpf_sock *sk;
 
-  if (ops->op != BPF_SOCK_OPS_ACTIVE_ESTABLISHED_CB)
-    return 1;
-  sk = ops->sk;
-  if (!sk)
-    return 1;
-  kept = bpf_sk_storage_get(&original, sk, 0, 0);
   if (!kept)
-    return 1;
+    return;
   value = *kept;
   flow.netns_cookie = bpf_get_netns_cookie(ops);
   read_local(ops, &flow.source);
   flow.source_port = (__u16)ops->local_port;
   if (bpf_map_update_elem(&destinations, &flow, &value, BPF_ANY))
     count(NA_COUNT_NO_FLOW);
+}
+
+// The application's end of a connection that join_loopback() saw begin: by its mark, which tcp_fwmark_accept hands on.
+static __always_inline void keep_on_loopback(struct bpf_sock_ops *ops, struct bpf_sock *sk) {
+  __u64 cookie = bpf_get_netns_cookie(ops);
+  char lo[] = "lo";
+
+  if (sk->mark == NA_RETURN_MARK && bpf_map_lookup_elem(&workloads, &cookie))
+    bpf_setsockopt(ops, SOL_SOCKET, SO_BINDTODEVICE, lo, sizeof(lo));
+}
+
+SEC("sockops")
+int outbound_sockops(struct bpf_sock_ops *ops) {
+  struct bpf_sock *sk = ops->sk;
+
+  if (!sk)
+    return 1;
+  if (ops->op == BPF_SOCK_OPS_TCP_CONNECT_CB)
+    publish_destination(ops, sk);
+  else if (ops->op == BPF_SOCK_OPS_PASSIVE_ESTABLISHED_CB)
+    keep_on_loopback(ops, sk);
+  return 1;
+}
+
+// The client's side of an accepted connection.
+static __always_inline void read_peer(const struct bpf_sock *sk, struct na_address *out) {
+  if (sk->family == AF_INET) {
+    set_mapped(out, sk->dst_ip4);
+    KEEP_BRANCH();
+    return;
+  }
+  out->word[0] = sk->dst_ip6[0];
+  out->word[1] = sk->dst_ip6[1];
+  out->word[2] = sk->dst_ip6[2];
+  out->word[3] = sk->dst_ip6[3];
+}
+
+static __always_inline void read_here(const struct bpf_sock *sk, struct na_destination *out) {
+  if (sk->family == AF_INET) {
+    set_mapped(&out->address, sk->src_ip4);
+    KEEP_BRANCH();
+  } else {
+    out->address.word[0] = sk->src_ip6[0];
+    out->address.word[1] = sk->src_ip6[1];
+    out->address.word[2] = sk->src_ip6[2];
+    out->address.word[3] = sk->src_ip6[3];
+  }
+  out->port = (__u16)sk->src_port;
+}
+
+// Where an accepted connection was going. A steered one has its destination for its own address; a redirected one is
+// looked up, and forgotten with that. 0 or -1: nobody captured it.
+static __always_inline int find_destination(struct bpf_sockopt *ctx, const struct bpf_sock *sk,
+                                            struct na_destination *out) {
+  struct na_destination *kept;
+  struct na_flow flow = {};
+
+  read_here(sk, out);
+  if (out->port != NA_PORT_OUTBOUND)
+    return out->port == NA_PORT_INBOUND ? -1 : 0;
+  flow.netns_cookie = bpf_get_netns_cookie(ctx);
+  read_peer(sk, &flow.source);
+  flow.source_port = bpf_ntohs(sk->dst_port);
+  kept = bpf_map_lookup_elem(&destinations, &flow);
+  if (!kept)
+    return -1;
+  *out = *kept;
+  bpf_map_delete_elem(&destinations, &flow);
+  return 0;
+}
+
+static __always_inline int write_sockaddr4(struct bpf_sockopt *ctx, const struct na_destination *to) {
+  struct sockaddr {
+    __u16 family, port;
+    __u32 address;
+    __u64 zero;
+  } *out = ctx->optval;
+
+  if ((void *)(out + 1) > ctx->optval_end)
+    return 0;
+  *out = (struct sockaddr){AF_INET, bpf_htons(to->port), to->address.word[3], 0};
+  return sizeof(*out);
+}
+
+static __always_inline int write_sockaddr6(struct bpf_sockopt *ctx, const struct na_destination *to) {
+  struct sockaddr {
+    __u16 family, port;
+    __u32 flow;
+    struct na_address address;
+    __u32 scope;
+  } *out = ctx->optval;
+
+  if ((void *)(out + 1) > ctx->optval_end)
+    return 0;
+  *out = (struct sockaddr){AF_INET6, bpf_htons(to->port), 0, to->address, 0};
+  return sizeof(*out);
+}
+
+// Attached to the agent's cgroup only. Where it has no answer, the kernel's stays: conntrack's, or an error.
+SEC("cgroup/getsockopt")
+int agent_getsockopt(struct bpf_sockopt *ctx) {
+  struct bpf_sock *sk = ctx->sk;
+  struct na_destination to = {};
+  int size = 0;
+
+  if (ctx->optname != SO_ORIGINAL_DST || (ctx->level != SOL_IP && ctx->level != SOL_IPV6) || !sk)
+    return 1;
+  if (find_destination(ctx, sk, &to))
+    return 1;
+  if (ctx->level == SOL_IP && is_mapped(&to.address))
+    size = write_sockaddr4(ctx, &to);
+  else if (ctx->level == SOL_IPV6 && !is_mapped(&to.address))
+    size = write_sockaddr6(ctx, &to);
+  if (!size)
+    return 1;
+  asm volatile("" : "+r"(ctx));
+  ctx->optlen = size;
+  asm volatile("" : "+r"(ctx));
+  ctx->retval = 0;
   return 1;
 }

@@ -8,6 +8,7 @@ NodeagentError
 │   └── RejectedResource   one received resource cannot be used; the others are
 ├── CompileError           received configuration does not make a consistent snapshot
 ├── DataplaneError         the kernel or the engine refused
+│   ├── BpfError
 │   ├── EngineError
 │   ├── NetnsError
 │   └── NftError
@@ -66,6 +67,10 @@ class CompileError(NodeagentError):
 
 class DataplaneError(NodeagentError):
     """The kernel or the engine refused something."""
+
+
+class BpfError(DataplaneError):
+    """A BPF object, link or map was refused; carries the verifier's last lines."""
 
 
 class EngineError(DataplaneError):

@@ -10,7 +10,7 @@
 
 #include "nodeagent_abi.h"
 
-/* Keeps the compiler from merging the context reads of two branches into one through a computed pointer, which the
+/* Keeps the compiler from merging the context accesses of two branches into one through a computed pointer, which the
  * verifier refuses ("dereference of modified ctx ptr"). */
 #define KEEP_BRANCH() asm volatile("" ::: "memory")
 
@@ -23,6 +23,15 @@ static __always_inline void set_mapped(struct na_address *a, __u32 ip4) {
 
 static __always_inline int is_mapped(const struct na_address *a) {
   return !a->word[0] && !a->word[1] && a->word[2] == bpf_htonl(0xffff);
+}
+
+static __always_inline int is_zero(const struct na_address *a) {
+  return !a->word[0] && !a->word[1] && !a->word[2] && !a->word[3];
+}
+
+/* The unspecified address, which connect() takes for the host itself. */
+static __always_inline int is_any(const struct na_address *a) {
+  return is_zero(a) || (is_mapped(a) && !a->word[3]);
 }
 
 static __always_inline int is_loopback(const struct na_address *a) {

@@ -1,7 +1,8 @@
 # The cffi extension nodeagent.dataplane._native._engine (API mode, stable ABI), linked with the static engine.
 set(ENGINE_C ${CMAKE_BINARY_DIR}/_engine.c)
 set(ENGINE_HEADERS ${CMAKE_SOURCE_DIR}/native/include/nodeagent/engine.h
-                   ${CMAKE_SOURCE_DIR}/native/include/nodeagent/access_format.h)
+                   ${CMAKE_SOURCE_DIR}/native/include/nodeagent/access_format.h
+                   ${CMAKE_SOURCE_DIR}/native/include/nodeagent/bpf.h)
 add_custom_command(
   OUTPUT ${ENGINE_C}
   COMMAND ${Python3_EXECUTABLE} ${CMAKE_SOURCE_DIR}/native/cffi/build_engine.py ${ENGINE_C} ${ENGINE_HEADERS}

@@ -1,0 +1,61 @@
+/* SPDX-License-Identifier: Apache-2.0
+ *
+ * BPF objects, links, maps and pins, by libbpf: what nodeagent/dataplane/bpf.py is made of. Nothing here is the
+ * engine's, and no worker calls it.
+ *
+ * Functions return 0 (or a descriptor) or -errno; na_bpf_error() has libbpf's words on the calling thread's last
+ * failure. Descriptors returned are the caller's to close.
+ */
+#ifndef NODEAGENT_BPF_H
+#define NODEAGENT_BPF_H
+
+#include <nodeagent/engine.h>
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+typedef struct na_bpf na_bpf;
+
+/* Open the object file at `path`, compiled with BTF; nothing reaches the kernel yet. */
+NA_API int na_bpf_open(const char *path, na_bpf **out);
+/* Unload what is neither pinned nor attached, and free. */
+NA_API void na_bpf_close(na_bpf *object);
+/* Before na_bpf_load(): share the map with other objects and later runs by a pin at `path`; a map that is pinned there
+ * already is taken instead of a new one. -ENOENT: the object has no such map. */
+NA_API int na_bpf_share_map(na_bpf *object, const char *map, const char *path);
+/* Create the maps and have the verifier check the programs. -EINVAL also when a pinned map has another layout. */
+NA_API int na_bpf_load(na_bpf *object);
+/* The descriptor of a map, which stays the object's; -ENOENT. */
+NA_API int na_bpf_map(const na_bpf *object, const char *map);
+/* Attach a program to a cgroup's directory or a network namespace, by its section's hook. Returns the link's
+ * descriptor, with which the attachment ends unless it is pinned. */
+NA_API int na_bpf_attach(const na_bpf *object, const char *program, int target_fd);
+/* Replace the program of a link, atomically. */
+NA_API int na_bpf_replace(const na_bpf *object, const char *program, int link_fd);
+
+/* Pin a link or map at `path` on a bpf filesystem; get one that is pinned. */
+NA_API int na_bpf_pin(int fd, const char *path);
+NA_API int na_bpf_get(const char *path);
+
+/* Elements of a map; sizes are the caller's to know, per-CPU values are 8-byte aligned arrays by possible CPU. */
+NA_API int na_bpf_map_update(int map_fd, const void *key, const void *value);
+NA_API int na_bpf_map_lookup(int map_fd, const void *key, void *value);
+NA_API int na_bpf_map_delete(int map_fd, const void *key);
+/* The key after `key` (NULL: the first); -ENOENT at the end. */
+NA_API int na_bpf_map_next(int map_fd, const void *key, void *next);
+/* n elements at once, keys and values side by side in arrays. Returns how many were written; fewer than n when the map
+ * is full or refuses one (na_bpf_error()). Kernels without batches write one by one. */
+NA_API int na_bpf_map_update_batch(int map_fd, const void *keys, const void *values, uint32_t n, uint32_t key_size,
+                                   uint32_t value_size);
+/* CPUs that a per-CPU value has room for. */
+NA_API int na_bpf_cpus(void);
+
+/* What libbpf and the verifier said, their last lines; "" if nothing. Valid until the thread's next call. */
+NA_API const char *na_bpf_error(void);
+
+#ifdef __cplusplus
+}
+#endif
+
+#endif

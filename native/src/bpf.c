@@ -1,0 +1,178 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#include <nodeagent/bpf.h>
+
+#include <bpf/bpf.h>
+#include <bpf/libbpf.h>
+#include <errno.h>
+#include <pthread.h>
+#include <stdarg.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+/* The kernel's ENOTSUPP, which user space has no name for: the map type has no such operation. */
+#define KERNEL_ENOTSUPP 524
+/* Bytes kept of what libbpf says. The end is what counts: a verifier log has the reason in its last lines. */
+#define LOG_KEPT 4096
+
+struct na_bpf {
+  struct bpf_object *object;
+};
+
+static _Thread_local char log_text[LOG_KEPT];
+static _Thread_local size_t log_used;
+static pthread_once_t log_once = PTHREAD_ONCE_INIT;
+
+static void log_append(const char *text, size_t n) {
+  if (n >= LOG_KEPT) {
+    text += n - (LOG_KEPT - 1);
+    n = LOG_KEPT - 1;
+  }
+  size_t room = LOG_KEPT - 1 - log_used;
+  if (n > room) {
+    memmove(log_text, log_text + (n - room), log_used - (n - room));
+    log_used -= n - room;
+  }
+  memcpy(log_text + log_used, text, n);
+  log_used += n;
+  log_text[log_used] = '\0';
+}
+
+static int on_print(enum libbpf_print_level level, const char *format, va_list arguments) {
+  if (level != LIBBPF_WARN)
+    return 0;
+  char *text = NULL;
+  int n = vasprintf(&text, format, arguments);
+  if (n > 0)
+    log_append(text, (size_t)n);
+  if (n >= 0)
+    free(text);
+  return n;
+}
+
+static void log_install(void) {
+  libbpf_set_print(on_print);
+}
+
+/* Every call that may fail begins here. */
+static void log_begin(void) {
+  pthread_once(&log_once, log_install);
+  log_used = 0;
+  log_text[0] = '\0';
+}
+
+const char *na_bpf_error(void) {
+  return log_text;
+}
+
+int na_bpf_open(const char *path, na_bpf **out) {
+  log_begin();
+  na_bpf *object = calloc(1, sizeof *object);
+  if (!object)
+    return -ENOMEM;
+  object->object = bpf_object__open_file(path, NULL);
+  if (!object->object) {
+    int error = -errno;
+    free(object);
+    return error;
+  }
+  *out = object;
+  return 0;
+}
+
+void na_bpf_close(na_bpf *object) {
+  bpf_object__close(object->object);
+  free(object);
+}
+
+int na_bpf_share_map(na_bpf *object, const char *map, const char *path) {
+  log_begin();
+  struct bpf_map *found = bpf_object__find_map_by_name(object->object, map);
+  return found ? bpf_map__set_pin_path(found, path) : -ENOENT;
+}
+
+int na_bpf_load(na_bpf *object) {
+  log_begin();
+  return bpf_object__load(object->object);
+}
+
+int na_bpf_map(const na_bpf *object, const char *map) {
+  return bpf_object__find_map_fd_by_name(object->object, map);
+}
+
+int na_bpf_attach(const na_bpf *object, const char *program, int target_fd) {
+  log_begin();
+  struct bpf_program *found = bpf_object__find_program_by_name(object->object, program);
+  if (!found)
+    return -ENOENT;
+  return bpf_link_create(bpf_program__fd(found), target_fd, bpf_program__expected_attach_type(found), NULL);
+}
+
+int na_bpf_replace(const na_bpf *object, const char *program, int link_fd) {
+  log_begin();
+  struct bpf_program *found = bpf_object__find_program_by_name(object->object, program);
+  return found ? bpf_link_update(link_fd, bpf_program__fd(found), NULL) : -ENOENT;
+}
+
+int na_bpf_pin(int fd, const char *path) {
+  log_begin();
+  return bpf_obj_pin(fd, path);
+}
+
+int na_bpf_get(const char *path) {
+  log_begin();
+  return bpf_obj_get(path);
+}
+
+int na_bpf_map_update(int map_fd, const void *key, const void *value) {
+  log_begin();
+  return bpf_map_update_elem(map_fd, key, value, BPF_ANY);
+}
+
+int na_bpf_map_lookup(int map_fd, const void *key, void *value) {
+  log_begin();
+  return bpf_map_lookup_elem(map_fd, key, value);
+}
+
+int na_bpf_map_delete(int map_fd, const void *key) {
+  log_begin();
+  return bpf_map_delete_elem(map_fd, key);
+}
+
+int na_bpf_map_next(int map_fd, const void *key, void *next) {
+  log_begin();
+  return bpf_map_get_next_key(map_fd, key, next);
+}
+
+/* For map types without batches, and kernels before 5.6. */
+static int update_one_by_one(int map_fd, const char *keys, const char *values, uint32_t n, uint32_t key_size,
+                             uint32_t value_size) {
+  for (uint32_t i = 0; i < n; i++) {
+    int error = bpf_map_update_elem(map_fd, keys + (size_t)i * key_size, values + (size_t)i * value_size, BPF_ANY);
+    if (error) {
+      const char *reason = strerror(-error);
+      log_append(reason, strlen(reason));
+      return (int)i;
+    }
+  }
+  return (int)n;
+}
+
+int na_bpf_map_update_batch(int map_fd, const void *keys, const void *values, uint32_t n, uint32_t key_size,
+                            uint32_t value_size) {
+  log_begin();
+  uint32_t done = n;
+  int error = n ? bpf_map_update_batch(map_fd, keys, values, &done, NULL) : 0;
+  if (!error)
+    return (int)n;
+  if (error == -KERNEL_ENOTSUPP || error == -EINVAL || error == -EOPNOTSUPP)
+    return update_one_by_one(map_fd, keys, values, n, key_size, value_size);
+  const char *reason = strerror(-error);
+  log_append(reason, strlen(reason));
+  return (int)done;
+}
+
+int na_bpf_cpus(void) {
+  log_begin();
+  return libbpf_num_possible_cpus();
+}

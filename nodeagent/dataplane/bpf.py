@@ -1,0 +1,192 @@
+"""BPF objects of this package in the kernel: loaded, attached by links, pinned; and their maps.
+
+The mechanism only. What is attached where, and what the maps mean, is ebpf_node.py's and ebpf_capture.py's.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+from collections.abc import Iterable, Iterator, Mapping
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Final
+
+from nodeagent.dataplane._native import ffi, lib
+from nodeagent.errors import BpfError
+
+OBJECTS: Final = Path(__file__).parent / "_native"
+_LOG_LINES: Final = 12
+_HINTS: Final = {
+    errno.EPERM: "; needs CAP_BPF, CAP_NET_ADMIN and CAP_PERFMON, or root",
+    errno.E2BIG: "; 64 programs are attached there already (BPF_CGROUP_MAX_PROGS), or the map is full",
+    errno.EBUSY: "; another program is attached there alone (without `multi` or a link)",
+}
+
+
+def bpf_error(what: str, code: int) -> BpfError:
+    """The error of a call that returned `code` (-errno): `what` failed, with what libbpf and the verifier
+    said at last."""
+    text = ffi.string(lib.na_bpf_error()).decode(errors="replace")
+    lines = [line for line in text.splitlines() if line.strip()][-_LOG_LINES:]
+    message = f"cannot {what}: {os.strerror(-code)}{_HINTS.get(-code, '')}"
+    return BpfError("\n  ".join([message, *lines]))
+
+
+def _check(code: int, what: str) -> int:
+    if code < 0:
+        raise bpf_error(what, code)
+    return code
+
+
+class BpfMap:
+    """A map by its descriptor, with keys and values as bytes."""
+
+    __slots__ = ("_fd", "_key_size", "_value_size", "name")
+
+    def __init__(self, fd: int, name: str, key_size: int, value_size: int) -> None:
+        """Take over `fd`. `value_size` is what user space reads: for per-CPU maps that of all CPUs."""
+        self.name = name
+        self._fd = fd
+        self._key_size = key_size
+        self._value_size = value_size
+
+    def __setitem__(self, key: bytes, value: bytes) -> None:
+        assert (len(key), len(value)) == (self._key_size, self._value_size)
+        _check(lib.na_bpf_map_update(self._fd, key, value), f"write to BPF map {self.name}")
+
+    def get(self, key: bytes) -> bytes | None:
+        """The value of a key, None if it is not there."""
+        value = ffi.new("char[]", self._value_size)
+        code = lib.na_bpf_map_lookup(self._fd, key, value)
+        if code == -errno.ENOENT:
+            return None
+        _check(code, f"read BPF map {self.name}")
+        return bytes(ffi.buffer(value))
+
+    def discard(self, key: bytes) -> None:
+        """Delete a key, if it is there."""
+        code = lib.na_bpf_map_delete(self._fd, key)
+        if code != -errno.ENOENT:
+            _check(code, f"delete a key of BPF map {self.name}")
+
+    def __iter__(self) -> Iterator[bytes]:
+        """The keys. One that is deleted meanwhile makes the listing begin anew, so keys may come twice."""
+        following = ffi.new("char[]", self._key_size)
+        key = ffi.NULL
+        while (code := lib.na_bpf_map_next(self._fd, key, following)) == 0:
+            yield bytes(ffi.buffer(following))
+            key = ffi.new("char[]", bytes(ffi.buffer(following)))
+        if code != -errno.ENOENT:
+            raise bpf_error(f"list BPF map {self.name}", code)
+
+    def update(self, entries: Mapping[bytes, bytes]) -> None:
+        """Write many entries in one call where the kernel can; BpfError tells how many were when not all."""
+        keys, values = b"".join(entries.keys()), b"".join(entries.values())
+        count = len(entries)
+        done = lib.na_bpf_map_update_batch(self._fd, keys, values, count, self._key_size, self._value_size)
+        if done != count:
+            reason = ffi.string(lib.na_bpf_error()).decode(errors="replace")
+            raise BpfError(f"BPF map {self.name} took {max(done, 0)} of {count} entries: {reason}")
+
+    def close(self) -> None:
+        """Let go of the descriptor; may be called again."""
+        if self._fd >= 0:
+            os.close(self._fd)
+            self._fd = -1
+
+
+class BpfLink:
+    """An attachment. It ends with the descriptor unless it is pinned."""
+
+    __slots__ = ("_fd",)
+
+    def __init__(self, fd: int) -> None:
+        """Take over `fd`."""
+        self._fd = fd
+
+    def pin(self, path: Path) -> None:
+        """Keep the attachment in force by a pin, from which it ends with unlinking."""
+        _check(lib.na_bpf_pin(self._fd, os.fsencode(path)), f"pin a BPF link at {path}")
+
+    def close(self) -> None:
+        """Let go of the descriptor; may be called again."""
+        if self._fd >= 0:
+            os.close(self._fd)
+            self._fd = -1
+
+
+class BpfObject:
+    """An object file in the kernel: its maps made, its programs checked. Usable as a context manager."""
+
+    def __init__(self, name: str, shared: Mapping[str, Path] | None = None, folder: Path = OBJECTS) -> None:
+        """Load `name` from `folder`. Maps in `shared` are taken from a pin, or pinned there when they are new.
+
+        BpfError names the object, and the program with the verifier's last lines.
+        """
+        self.name = name
+        path = folder / f"{name}.bpf.o"
+        slot = ffi.new("na_bpf **")
+        _check(lib.na_bpf_open(os.fsencode(path), slot), f"open BPF object {path}")
+        self._object: Any = slot[0]
+        try:
+            for map_name, pin in (shared or {}).items():
+                code = lib.na_bpf_share_map(self._object, map_name.encode(), os.fsencode(pin))
+                _check(code, f"share map {map_name} of BPF object {name} at {pin}")
+            _check(lib.na_bpf_load(self._object), f"load BPF object {name}")
+        except BpfError:
+            self.close()
+            raise
+
+    def map(self, name: str, key_size: int, value_size: int) -> BpfMap:
+        """One of its maps, with a descriptor of its own that outlives the object."""
+        fd = _check(lib.na_bpf_map(self._object, name.encode()), f"find map {name} in {self.name}")
+        return BpfMap(os.dup(fd), name, key_size, value_size)
+
+    def attach(self, program: str, target: int) -> BpfLink:
+        """Attach a program to what the descriptor `target` is: a cgroup's directory or a network namespace."""
+        code = lib.na_bpf_attach(self._object, program.encode(), target)
+        return BpfLink(_check(code, f"attach BPF program {program} of {self.name}"))
+
+    def attach_pinned(self, program: str, target: int, pin: Path) -> None:
+        """Attach a program and pin the link. Where one is pinned already, which must be to the same target, its
+        program is replaced: there is no moment without."""
+        fd = lib.na_bpf_get(os.fsencode(pin))
+        if fd >= 0:
+            try:
+                code = lib.na_bpf_replace(self._object, program.encode(), fd)
+            finally:
+                os.close(fd)
+            _check(code, f"replace BPF program {program} of {self.name} at {pin}")
+            return
+        if fd != -errno.ENOENT:
+            raise bpf_error(f"get the BPF link pinned at {pin}", fd)
+        link = self.attach(program, target)
+        try:
+            link.pin(pin)
+        finally:
+            link.close()
+
+    def close(self) -> None:
+        """Unload what is neither attached nor pinned; may be called again."""
+        if self._object is not None:
+            lib.na_bpf_close(self._object)
+            self._object = None
+
+    def __enter__(self) -> BpfObject:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, value: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self.close()
+
+
+def object_names() -> Iterable[str]:
+    """The objects of this package."""
+    return sorted(path.name.removesuffix(".bpf.o") for path in OBJECTS.glob("*.bpf.o"))
+
+
+def possible_cpus() -> int:
+    """How many CPUs a per-CPU value has room for."""
+    return _check(lib.na_bpf_cpus(), "count the possible CPUs")

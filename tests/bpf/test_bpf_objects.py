@@ -1,0 +1,193 @@
+"""The BPF objects in the real kernel: each is taken by the verifier; maps, links, pins, and what errors say."""
+
+from __future__ import annotations
+
+import os
+import re
+import struct
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from harness import require, scratch_cgroup
+
+from nodeagent.dataplane import ebpf_node
+from nodeagent.dataplane.bpf import BpfMap, BpfObject, object_names
+from nodeagent.dataplane.bpffs import ensure_bpffs, find_bpffs
+from nodeagent.errors import BpfError, CapabilityError
+
+ABI = Path(__file__).parents[2] / "bpf" / "include" / "nodeagent_abi.h"
+
+REFUSED = """
+#include <linux/bpf.h>
+#include <bpf/bpf_helpers.h>
+char LICENSE[] SEC("license") = "GPL";
+struct {
+  __uint(type, BPF_MAP_TYPE_HASH); __uint(max_entries, 4); __type(key, int); __type(value, int);
+} m SEC(".maps");
+SEC("cgroup/connect4") int unchecked(struct bpf_sock_addr *ctx) {
+  int key = 1, *value = bpf_map_lookup_elem(&m, &key);
+  return *value;
+}
+"""
+
+COUNTED = """
+#include <linux/bpf.h>
+#include <bpf/bpf_helpers.h>
+char LICENSE[] SEC("license") = "GPL";
+struct {
+  __uint(type, BPF_MAP_TYPE_HASH); __uint(max_entries, SIZE); __type(key, int); __type(value, int);
+} m SEC(".maps");
+SEC("cgroup/connect4") int allow(struct bpf_sock_addr *ctx) { return 1; }
+SEC("cgroup/connect4") int deny(struct bpf_sock_addr *ctx) { return 0; }
+"""
+
+
+def _compile(folder: Path, name: str, source: str, *options: str) -> None:
+    require("clang")
+    file = folder / f"{name}.c"
+    file.write_text(source)
+    headers = f"/usr/include/{os.uname().machine}-linux-gnu"
+    output = folder / f"{name}.bpf.o"
+    argv = [
+        "clang",
+        "-O2",
+        "-g",
+        "-target",
+        "bpf",
+        f"-I{headers}",
+        *options,
+        "-c",
+        str(file),
+        "-o",
+        str(output),
+    ]
+    subprocess.run(argv, check=True)
+
+
+def _number(value: int) -> bytes:
+    return struct.pack("=i", value)
+
+
+@pytest.fixture
+def counted(tmp_path: Path) -> BpfObject:
+    require("root", "engine")
+    _compile(tmp_path, "counted", COUNTED, "-DSIZE=100")
+    return BpfObject("counted", folder=tmp_path)
+
+
+@pytest.mark.parametrize("name", object_names())
+def test_the_verifier_takes_each_object(name: str) -> None:
+    require("root", "engine")
+    with BpfObject(name):
+        pass
+
+
+def test_all_objects_are_there() -> None:
+    assert set(object_names()) >= {"outbound", "inbound"}
+
+
+def test_what_the_verifier_refuses_is_told_with_its_words(tmp_path: Path) -> None:
+    require("root", "engine")
+    _compile(tmp_path, "refused", REFUSED)
+    with pytest.raises(BpfError) as refused:
+        BpfObject("refused", folder=tmp_path)
+    text = str(refused.value)
+    assert "load BPF object refused" in text
+    assert "unchecked" in text, "the program"
+    assert "invalid mem access 'map_value_or_null'" in text, "the reason, at the end of the verifier's log"
+
+
+def test_a_missing_object_is_named(tmp_path: Path) -> None:
+    with pytest.raises(BpfError, match=r"nothing\.bpf\.o: No such file"):
+        BpfObject("nothing", folder=tmp_path)
+
+
+def test_a_map_takes_gives_lists_and_forgets(counted: BpfObject) -> None:
+    with counted:
+        numbers = counted.map("m", 4, 4)
+    for value in range(10):
+        numbers[_number(value)] = _number(value * value)
+    assert numbers.get(_number(7)) == _number(49)
+    numbers.discard(_number(7))
+    numbers.discard(_number(7))
+    assert numbers.get(_number(7)) is None
+    assert {struct.unpack("=i", key)[0] for key in numbers} == set(range(10)) - {7}
+    numbers.close()
+
+
+def test_a_full_map_tells_how_far_it_came(counted: BpfObject) -> None:
+    with counted:
+        numbers = counted.map("m", 4, 4)
+    numbers.update({_number(value): _number(1) for value in range(60)})
+    numbers.update({})
+    with pytest.raises(BpfError, match="map m took 40 of 60 entries: Argument list too long"):
+        numbers.update({_number(1000 + value): _number(1) for value in range(60)})
+    with pytest.raises(BpfError, match=r"write to BPF map m: .*the map is full"):
+        numbers[_number(5000)] = _number(1)
+    numbers.close()
+
+
+def test_a_shared_map_outlives_its_object(tmp_path: Path, folder: Path) -> None:
+    _compile(tmp_path, "counted", COUNTED, "-DSIZE=100")
+    with BpfObject("counted", {"m": folder / "m"}, tmp_path) as first:
+        numbers: BpfMap = first.map("m", 4, 4)
+        numbers[_number(1)] = _number(2)
+        numbers.close()
+    with BpfObject("counted", {"m": folder / "m"}, tmp_path) as second:
+        numbers = second.map("m", 4, 4)
+        assert numbers.get(_number(1)) == _number(2)
+        numbers.close()
+    _compile(tmp_path, "counted", COUNTED, "-DSIZE=200")
+    with pytest.raises(BpfError, match="counted"):
+        BpfObject("counted", {"m": folder / "m"}, tmp_path)
+
+
+def _may_connect(join: Callable[[], None]) -> bool:
+    script = "import socket; s = socket.socket(); s.settimeout(2); s.connect(('127.0.0.1', 9))"
+    argv = [sys.executable, "-c", script]
+    done = subprocess.run(argv, preexec_fn=join, capture_output=True, text=True)
+    assert "PermissionError" in done.stderr or "ConnectionRefusedError" in done.stderr, done.stderr
+    return "ConnectionRefusedError" in done.stderr
+
+
+def test_a_pinned_program_is_replaced_and_ends_with_its_pin(counted: BpfObject, folder: Path) -> None:
+    with counted, scratch_cgroup("bpf") as group:
+        target = os.open(group.group.directory, os.O_RDONLY)
+        counted.attach_pinned("deny", target, folder / "link")
+        assert not _may_connect(group.join)
+        counted.attach_pinned("allow", target, folder / "link")
+        assert _may_connect(group.join)
+        counted.attach_pinned("deny", target, folder / "link")
+        counted.close()
+        assert not _may_connect(group.join), "the pin holds it"
+        (folder / "link").unlink()
+        assert _may_connect(group.join)
+        os.close(target)
+
+
+def test_a_place_that_is_no_bpffs_is_named(tmp_path: Path) -> None:
+    with pytest.raises(CapabilityError, match="not on a bpf filesystem"):
+        ensure_bpffs(tmp_path / "pins")
+
+
+def test_the_usual_mount_comes_first() -> None:
+    mounts = "none /run/other\\040place bpf rw 0 0\nbpf /sys/fs/bpf bpf rw 0 0\ntmpfs /tmp tmpfs rw 0 0\n"
+    assert find_bpffs(mounts) == [Path("/sys/fs/bpf"), Path("/run/other place")]
+
+
+def test_python_and_c_agree_on_the_abi() -> None:
+    text = ABI.read_text()
+    numbers = dict(re.findall(r"#define (NA_\w+)\s+(\w+)", text))
+    assert int(numbers["NA_BPF_ABI"]) == ebpf_node.ABI
+    assert int(numbers["NA_OWN_ADDRESSES"]) == ebpf_node.OWN_ADDRESSES
+    assert int(numbers["NA_WORKLOAD_RELEASED"]) == ebpf_node.RELEASED
+    counters = re.findall(r"NA_COUNT_(\w+) = (\d+)", text)
+    assert [name.lower() for name, _ in sorted(counters, key=lambda each: int(each[1]))] == list(
+        ebpf_node.COUNTERS
+    )
+    size = re.search(r"sizeof\(struct na_workload_entry\) == (\d+)", text)
+    assert size is not None
+    assert len(ebpf_node.WorkloadEntry(1, 1).pack()) == int(size[1])
