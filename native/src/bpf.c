@@ -114,6 +114,11 @@ int na_bpf_replace(const na_bpf *object, const char *program, int link_fd) {
   return found ? bpf_link_update(link_fd, bpf_program__fd(found), NULL) : -ENOENT;
 }
 
+int na_bpf_detach(int link_fd) {
+  log_begin();
+  return bpf_link_detach(link_fd);
+}
+
 int na_bpf_pin(int fd, const char *path) {
   log_begin();
   return bpf_obj_pin(fd, path);

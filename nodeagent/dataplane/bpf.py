@@ -182,6 +182,21 @@ class BpfObject:
         self.close()
 
 
+def detach_pinned(pin: Path) -> None:
+    """End a pinned attachment before this returns, and unpin it; nothing happens if it is not there. Unlinking alone
+    ends it some time later."""
+    fd = lib.na_bpf_get(os.fsencode(pin))
+    if fd == -errno.ENOENT:
+        return
+    _check(fd, f"get the BPF link pinned at {pin}")
+    try:
+        code = lib.na_bpf_detach(fd)
+    finally:
+        os.close(fd)
+    _check(code, f"detach the BPF link pinned at {pin}")
+    pin.unlink(missing_ok=True)
+
+
 def object_names() -> Iterable[str]:
     """The objects of this package."""
     return sorted(path.name.removesuffix(".bpf.o") for path in OBJECTS.glob("*.bpf.o"))

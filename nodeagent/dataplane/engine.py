@@ -24,7 +24,7 @@ from nodeagent.dataplane.builder import (
     Tagged,
     view_of,
 )
-from nodeagent.dataplane.listeners import open_listeners
+from nodeagent.dataplane.listeners import Opener, open_listeners
 from nodeagent.dataplane.netns import NetworkNamespace
 from nodeagent.dataplane.report import AccessRecord, Connection, Counter, LineFormat, Lines, StatRow
 from nodeagent.dataplane.report_reader import ReportReader
@@ -95,9 +95,10 @@ HBONE_LISTENER: Final = Listener(lib.NA_LISTENER_HBONE, HBONE_PORT)
 class EngineOwner:
     """The engine of this process. Create, start(), use, stop(), close()."""
 
-    def __init__(self, settings: EngineSettings) -> None:
-        """EngineError if a limit is out of range."""
+    def __init__(self, settings: EngineSettings, opener: Opener = open_listeners) -> None:
+        """`opener` makes the listening sockets. EngineError if a limit is out of range."""
         self._lock = threading.Lock()
+        self._open = opener
         self._workers = settings.workers
         self._engine = self._create(settings)
         self._stopping = False
@@ -230,8 +231,10 @@ class EngineOwner:
         opened: list[tuple[int, int, int]] = []
         try:
             for listener in listeners:
-                descriptors = open_listeners(namespace, listener.port, self._workers)
-                opened.extend((listener.kind, worker, fd) for worker, fd in enumerate(descriptors))
+                descriptors = self._open(namespace, listener.port, self._workers)
+                opened.extend(
+                    (listener.kind, index % self._workers, fd) for index, fd in enumerate(descriptors)
+                )
         except NetnsError:
             for _, _, descriptor in opened:
                 os.close(descriptor)

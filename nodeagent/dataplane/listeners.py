@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import os
 import socket
+from collections.abc import Callable
 from typing import Final
 
 from nodeagent.dataplane.netns import NetworkNamespace
@@ -13,9 +14,20 @@ from nodeagent.errors import NetnsError
 BACKLOG: Final = 4096
 """Connections that wait for accept; the kernel cuts it to net.core.somaxconn."""
 
+Opener = Callable[[NetworkNamespace | None, int, int], list[int]]
+"""Listens on a port in a namespace (None: the agent's own) for a number of workers. Returns descriptors, the
+caller's to close: one per worker for each socket, worker after worker."""
 
-def _open(port: int) -> socket.socket:
-    """One socket for both families; IPv4 alone where the kernel has no IPv6."""
+_IPV6_TRANSPARENT: Final = 75  # linux/in6.h
+_IP_TRANSPARENT: Final = 19  # linux/in.h
+
+
+def bind_listener(port: int, *, device: str = "", transparent: bool = False) -> socket.socket:
+    """One socket for both families in the calling thread's namespace; IPv4 alone where the kernel has no IPv6.
+
+    With a `device` it takes what arrives there only. A `transparent` one may be given connections to addresses
+    that are not the namespace's (IP_TRANSPARENT). OSError if the port is taken.
+    """
     try:
         listener = socket.socket(socket.AF_INET6, socket.SOCK_STREAM | socket.SOCK_NONBLOCK)
         address = "::"
@@ -27,6 +39,14 @@ def _open(port: int) -> socket.socket:
     try:
         if listener.family is socket.AF_INET6:
             listener.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 0)
+        if transparent:
+            v6 = listener.family is socket.AF_INET6
+            level, option = (
+                (socket.IPPROTO_IPV6, _IPV6_TRANSPARENT) if v6 else (socket.SOL_IP, _IP_TRANSPARENT)
+            )
+            listener.setsockopt(level, option, 1)
+        if device:
+            listener.setsockopt(socket.SOL_SOCKET, socket.SO_BINDTODEVICE, device.encode())
         # Against TIME_WAIT left by a predecessor. Not SO_REUSEPORT: with that, a program in the pod that runs
         # as the same user could bind the port beside us and take connections that policy has not seen.
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
@@ -38,19 +58,14 @@ def _open(port: int) -> socket.socket:
     return listener
 
 
-def open_listeners(namespace: NetworkNamespace | None, port: int, workers: int) -> list[int]:
-    """Listen on `port` of every address in the namespace (None: the agent's own); one descriptor per worker,
-    all of one socket.
+def open_failed(port: int, error: OSError) -> NetnsError:
+    """The error of a port that cannot be had."""
+    hint = "; a program in the pod listens there" if error.errno == errno.EADDRINUSE else ""
+    return NetnsError(f"cannot listen on port {port} in the workload's namespace: {error.strerror}{hint}")
 
-    The descriptors are the caller's to close. NetnsError if the port is taken or out of reach.
-    """
-    try:
-        listener = _open(port) if namespace is None else namespace.run(lambda: _open(port))
-    except OSError as error:
-        hint = "; a program in the pod listens there" if error.errno == errno.EADDRINUSE else ""
-        raise NetnsError(
-            f"cannot listen on port {port} in the workload's namespace: {error.strerror}{hint}"
-        ) from error
+
+def duplicate(listener: socket.socket, port: int, workers: int) -> list[int]:
+    """One descriptor per worker, all of the one socket, which is taken over; NetnsError if there are too few."""
     descriptors = [listener.detach()]
     try:
         while len(descriptors) < workers:
@@ -60,3 +75,12 @@ def open_listeners(namespace: NetworkNamespace | None, port: int, workers: int) 
             os.close(descriptor)
         raise NetnsError(f"out of descriptors for the listener on port {port}: {error.strerror}") from error
     return descriptors
+
+
+def open_listeners(namespace: NetworkNamespace | None, port: int, workers: int) -> list[int]:
+    """Listen on `port` of every address (an Opener). NetnsError if the port is taken or out of reach."""
+    try:
+        listener = bind_listener(port) if namespace is None else namespace.run(lambda: bind_listener(port))
+    except OSError as error:
+        raise open_failed(port, error) from error
+    return duplicate(listener, port, workers)

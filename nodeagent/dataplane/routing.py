@@ -1,6 +1,6 @@
 """Policy routing of a captured namespace: how packets find the way back to the agent's sockets.
 
-Two needs, each a rule and a table per address family:
+Needs, each of rules and a table per address family:
 
 - *Return path of inbound connections.* The agent connects to the application from the client's address. The
   answers go to that foreign address; the ruleset marks them (ruleset.py), and the mark leads to a table in
@@ -8,6 +8,9 @@ Two needs, each a rule and a table per address family:
 - *Sockets bound to a device* (SO_BINDTODEVICE). Redirection sends their packets to 127.0.0.1 or ::1, but the
   kernel routes them again within the bound device, where no such address is. The second table has it there as
   well. Its rule comes after the `local` table, which serves all others.
+- *TCP from behind the workload* (`forwarded`, only for capture by eBPF, which does not translate addresses): what
+  arrives for an address that is not the namespace's own is delivered here, where the ruleset gives it to the
+  agent. What leaves jumps over that rule.
 
 Nothing in here depends on an rp_filter, accept_local or route_localnet setting: both kinds of packet carry
 their route across the loopback device, so that no source validation is made. All rules and routes carry a
@@ -31,6 +34,9 @@ RETURN_TABLE: Final = 0x6E61
 BOUND_TABLE: Final = 0x6E62
 RETURN_PRIORITY: Final = 90
 BOUND_PRIORITY: Final = 91
+LEAVING_PRIORITY: Final = 92
+FORWARDED_PRIORITY: Final = 93
+LANDING_PRIORITY: Final = 94
 LOOPBACK_INDEX: Final = 1  # in every network namespace
 
 _LOOPBACK: Final = {
@@ -45,7 +51,7 @@ def usable_families(addresses: list[Address]) -> list[int]:
     return [int(family) for family, loopback in _LOOPBACK.items() if loopback in present]
 
 
-def wanted_rules(families: list[int]) -> set[Rule]:
+def wanted_rules(families: list[int], forwarded: bool = False) -> set[Rule]:
     """The rules of a captured namespace."""
     rules = set()
     for family in families:
@@ -53,6 +59,10 @@ def wanted_rules(families: list[int]) -> set[Rule]:
         rules.add(
             Rule(family, BOUND_PRIORITY, BOUND_TABLE, destination=_LOOPBACK[socket.AddressFamily(family)])
         )
+        if forwarded:
+            rules.add(Rule(family, LEAVING_PRIORITY, device="lo", skip_to=LANDING_PRIORITY))
+            rules.add(Rule(family, FORWARDED_PRIORITY, RETURN_TABLE, protocol=socket.IPPROTO_TCP))
+            rules.add(Rule(family, LANDING_PRIORITY))
     return rules
 
 
@@ -71,13 +81,14 @@ def wanted_routes(families: list[int], links: list[Link], addresses: list[Addres
     return routes
 
 
-def _apply() -> None:
+def _apply(forwarded: bool) -> None:
     with RouteSocket(PROTOCOL) as routes:
         links, addresses = routes.links(), routes.addresses()
         if not any(link.index == LOOPBACK_INDEX and link.up for link in links):
             raise NetnsError("the loopback device of the namespace is down; bring it up: ip link set lo up")
         families = usable_families(addresses)
-        rules_wanted, routes_wanted = wanted_rules(families), wanted_routes(families, links, addresses)
+        rules_wanted = wanted_rules(families, forwarded)
+        routes_wanted = wanted_routes(families, links, addresses)
         for family in (socket.AF_INET, socket.AF_INET6):
             _converge(routes, family, rules_wanted, routes_wanted)
 
@@ -104,9 +115,9 @@ def _remove() -> None:
             _converge(routes, family, set(), set())
 
 
-def apply_routing(namespace: NetworkNamespace) -> None:
+def apply_routing(namespace: NetworkNamespace, *, forwarded: bool = False) -> None:
     """Put rules and routes in force; changes only what differs. Blocks."""
-    namespace.run(_apply)
+    namespace.run(lambda: _apply(forwarded))
 
 
 def remove_routing(namespace: NetworkNamespace) -> None:
@@ -124,6 +135,21 @@ def read_addresses(namespace: NetworkNamespace) -> list[bytes]:
                 address.raw
                 for address in routes.addresses()
                 if address.link != LOOPBACK_INDEX and address.usable
+            ]
+
+    return namespace.run(read)
+
+
+def read_devices(namespace: NetworkNamespace) -> list[Link]:
+    """The devices of the namespace that are up and have an address, without loopback. Blocks."""
+
+    def read() -> list[Link]:
+        with RouteSocket(PROTOCOL) as routes:
+            speaking = {address.link for address in routes.addresses()}
+            return [
+                link
+                for link in routes.links()
+                if link.up and link.index != LOOPBACK_INDEX and link.index in speaking
             ]
 
     return namespace.run(read)

@@ -32,7 +32,9 @@ _ROUTE: Final = struct.Struct("=BBBBBBBBI")
 _LINK_NAME, _IFA_ADDRESS, _IFA_LOCAL, _IFA_FLAGS = 3, 1, 2, 8
 _ROUTE_DESTINATION, _ROUTE_INTERFACE, _ROUTE_PRIORITY, _ROUTE_TABLE = 1, 4, 6, 15
 _RULE_DESTINATION, _RULE_PRIORITY, _RULE_MARK, _RULE_TABLE, _RULE_MASK, _RULE_PROTOCOL = 1, 6, 10, 15, 16, 21
-_TYPE_LOCAL, _SCOPE_UNIVERSE, _SCOPE_HOST, _RULE_TO_TABLE = 2, 0, 254, 1
+_RULE_DEVICE, _RULE_SKIP_TO, _RULE_IP_PROTOCOL = 3, 4, 22
+_TO_TABLE, _SKIP, _NOTHING = 1, 2, 3
+_TYPE_LOCAL, _SCOPE_UNIVERSE, _SCOPE_HOST = 2, 0, 254
 _UP: Final = 0x1
 _ADDRESS_DADFAILED: Final = 0x08
 _RECEIVE_BYTES: Final = 1 << 16
@@ -62,14 +64,18 @@ class Address:
 
 @dataclass(frozen=True, slots=True, order=True)
 class Rule:
-    """`ip rule`: what has `mark` (all 32 bits; 0: any) and goes to `destination` (one address; b"": any) is
-    looked up in `table`."""
+    """`ip rule`: what has `mark` (all 32 bits; 0: any), goes to `destination` (one address; b"": any), comes by
+    `device` ("lo": from here) and is of the IP `protocol` (0: any) is looked up in `table`, or goes on with the
+    rule at `skip_to`. One with neither does nothing: a place to skip to."""
 
     family: int
     priority: int
-    table: int
+    table: int = 0
     mark: int = 0
     destination: bytes = b""
+    device: str = ""
+    protocol: int = 0
+    skip_to: int = 0
 
 
 @dataclass(frozen=True, slots=True, order=True)
@@ -111,6 +117,19 @@ def _u32(value: int) -> bytes:
 def _number(attributes: Attributes, kind: int, default: int = 0) -> int:
     raw = attributes.get(kind)
     return int(struct.unpack("=I", raw)[0]) if raw is not None and len(raw) == 4 else default
+
+
+def _read_rule(family: int, table: int, attributes: Attributes) -> Rule:
+    return Rule(
+        family,
+        _number(attributes, _RULE_PRIORITY),
+        _number(attributes, _RULE_TABLE, table),
+        _number(attributes, _RULE_MARK),
+        attributes.get(_RULE_DESTINATION, b""),
+        attributes.get(_RULE_DEVICE, b"").rstrip(b"\0").decode(),
+        attributes.get(_RULE_IP_PROTOCOL, b"\0")[0],
+        _number(attributes, _RULE_SKIP_TO),
+    )
 
 
 class RouteSocket:
@@ -169,15 +188,7 @@ class RouteSocket:
         for body in self._dump(_GET_RULE, family, _ROUTE.size):
             attributes = _unpack_attributes(body[_ROUTE.size :])
             if attributes.get(_RULE_PROTOCOL) == bytes([self._protocol]):
-                found.add(
-                    Rule(
-                        family,
-                        _number(attributes, _RULE_PRIORITY),
-                        _number(attributes, _RULE_TABLE, body[4]),
-                        _number(attributes, _RULE_MARK),
-                        attributes.get(_RULE_DESTINATION, b""),
-                    )
-                )
+                found.add(_read_rule(family, body[4], attributes))
         return found
 
     def own_routes(self, family: int) -> set[LocalRoute]:
@@ -228,7 +239,14 @@ class RouteSocket:
             attributes |= {_RULE_MARK: _u32(rule.mark), _RULE_MASK: _u32(0xFFFFFFFF)}
         if rule.destination:
             attributes[_RULE_DESTINATION] = rule.destination
-        header = _ROUTE.pack(rule.family, len(rule.destination) * 8, 0, 0, 0, 0, 0, _RULE_TO_TABLE, 0)
+        if rule.device:
+            attributes[_RULE_DEVICE] = rule.device.encode() + b"\0"
+        if rule.protocol:
+            attributes[_RULE_IP_PROTOCOL] = bytes([rule.protocol])
+        if rule.skip_to:
+            attributes[_RULE_SKIP_TO] = _u32(rule.skip_to)
+        action = _TO_TABLE if rule.table else _SKIP if rule.skip_to else _NOTHING
+        header = _ROUTE.pack(rule.family, len(rule.destination) * 8, 0, 0, 0, 0, 0, action, 0)
         return header + _pack_attributes(attributes)
 
     def _route(self, route: LocalRoute) -> bytes:

@@ -1,4 +1,4 @@
-"""The capture ruleset of a workload's namespace as nftables text: a pure function of CaptureRules.
+"""The ruleset of a workload's namespace as nftables text: a pure function of CaptureRules.
 
 It captures what istio-cni captures in a pod: TCP of IPv4 and IPv6, outbound to one port, inbound to another,
 neither loopback nor the pod talking to itself, nor HBONE, nor kubelet probes. It differs where that one could
@@ -38,7 +38,8 @@ class CaptureRules:
 
     `agent_path` and `agent_level` name the agent's cgroup as nftables does (cgroup.py). `hbone`: the agent listens on
     HBONE_PORT, too, so that nobody else may. `redirect` False is for letting a workload go: connections that were
-    captured keep their translation, new ones are not captured.
+    captured keep their translation, new ones are not captured. `steered`: connections are captured by eBPF
+    (ebpf_capture.py), and the ruleset only guards, without NAT and conntrack.
     """
 
     agent_path: str
@@ -50,6 +51,7 @@ class CaptureRules:
     probe_v6: str = PROBE_V6
     hbone: bool = False
     redirect: bool = True
+    steered: bool = False
 
     @classmethod
     def for_agent(cls, group: Cgroup, *, hbone: bool = False) -> CaptureRules:
@@ -92,12 +94,17 @@ class Chain:
 def chains_of(rules: CaptureRules) -> tuple[Chain, ...]:
     """The chains of the table, in the order in which packets meet them."""
     agent = f'socket cgroupv2 level {rules.agent_level} "{rules.agent_path}"'
+    hbone = (HBONE_PORT,) if rules.hbone else ()
+    if rules.steered:
+        # Its own two ports the agent has by listener lookup (bpf/inbound.bpf.c).
+        guard = (_guard_chain(rules, agent, hbone),) if hbone else ()
+        return (_behind_chain(rules), _past_chain(rules, agent), *guard)
     return (
         _zone_chain(),
         _return_chain(agent),
         _outbound_chain(rules, agent),
         _inbound_chain(rules),
-        _guard_chain(rules, agent),
+        _guard_chain(rules, agent, (rules.outbound_port, rules.inbound_port, *hbone)),
     )
 
 
@@ -165,10 +172,38 @@ def _inbound_chain(rules: CaptureRules) -> Chain:
     return Chain("prerouting_capture", "nat", "prerouting", -100, chain)
 
 
-def _guard_chain(rules: CaptureRules, agent: str) -> Chain:
+def _behind_chain(rules: CaptureRules) -> Chain:
+    """What is forwarded to here by routing.py's rules. The listener is found by its port, the connection keeps its
+    destination."""
     chain: tuple[Rule, ...] = ()
     if rules.redirect:
-        own = (rules.outbound_port, rules.inbound_port, *((HBONE_PORT,) if rules.hbone else ()))
+        chain = (
+            Rule('iifname "lo" accept', "loopback"),
+            _TCP_ONLY,
+            _NOT_NEW,
+            Rule("fib daddr type local accept", "inbound, the business of listener lookup"),
+            Rule(f"meta l4proto tcp tproxy to :{rules.outbound_port}", "outbound from behind the pod"),
+        )
+    return Chain("prerouting_behind", "filter", "prerouting", -150, chain)
+
+
+def _past_chain(rules: CaptureRules, agent: str) -> Chain:
+    """Connections that were not made by connect(), or before the programs were there to see it."""
+    chain: tuple[Rule, ...] = ()
+    if rules.redirect:
+        chain = (
+            _TCP_ONLY,
+            _NOT_NEW,
+            Rule("fib daddr type local accept", "captured, loopback, or the pod to itself"),
+            Rule(f"{agent} accept", "the agent"),
+            Rule("meta l4proto tcp reject with tcp reset", "a way past connect()"),
+        )
+    return Chain("output_past", "filter", "output", 0, chain)
+
+
+def _guard_chain(rules: CaptureRules, agent: str, own: tuple[int, ...]) -> Chain:
+    chain: tuple[Rule, ...] = ()
+    if rules.redirect:
         ports = ", ".join(str(port) for port in own)
         chain = (
             _TCP_ONLY,

@@ -1,4 +1,5 @@
-"""The data plane alone, as a process in a cgroup of its own: engine and capture, with no control plane.
+"""The data plane alone, as a process in a cgroup of its own: engine and capture (nft or ebpf), with no control
+plane.
 
 `CaptureAgent` starts this file and tells it what to do, a line of JSON each way. What it captures passes
 through unless a test applies more; inbound ports are detected.
@@ -25,11 +26,13 @@ IP_TRANSPARENT, IPV6_TRANSPARENT = 19, 75  # linux/in.h, linux/in6.h
 
 
 class CaptureAgent:
-    """Starts the process in the cgroup that `join` moves it into, and waits until it answers."""
+    """Starts the process in the cgroup that `join` moves it into. With `pins`, a folder on a bpf filesystem, it
+    captures by eBPF."""
 
-    def __init__(self, join: Callable[[], None]) -> None:
+    def __init__(self, join: Callable[[], None], pins: Path | None = None) -> None:
+        self.pins = pins
         self._process = subprocess.Popen(
-            [sys.executable, "-m", "harness.capture_agent"],
+            [sys.executable, "-m", "harness.capture_agent", *([str(pins)] if pins else [])],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             preexec_fn=join,
@@ -106,29 +109,29 @@ def transparent_client(source: tuple[str, int], target: tuple[str, int]) -> sock
     return client
 
 
-async def main() -> None:
+async def main(pins: Path | None) -> None:
     """Serve the verbs until standard input ends."""
     # Not at the top: the test process does not need the extension.
-    from nodeagent.dataplane.capture import Capture
+    from nodeagent.dataplane.capture_mode import choose_mode
     from nodeagent.dataplane.cgroup import own_group
     from nodeagent.dataplane.engine import EngineOwner, EngineSettings
     from nodeagent.dataplane.netns import NetworkNamespace
     from nodeagent.dataplane.routing import read_addresses
-    from nodeagent.dataplane.ruleset import CaptureRules
     from nodeagent.errors import NodeagentError
     from nodeagent.snapshot.address import widen_address
     from nodeagent.snapshot.values import Inbound, Snapshot
 
-    engine = EngineOwner(EngineSettings(workers=2))
+    mode, _ = choose_mode("ebpf" if pins else "nft", own_group(), pins or Path("/sys/fs/bpf/nodeagent-none"))
+    engine = EngineOwner(EngineSettings(workers=2), mode.opener)
     engine.start()
-    pods: dict[str, tuple[NetworkNamespace, Capture]] = {}
+    pods: dict[str, tuple[NetworkNamespace, Any]] = {}
 
     async def enrol(uid: str, netns: str) -> None:
         namespace = NetworkNamespace.open(netns)
         addresses = [widen_address(raw) for raw in read_addresses(namespace)]
         engine.add_workload(uid, namespace, "view", addresses)
         engine.apply(Snapshot(inbound={**engine.applied.inbound, uid: Inbound()}))
-        capture = Capture(namespace, CaptureRules.for_agent(own_group()))
+        capture = mode.capture(namespace)
         capture.apply()
         pods[uid] = (namespace, capture)
 
@@ -179,7 +182,8 @@ async def main() -> None:
         client.close()
     await engine.stop(0)
     engine.close()
+    mode.close()
 
 
 if __name__ == "__main__":
-    asyncio.run(main())
+    asyncio.run(main(Path(sys.argv[1]) if len(sys.argv) > 1 else None))

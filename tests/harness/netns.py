@@ -104,6 +104,7 @@ class Namespace:
             "routes v4": self.check(["ip", "-4", "route", "show", "table", "all"]),
             "routes v6": self.check(["ip", "-6", "route", "show", "table", "all"]),
             "nft": self.check(["nft", "list", "ruleset"]),
+            "marks": self.check(["sh", "-c", "sysctl -a 2>/dev/null | grep fwmark"]),
             "sysctl v4": self.check(["sh", "-c", "sysctl -a 2>/dev/null | grep ^net.ipv4.conf"]),
             "sysctl v6": self.check(["sh", "-c", "sysctl -a 2>/dev/null | grep ^net.ipv6.conf || true"]),
         }

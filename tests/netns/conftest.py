@@ -1,18 +1,38 @@
-"""A network with a captured pod, for the tests of capture."""
+"""A network with a captured pod, for the tests of capture: each runs in both modes."""
 
 from __future__ import annotations
 
+import itertools
+import os
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 from harness import Network, require, scratch_cgroup
 from harness.capture_agent import CaptureAgent, Captured
 
+from nodeagent.dataplane.ebpf_node import unload
+
+_numbers = itertools.count()
+
+
+@pytest.fixture(params=["nft", "ebpf"])
+def pins(request: pytest.FixtureRequest) -> Iterator[Path | None]:
+    """What a CaptureAgent is given for its mode: a folder for pins in mode ebpf, which is gone afterwards."""
+    require("root", "nft", "engine")
+    if request.param == "nft":
+        yield None
+        return
+    folder = Path(f"/sys/fs/bpf/nodeagent-test-{os.getpid()}-{next(_numbers)}")
+    try:
+        yield folder
+    finally:
+        unload(folder)
+
 
 @pytest.fixture
-def captured() -> Iterator[Captured]:
-    require("root", "nft", "engine")
-    with Network("cap") as network, scratch_cgroup("agent") as group, CaptureAgent(group.join) as agent:
+def captured(pins: Path | None) -> Iterator[Captured]:
+    with Network("cap") as network, scratch_cgroup("agent") as group, CaptureAgent(group.join, pins) as agent:
         pod, outside = network.add("pod", default_route=True), network.add("out", default_route=True)
         agent.enrol(pod)
         yield Captured(network, pod, outside, agent)

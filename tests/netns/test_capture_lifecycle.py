@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import subprocess
+from pathlib import Path
 
 import pytest
 from harness import Network, require, scratch_cgroup
@@ -19,9 +20,12 @@ from nodeagent.errors import NetnsError, NftError
 pytestmark = pytest.mark.netns
 
 
-def test_a_namespace_is_left_as_it_was_found() -> None:
-    require("root", "nft", "engine")
-    with Network("found") as network, scratch_cgroup("agent") as group, CaptureAgent(group.join) as agent:
+def test_a_namespace_is_left_as_it_was_found(pins: Path | None) -> None:
+    with (
+        Network("found") as network,
+        scratch_cgroup("agent") as group,
+        CaptureAgent(group.join, pins) as agent,
+    ):
         pod = network.add("pod", default_route=True)
         before = pod.state()
         agent.enrol(pod)
@@ -45,9 +49,12 @@ def test_rp_filter_does_not_matter(captured: Captured) -> None:
     assert captured.connections() == 1
 
 
-def test_connections_from_before_enrolment_go_on() -> None:
-    require("root", "nft", "engine")
-    with Network("live") as network, scratch_cgroup("agent") as group, CaptureAgent(group.join) as agent:
+def test_connections_from_before_enrolment_go_on(pins: Path | None) -> None:
+    with (
+        Network("live") as network,
+        scratch_cgroup("agent") as group,
+        CaptureAgent(group.join, pins) as agent,
+    ):
         pod, outside = network.add("pod"), network.add("out")
         with (
             peer_server(outside, 8080),
@@ -114,7 +121,10 @@ def test_a_dead_agent_means_refused_and_a_new_one_recovers(captured: Captured, f
             dial(captured.outside, pod, 8080)
         with dial(captured.pod, pod, 8080) as client:
             assert read_line(client), "the pod can still talk to itself"
-        with scratch_cgroup("second") as group, CaptureAgent(group.join) as agent:
+        with (
+            scratch_cgroup("second") as group,
+            CaptureAgent(group.join, captured.agent.pins) as agent,
+        ):
             agent.enrol(captured.pod)
             with dial(captured.pod, outside, 8080) as out, dial(captured.outside, pod, 8080) as back:
                 assert read_line(out).split()[0] == pod
@@ -153,9 +163,12 @@ def test_talking_to_the_listeners_is_no_loop(captured: Captured) -> None:
     assert captured.agent.ask("counters")["downstream_cx_active"] == 0
 
 
-def test_an_agent_port_that_is_taken_is_named() -> None:
-    require("root", "nft", "engine")
-    with Network("taken") as network, scratch_cgroup("agent") as group, CaptureAgent(group.join) as agent:
+def test_an_agent_port_that_is_taken_is_named(pins: Path | None) -> None:
+    with (
+        Network("taken") as network,
+        scratch_cgroup("agent") as group,
+        CaptureAgent(group.join, pins) as agent,
+    ):
         pod = network.add("pod")
         before = pod.state()
         with (
@@ -180,12 +193,11 @@ def test_a_pod_without_ipv6(captured: Captured) -> None:
 
 
 def test_changes_by_others_are_noticed_and_mended(captured: Captured) -> None:
-    subprocess.run(
-        captured.pod.command(["nft", "flush", "chain", "inet", "nodeagent", "output_capture"]), check=True
-    )
+    chain = "output_capture" if captured.agent.pins is None else "output_past"
+    subprocess.run(captured.pod.command(["nft", "flush", "chain", "inet", "nodeagent", chain]), check=True)
     rules = read_rules(captured.pod.handle)
     assert rules is not None
-    assert not [rule for rule in rules if rule[0] == "output_capture"]
+    assert not [rule for rule in rules if rule[0] == chain]
     assert captured.agent.ask("reapply", uid="pod") is True
 
 

@@ -33,6 +33,8 @@ NA_API int na_bpf_map(const na_bpf *object, const char *map);
 NA_API int na_bpf_attach(const na_bpf *object, const char *program, int target_fd);
 /* Replace the program of a link, atomically. */
 NA_API int na_bpf_replace(const na_bpf *object, const char *program, int link_fd);
+/* End a link's attachment; it stays a link without one. */
+NA_API int na_bpf_detach(int link_fd);
 
 /* Pin a link or map at `path` on a bpf filesystem; get one that is pinned. */
 NA_API int na_bpf_pin(int fd, const char *path);

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -29,6 +30,8 @@ CASES = {
             probe_v6="2001:db8::1",
         )
     ),
+    "steered": render(replace(RULES, steered=True)),
+    "steered_released": render(replace(RULES, steered=True).released()),
     "removed": render_removal(),
 }
 

@@ -1,0 +1,146 @@
+"""The two ways to capture, behind one interface, and the choice between them.
+
+`nft` redirects in each namespace (capture.py); `ebpf` needs no NAT and no conntrack (ebpf_capture.py). Both keep
+what they do when the agent ends, and either takes a namespace over from the other.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterable
+from dataclasses import replace
+from pathlib import Path
+from typing import Final, Protocol
+
+from nodeagent.dataplane.capture import Capture as NftCapture
+from nodeagent.dataplane.cgroup import Cgroup
+from nodeagent.dataplane.ebpf_capture import EbpfCapture, EbpfListeners
+from nodeagent.dataplane.ebpf_node import EbpfNode, netns_cookie, unload
+from nodeagent.dataplane.listeners import Opener, open_listeners
+from nodeagent.dataplane.netns import NetworkNamespace
+from nodeagent.dataplane.ruleset import CaptureRules
+from nodeagent.errors import CapabilityError, DataplaneError
+
+logger = logging.getLogger(__name__)
+
+DEFAULT_PINS: Final = Path("/sys/fs/bpf/nodeagent")
+
+
+class CapturedWorkload(Protocol):
+    """Capture of one workload's traffic (capture.py tells of the states). Each call blocks."""
+
+    def apply(self) -> None:
+        """Capture."""
+
+    def release(self) -> None:
+        """Capture no new connections."""
+
+    def remove(self) -> None:
+        """Leave nothing behind."""
+
+    def in_force(self) -> bool:
+        """Whether what apply() did is still there."""
+
+
+class Mode(Protocol):
+    """A way to capture. start() before anything else."""
+
+    name: str
+    opener: Opener
+    """Opens the listeners of captured workloads."""
+
+    def start(self) -> None:
+        """Make ready; CapabilityError or DataplaneError if this machine cannot."""
+
+    def capture(self, namespace: NetworkNamespace) -> CapturedWorkload:
+        """The capture of a workload's traffic."""
+
+    def settle(self, namespaces: Iterable[NetworkNamespace]) -> None:
+        """All workloads are enrolled, which are those in `namespaces`: forget what was captured besides."""
+
+    def counters(self) -> dict[str, int]:
+        """What was counted, by name."""
+
+    def close(self) -> None:
+        """Let go; capture stays."""
+
+
+class NftMode:
+    """Capture by nftables. `pins` is where an agent in the other mode may have left its capture."""
+
+    name = "nft"
+
+    def __init__(self, rules: CaptureRules, pins: Path | None = None) -> None:
+        self.opener: Opener = open_listeners
+        self._rules = rules
+        self._pins = pins
+
+    def start(self) -> None:
+        """Nothing is shared between namespaces."""
+
+    def capture(self, namespace: NetworkNamespace) -> CapturedWorkload:
+        """The capture of a workload's traffic."""
+        return NftCapture(namespace, self._rules)
+
+    def settle(self, namespaces: Iterable[NetworkNamespace]) -> None:
+        """End what an agent in the other mode has left: not before, so that nothing gets past in between."""
+        if self._pins is not None and self._pins.exists():
+            unload(self._pins)
+
+    def counters(self) -> dict[str, int]:
+        """None: a ruleset counts nothing."""
+        return {}
+
+    def close(self) -> None:
+        """Nothing is held."""
+
+
+class EbpfMode:
+    """Capture by eBPF, its pins in the folder `pins`."""
+
+    name = "ebpf"
+
+    def __init__(self, group: Cgroup, rules: CaptureRules, pins: Path = DEFAULT_PINS) -> None:
+        self._node = EbpfNode(pins, group)
+        self.opener: Opener = EbpfListeners(self._node)
+        self._rules = replace(rules, steered=True)
+
+    def start(self) -> None:
+        """Load and attach, or take over from an earlier agent."""
+        self._node.start()
+
+    def capture(self, namespace: NetworkNamespace) -> CapturedWorkload:
+        """The capture of a workload's traffic."""
+        return EbpfCapture(self._node, namespace, self._rules)
+
+    def settle(self, namespaces: Iterable[NetworkNamespace]) -> None:
+        """Forget the workloads that went while no agent ran."""
+        if gone := self._node.sweep(netns_cookie(namespace) for namespace in namespaces):
+            logger.info("%d workloads went while no agent ran", gone)
+
+    def counters(self) -> dict[str, int]:
+        """Events of the programs (bpf/include/nodeagent_abi.h)."""
+        return self._node.counters()
+
+    def close(self) -> None:
+        """Let go of what the living agent holds."""
+        self._node.close()
+
+
+def choose_mode(wanted: str, group: Cgroup, pins: Path, *, hbone: bool = False) -> tuple[Mode, str]:
+    """The mode that is `wanted` (ebpf, nft, or auto: ebpf where it works), started, and why it is this one.
+
+    CapabilityError or DataplaneError if ebpf is asked for and this machine cannot.
+    """
+    rules = CaptureRules.for_agent(group, hbone=hbone)
+    if wanted == "nft":
+        return NftMode(rules, pins), "asked for"
+    ebpf = EbpfMode(group, rules, pins)
+    try:
+        ebpf.start()
+    except (CapabilityError, DataplaneError) as error:
+        if wanted == "ebpf":
+            raise
+        logger.warning("capturing by nft, since eBPF is not possible here: %s", error)
+        return NftMode(rules, pins), f"eBPF is not possible here: {str(error).splitlines()[0]}"
+    return ebpf, "asked for" if wanted == "ebpf" else "all programs load and attach on this kernel"

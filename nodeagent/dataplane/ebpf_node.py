@@ -1,0 +1,240 @@
+"""The BPF programs of a node's capture, shared by its workloads: attached once, pinned, and found again.
+
+Below one folder on a bpf filesystem, in a folder by the version of the ABI:
+
+    maps/           workloads, destinations, original, counters
+    links/          connect4 and the others, at the root of the cgroup hierarchy
+    netns/COOKIE/   what one workload's namespace has (ebpf_capture.py)
+
+Pins outlive the agent: capture stays, and without an agent's listeners it refuses. The next agent takes the
+maps over and replaces the programs in their links, so that there is no moment without. What only the living
+agent needs (its getsockopt hook) ends with it.
+"""
+
+from __future__ import annotations
+
+import os
+import socket
+import struct
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Final
+
+from nodeagent.dataplane.bpf import BpfLink, BpfMap, BpfObject, detach_pinned, possible_cpus
+from nodeagent.dataplane.bpffs import ensure_bpffs, make_folder, remove_pins
+from nodeagent.dataplane.cgroup import Cgroup, find_mount
+from nodeagent.dataplane.netns import NetworkNamespace
+from nodeagent.errors import CapabilityError
+
+# bpf/include/nodeagent_abi.h
+ABI: Final = 1
+OWN_ADDRESSES: Final = 8
+RELEASED: Final = 1
+COUNTERS: Final = ("captured", "no_storage", "no_flow", "steered", "no_listener")
+_ENTRY: Final = struct.Struct("=QII16s16s128s")
+_COOKIE: Final = struct.Struct("=Q")
+
+SHARED_MAPS: Final = ("workloads", "original", "destinations", "counters")
+_HOOKS: Final = (
+    "outbound_sockops",
+    "outbound_getpeername4",
+    "outbound_getpeername6",
+    "outbound_connect4",
+    "outbound_connect6",
+)
+"""Programs at the root, in the order in which they are attached: those that redirect come last."""
+_SO_NETNS_COOKIE: Final = 71  # asm-generic/socket.h, Linux 5.14
+_ROOT_INODE: Final = 1  # of the hierarchy's real root; a cgroup namespace has another group there
+
+
+@dataclass(frozen=True, slots=True)
+class WorkloadEntry:
+    """What the programs know of a workload: whose connections are the agent's (a cgroup by id and depth), and
+    the workload's own addresses, 16 bytes each."""
+
+    agent_cgroup: int
+    agent_level: int
+    flags: int = 0
+    addresses: tuple[bytes, ...] = field(default=())
+
+    def pack(self) -> bytes:
+        """As struct na_workload_entry. Addresses beyond OWN_ADDRESSES are left out: a connection of the
+        workload to one of those goes by the agent."""
+        mapped = [address for address in self.addresses if address.startswith(bytes(10) + b"\xff\xff")]
+        others = [address for address in self.addresses if address not in mapped]
+        own = b"".join(self.addresses[:OWN_ADDRESSES])
+        source4 = mapped[0] if mapped else bytes(16)
+        source6 = next((address for address in others if address[:2] != b"\xfe\x80"), bytes(16))
+        return _ENTRY.pack(self.agent_cgroup, self.agent_level, self.flags, source4, source6, own)
+
+
+def flags_of(entry: bytes) -> int:
+    """The flags of a packed entry."""
+    return int(_ENTRY.unpack(entry)[2])
+
+
+def netns_cookie(namespace: NetworkNamespace) -> int:
+    """What BPF programs know the namespace by; unique while the machine runs. Blocks."""
+
+    def read() -> int:
+        with socket.socket(socket.AF_INET, socket.SOCK_STREAM) as probe:
+            return int(_COOKIE.unpack(probe.getsockopt(socket.SOL_SOCKET, _SO_NETNS_COOKIE, 8))[0])
+
+    try:
+        return namespace.run(read)
+    except OSError as error:
+        raise CapabilityError("the kernel has no netns cookies; they came with Linux 5.14") from error
+
+
+def _root_of_cgroups() -> Path:
+    """The root of the hierarchy, which no process can leave; CapabilityError if it cannot be seen from here."""
+    mount = find_mount(Path("/proc/mounts").read_text())
+    if mount.stat().st_ino != _ROOT_INODE:
+        raise CapabilityError(
+            f"{mount} is not the root of the cgroup hierarchy but that of a cgroup namespace; give the agent's "
+            "container the host's cgroups (hostPath /sys/fs/cgroup, and no cgroup namespace of its own)"
+        )
+    return mount
+
+
+class EbpfNode:
+    """The shared programs and maps of one agent; `pins` is its folder on a bpf filesystem.
+
+    start() before anything else. Not for several threads at once, except what EbpfCapture calls: each
+    workload's entry is a thread's own.
+    """
+
+    def __init__(self, pins: Path, group: Cgroup) -> None:
+        """`group` is the agent's, and not the root, which holds everyone."""
+        assert group.level > 0
+        self.folder = pins / f"v{ABI}"
+        self.group_id = group.directory.stat().st_ino
+        self.group_level = group.level
+        self._pins = pins
+        self._group = group
+        self._hook: BpfLink | None = None
+        self._workloads: BpfMap | None = None
+        self._counters: BpfMap | None = None
+
+    def start(self) -> None:
+        """Load, attach and pin, or take over what an earlier agent has pinned. Blocks for some milliseconds.
+
+        CapabilityError or BpfError if this kernel or this container cannot; nothing new is attached then.
+        """
+        ensure_bpffs(self._pins)
+        root = _root_of_cgroups()
+        for name in ("maps", "links", "netns"):
+            make_folder(self.folder / name)
+        try:
+            with BpfObject("inbound", {"counters": self.map_pin("counters")}):
+                """Its programs are checked now: a workload must not be the first to find out."""
+            with BpfObject("outbound", {name: self.map_pin(name) for name in SHARED_MAPS}) as outbound:
+                self._open_maps(outbound)
+                self._attach(outbound, root)
+        except BaseException:
+            self.close()
+            raise
+        self._remove_other_versions()
+
+    def map_pin(self, name: str) -> Path:
+        """Where a shared map is pinned."""
+        return self.folder / "maps" / name
+
+    def _open_maps(self, outbound: BpfObject) -> None:
+        self._workloads = outbound.map("workloads", _COOKIE.size, _ENTRY.size)
+        self._counters = outbound.map("counters", 4, 8 * possible_cpus())
+
+    def _attach(self, outbound: BpfObject, root: Path) -> None:
+        group = os.open(self._group.directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        try:
+            self._hook = outbound.attach("agent_getsockopt", group)
+        finally:
+            os.close(group)
+        top = os.open(root, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        try:
+            for program in _HOOKS:
+                outbound.attach_pinned(program, top, self.folder / "links" / program)
+        finally:
+            os.close(top)
+
+    def _remove_other_versions(self) -> None:
+        for entry in list(self._pins.iterdir()):
+            if entry != self.folder and entry.name.startswith("v"):
+                _remove_version(entry)
+
+    # -- workloads --
+
+    @property
+    def workloads(self) -> BpfMap:
+        """Cookie (8 bytes) to packed WorkloadEntry."""
+        assert self._workloads is not None, "start() comes first"
+        return self._workloads
+
+    def sweep(self, keep: Iterable[int]) -> int:
+        """Forget the workloads that are not in `keep` (cookies), which went while no agent ran; returns how
+        many they were."""
+        kept = {_COOKIE.pack(cookie) for cookie in keep}
+        gone = {key for key in self.workloads if key not in kept}
+        for key in gone:
+            self.forget(_COOKIE.unpack(key)[0])
+        for entry in list((self.folder / "netns").iterdir()):
+            if _COOKIE.pack(int(entry.name, 16)) not in kept:
+                _remove_namespace(entry)
+        return len(gone)
+
+    def forget(self, cookie: int) -> None:
+        """Take a workload out of capture, with what is pinned for its namespace."""
+        self.workloads.discard(_COOKIE.pack(cookie))
+        _remove_namespace(self.namespace_folder(cookie))
+
+    def namespace_folder(self, cookie: int) -> Path:
+        """Where what a namespace has is pinned."""
+        return self.folder / "netns" / f"{cookie:x}"
+
+    def counters(self) -> dict[str, int]:
+        """What the programs have counted since they were first loaded (enum na_bpf_counter)."""
+        assert self._counters is not None, "start() comes first"
+        found = {}
+        for index, name in enumerate(COUNTERS):
+            value = self._counters.get(struct.pack("=I", index)) or b""
+            found[name] = sum(struct.unpack(f"={len(value) // 8}Q", value))
+        return found
+
+    def close(self) -> None:
+        """Let go. While workloads are enrolled capture stays, and refuses until an agent runs again; after
+        the last one nothing stays."""
+        idle = self._workloads is None or not any(True for _ in self._workloads)
+        for held in (self._hook, self._workloads, self._counters):
+            if held is not None:
+                held.close()
+        self._hook = self._workloads = self._counters = None
+        if idle:
+            unload(self._pins)
+
+
+def inbound_link(folder: Path) -> Path:
+    """Where a namespace's attachment is pinned."""
+    return folder / "link"
+
+
+def _remove_namespace(folder: Path) -> None:
+    detach_pinned(inbound_link(folder))
+    remove_pins(folder)
+
+
+def _remove_version(folder: Path) -> None:
+    # First what redirects: with its maps it would still find workloads.
+    for name in reversed(_HOOKS):
+        detach_pinned(folder / "links" / name)
+    for entry in list((folder / "netns").glob("*")):
+        _remove_namespace(entry)
+    remove_pins(folder)
+
+
+def unload(pins: Path) -> None:
+    """End all capture that is pinned below a folder, and leave nothing of it; nothing happens if there is
+    none."""
+    for version in pins.glob("v*"):
+        _remove_version(version)
+    remove_pins(pins)
