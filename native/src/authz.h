@@ -48,9 +48,10 @@ struct na_asker {
  * end. */
 typedef struct na_authz {
   na_asker asker;
-  na_guards *guards;     /* reference, while it waits */
-  const na_stage *stage; /* at which it waits; NULL: it does not */
-  na_http_request *request;
+  na_guards *guards;        /* reference, while it waits */
+  const na_stage *stage;    /* at which it waits; NULL: it does not */
+  na_conn *conn;            /* who waits: a connection, */
+  na_http_request *request; /* or a request */
   na_metadata metadata;
   na_head_edits edits; /* made again whenever its head is parsed */
 } na_authz;
@@ -61,6 +62,7 @@ typedef struct na_subject {
   na_worker *worker;        /* NULL: explained to people */
   na_conn *conn;            /* likewise */
   na_http_request *request; /* NULL: a connection, or explained */
+  na_h1_head *head;         /* the request's, which a stage may edit; NULL likewise */
   na_authz *authz;          /* the request's; NULL unless the guards keep something */
   na_asker *asker;          /* NULL: nobody can wait */
   bool again;               /* an open connection, once more: nothing is counted, nobody else is asked */

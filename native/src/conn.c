@@ -8,6 +8,7 @@
 #include <unistd.h>
 
 #include "ahead.h"
+#include "conn_guard.h"
 #include "hbone.h"
 #include "neighbours.h"
 #include "tcp_proxy.h"
@@ -43,12 +44,21 @@ static void conn_free(na_grave *grave) {
   free(na_container_of(grave, na_conn, grave));
 }
 
+static void drop_authz(na_conn *conn) {
+  if (conn->authz->stage)
+    na_count_down(&conn->worker->counters, NA_COUNTER_GUARDS_WAITING);
+  na_authz_free(conn->authz);
+  conn->authz = NULL;
+}
+
 void na_conn_close(na_conn *conn, bool reset) {
   assert(!conn->dead && !conn->request && !conn->tcp);
   na_worker *worker = conn->worker;
   if (conn->phase == NA_CONN_WAITING)
     na_unpark(&conn->waiter);
   conn->dead = true;
+  if (conn->authz)
+    drop_authz(conn);
   na_ahead_drop(conn);
   na_timer_disarm(&conn->timer);
   na_stream_close(&conn->stream, reset);
@@ -133,6 +143,20 @@ static void on_waiting(na_watch *watch, uint32_t events) {
     na_conn_close(conn, true);
 }
 
+static void wait_expired(na_conn *conn) {
+  na_worker_count(conn->worker, NA_COUNTER_DOWNSTREAM_CX_IDLE_TIMEOUT);
+  na_conn_close(conn, true);
+}
+
+void na_conn_wait(na_conn *conn) {
+  if (conn->phase != NA_CONN_CONNECTING)
+    conn->phase = NA_CONN_GUARDED;
+  conn->stream.watch.fn = on_waiting;
+  na_conn_deadline(conn, conn->worker->loop.now_ms + conn->worker->config->idle_timeout_ms, wait_expired);
+  if (na_input_keep(&conn->in) < 0)
+    na_loop_tell(&conn->worker->loop, &conn->stream.watch, EPOLLERR);
+}
+
 static void on_wake(na_waiter *waiter, enum na_wake why) {
   na_conn *conn = na_container_of(waiter, na_conn, waiter);
   resolve(conn, why == NA_WAKE_COMMIT);
@@ -156,7 +180,7 @@ static void go_on(na_conn *conn, uint32_t protocol, uint32_t tag) {
   conn->tag = tag;
   conn->speaks = (uint8_t)protocol;
   if (protocol == NA_PROTOCOL_TCP)
-    na_tcp_start(conn);
+    na_conn_start_tcp(conn);
   else
     na_detect_start(conn);
 }
@@ -187,7 +211,9 @@ static void resolve_inbound(na_conn *conn) {
   uint32_t tag = 0;
   /* Not in force: find out whether there is an HTTP client that can be told (503). */
   uint32_t protocol = inbound ? (uint32_t)na_inbound_protocol(inbound, conn->local.port, &tag) : NA_PROTOCOL_DETECT;
-  go_on(conn, protocol, tag);
+  conn->tag = tag;
+  if (!inbound || !inbound->guards || na_conn_guard(conn, inbound))
+    go_on(conn, protocol, tag);
 }
 
 static void resolve(na_conn *conn, bool may_wait) {

@@ -28,6 +28,15 @@ enum na_conn_phase {
   NA_CONN_TCP,
   NA_CONN_CLOSING,
   NA_CONN_CONNECTING, /* tunnelled: not answered before the application is there; shown as NA_CONN_TCP */
+  NA_CONN_GUARDED,    /* waiting for a verdict on it; shown as NA_CONN_WAITING */
+};
+
+/* na_stat_row.protocol */
+enum {
+  NA_PROTOCOL_OPAQUE = 0,
+  NA_PROTOCOL_HTTP1 = 1,
+  NA_PROTOCOL_GRPC = 2,
+  NA_PROTOCOL_HTTP2_FORWARDED = 3,
 };
 
 typedef struct na_conn na_conn;
@@ -54,7 +63,8 @@ struct na_conn {
   };
   na_http_request *request; /* in progress, or NULL */
   na_tcp_proxy *tcp;
-  na_ahead *ahead; /* connection to the application that is not used yet, or NULL */
+  struct na_authz *authz; /* while its guards wait for somebody, else NULL; authz.h */
+  na_ahead *ahead;        /* connection to the application that is not used yet, or NULL */
   uint64_t bytes_in;
   uint64_t bytes_out;
   union {
@@ -73,7 +83,9 @@ struct na_conn {
   bool chunked_out : 1; /* the response's body is framed in chunks here */
   bool chunk_open : 1;  /* a chunk was sent, its final CRLF not yet */
   bool dead : 1;
-  bool tcp_opened : 1; /* reported as an opened TCP connection */
+  bool tcp_opened : 1;   /* reported as an opened TCP connection */
+  bool every_asked : 1;  /* what concerns all connections to its workload allows it */
+  bool guards_asked : 1; /* so do its port's guards for TCP */
 };
 
 static inline bool na_conn_inbound(const na_conn *conn) {
@@ -96,6 +108,8 @@ na_conn *na_conn_tunnelled(na_worker *worker, na_workload *workload, na_h2_strea
 void na_conn_admit(na_conn *conn);
 /* The client's address, when the connection is inbound and the address is somebody else's; else NULL. */
 const na_address *na_conn_source(const na_conn *conn);
+/* Read nothing for now; in order, until somebody's verdict comes. A tunnel that is not answered yet waits as it is. */
+void na_conn_wait(na_conn *conn);
 /* Call `expire` at the deadline unless it is moved before. */
 void na_conn_deadline(na_conn *conn, uint64_t deadline_ms, void (*expire)(na_conn *conn));
 /* Close and free (at the end of the turn). */

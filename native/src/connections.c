@@ -25,6 +25,8 @@ static const char *cluster_of(const na_conn *conn) {
 static uint8_t state_of(const na_conn *conn) {
   if (conn->request && conn->request->state == NA_REQUEST_PARKED)
     return NA_CONN_WAITING;
+  if (conn->phase == NA_CONN_GUARDED)
+    return NA_CONN_WAITING;
   return conn->phase == NA_CONN_CONNECTING ? NA_CONN_TCP : conn->phase;
 }
 

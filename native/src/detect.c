@@ -5,7 +5,7 @@
  */
 #include <errno.h>
 
-#include "conn.h"
+#include "conn_guard.h"
 #include "tcp_proxy.h"
 
 /* Results of na_h1_sniff. */
@@ -24,14 +24,23 @@ static void as_tcp(na_conn *conn) {
     na_tcp_refuse(conn, NA_FLAG_NC);
     return;
   }
-  na_tcp_start(conn);
+  na_conn_start_tcp(conn);
+}
+
+static void as_http2(na_conn *conn) {
+  conn->protocol = NA_PROTOCOL_HTTP2_FORWARDED;
+  if (na_conn_passes_http2(conn)) {
+    na_worker_count(conn->worker, NA_COUNTER_HTTP2_FORWARDED);
+    na_conn_start_tcp(conn);
+    return;
+  }
+  na_worker_count(conn->worker, NA_COUNTER_GUARDS_HTTP2);
+  na_tcp_deny(conn, 0, "http2_cannot_be_judged");
 }
 
 static void decided(na_conn *conn, int sniffed) {
   if (sniffed == SNIFF_HTTP2 && !not_in_force(conn)) {
-    na_worker_count(conn->worker, NA_COUNTER_HTTP2_FORWARDED);
-    conn->protocol = 3;
-    na_tcp_start(conn);
+    as_http2(conn);
   } else if (sniffed == SNIFF_HTTP1 || conn->speaks == NA_PROTOCOL_HTTP) {
     na_http_server_start(conn);
   } else {

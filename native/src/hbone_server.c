@@ -11,6 +11,7 @@
 #include <unistd.h>
 
 #include "ahead.h"
+#include "conn_guard.h"
 #include "hbone.h"
 #include "hbone_authority.h"
 #include "hbone_headers.h"
@@ -170,13 +171,6 @@ static bool find_destination(const na_hbone_server *server, const na_hbone_inbou
   return !is_own_port(out->port) && memcmp(out->ip, server->local.ip, sizeof out->ip) == 0;
 }
 
-static bool is_allowed(const na_hbone_server *server, const na_hbone_inbound *inbound, const na_address *destination) {
-  na_worker *worker = server->h2.worker;
-  const na_authorization question = {
-      .workload = server->workload, .principal = inbound->uri, .source = &server->peer, .destination = destination};
-  return !worker->authorize || worker->authorize(worker, &question);
-}
-
 static void answer(na_h2_stream *stream, uint16_t status) {
   if (respond(stream, status, "", true) < 0)
     na_h2_stream_reset(stream, NGHTTP2_INTERNAL_ERROR);
@@ -190,13 +184,12 @@ static void admit(na_hbone_server *server, na_hbone_inbound *inbound, const na_a
     answer(&inbound->stream, 503);
     return;
   }
-  if (!is_allowed(server, inbound, destination)) {
-    na_worker_count(worker, NA_COUNTER_HBONE_DENIED);
-    inbound->status = 401;
-    na_tcp_refuse(conn, NA_FLAG_UAEX);
-  } else if (!na_snapshot_inbound_port(worker->snapshot, conn->workload->id, destination->port)) {
+  const na_inbound *in_force = na_snapshot_inbound_port(worker->snapshot, conn->workload->id, destination->port);
+  if (!in_force) {
     na_worker_count(worker, NA_COUNTER_DOWNSTREAM_CX_NOT_IN_FORCE);
     na_tcp_refuse(conn, NA_FLAG_NC);
+  } else if (in_force->guards) {
+    na_conn_guard_tunnelled(conn, in_force);
   } else {
     na_ahead_start(conn);
   }

@@ -6,6 +6,7 @@
 #include <string.h>
 #include <time.h>
 
+#include "authz.h"
 #include "http_request.h"
 
 /* RFC 9110 5.6.7 */
@@ -20,23 +21,40 @@ static na_header header(const char *name, na_str value) {
   return (na_header){.name = na_str_of(name), .value = value};
 }
 
-/* Send a complete response; `location` may be empty. */
-static void reply(na_http_request *request, uint16_t status, na_str location, const char *body, size_t n) {
+/* What an answer is made of. */
+typedef struct na_answer {
+  uint16_t status;
+  const char *body;
+  size_t n;
+  const na_header *headers; /* besides our own */
+  uint32_t nheaders;
+} na_answer;
+
+static bool has_content_type(const na_answer *answer) {
+  for (uint32_t i = 0; i < answer->nheaders; i++)
+    if (na_str_ieq(answer->headers[i].name, "content-type"))
+      return true;
+  return false;
+}
+
+/* Send a complete response. */
+static void reply(na_http_request *request, const na_answer *answer) {
   char length[24], date[40];
-  na_header headers[5];
+  na_header headers[NA_H1_MAX_HEADERS + 4];
   uint32_t count = 0;
-  bool bodiless = status == 204 || status == 304;
+  size_t n = answer->n;
+  bool bodiless = answer->status == 204 || answer->status == 304;
   snprintf(length, sizeof length, "%zu", n);
   if (!bodiless)
     headers[count++] = header("content-length", na_str_of(length));
-  if (n)
+  if (n && !has_content_type(answer))
     headers[count++] = header("content-type", na_str_of("text/plain"));
-  if (location.n)
-    headers[count++] = header("location", location);
+  for (uint32_t i = 0; i < answer->nheaders && i < NA_H1_MAX_HEADERS; i++)
+    headers[count++] = answer->headers[i];
   headers[count++] = header("date", date_now(date, sizeof date));
   headers[count++] = header("server", na_str_of("nodeagent"));
-  na_response response = {.status = status,
-                          .reason = na_str_of(na_h1_reason(status)),
+  na_response response = {.status = answer->status,
+                          .reason = na_str_of(na_h1_reason(answer->status)),
                           .headers = headers,
                           .nheaders = count,
                           .body = n ? NA_BODY_LENGTH : NA_BODY_NONE,
@@ -44,21 +62,34 @@ static void reply(na_http_request *request, uint16_t status, na_str location, co
   if (bodiless || request->is_head)
     n = 0;
   request->state = NA_REQUEST_ANSWERING;
-  request->status = status;
+  request->status = answer->status;
   request->bytes_out = n;
-  if (request->responder->head(request, &response, (char *)body, n, true) < 0)
+  if (request->responder->head(request, &response, (char *)answer->body, n, true) < 0)
     na_request_abort(request, NA_FLAG_DC, "downstream_remote_disconnect");
   else
     na_request_finish(request);
 }
 
 void na_reply_text(na_http_request *request, uint16_t status, const char *text) {
-  reply(request, status, (na_str){0}, text, text ? strlen(text) : 0);
+  reply(request, &(na_answer){.status = status, .body = text, .n = text ? strlen(text) : 0});
+}
+
+void na_reply_refusal(na_http_request *request, const na_refusal *refusal) {
+  reply(request, &(na_answer){.status = refusal->status,
+                              .body = refusal->body.p,
+                              .n = refusal->body.n,
+                              .headers = refusal->headers,
+                              .nheaders = refusal->nheaders});
 }
 
 void na_reply_direct(na_http_request *request) {
   const na_route *route = request->route;
-  reply(request, route->respond.status, (na_str){0}, route->respond.body, route->respond.n);
+  reply(request, &(na_answer){.status = route->respond.status, .body = route->respond.body, .n = route->respond.n});
+}
+
+static void reply_to(na_http_request *request, na_str location) {
+  const na_header there = header("location", location);
+  reply(request, &(na_answer){.status = (uint16_t)request->route->redirect.code, .headers = &there, .nheaders = 1});
 }
 
 void na_reply_redirect(na_http_request *request) {
@@ -68,5 +99,5 @@ void na_reply_redirect(na_http_request *request) {
   if (out.over)
     na_request_reply(request, 500, NA_FLAG_LR, "redirect_too_long", "redirect location too long");
   else
-    reply(request, request->route->redirect.code, (na_str){location, (uint32_t)out.n}, NULL, 0);
+    reply_to(request, (na_str){location, (uint32_t)out.n});
 }

@@ -7,6 +7,8 @@
 #include <string.h>
 #include <strings.h>
 
+#include "http_guard.h"
+#include "http_path.h"
 #include "http_tunnel.h"
 #include "http_upstream.h"
 #include "report.h"
@@ -38,6 +40,13 @@ static void leave_cluster(na_http_request *request) {
   request->cluster = NULL;
 }
 
+static void drop_authz(na_http_request *request) {
+  if (request->authz->stage)
+    na_count_down(&request->worker->counters, NA_COUNTER_GUARDS_WAITING);
+  na_authz_free(request->authz);
+  request->authz = NULL;
+}
+
 static void request_free(na_http_request *request) {
   assert(!request->upstream);
   na_unpark(&request->waiter);
@@ -46,6 +55,8 @@ static void request_free(na_http_request *request) {
   if (request->vhost)
     na_vhost_unref(request->vhost);
   na_buffer_free(&request->replay);
+  if (request->authz)
+    drop_authz(request);
   free(request->failure);
   na_count_down(&request->worker->counters, NA_COUNTER_DOWNSTREAM_RQ_ACTIVE);
   free(request);
@@ -81,6 +92,12 @@ void na_request_reply(na_http_request *request, uint16_t status, uint32_t flags,
   request->flags |= flags;
   request->detail = detail;
   na_reply_text(request, status, text);
+}
+
+void na_request_deny(na_http_request *request, const na_refusal *refusal) {
+  request->flags |= refusal->flags;
+  request->detail = refusal->detail;
+  na_reply_refusal(request, refusal);
 }
 
 /* ---- timeouts ---- */
@@ -312,6 +329,11 @@ static void route_inbound(na_http_request *request) {
     return;
   }
   (void)na_inbound_protocol(inbound, conn->local.port, &request->cluster_tag);
+  if (!inbound->guards || na_http_guard(request, inbound))
+    forward(request, NULL);
+}
+
+void na_request_guarded(na_http_request *request) {
   forward(request, NULL);
 }
 
@@ -393,6 +415,27 @@ static void keep_texts(na_http_request *request, const na_h1_head *head, const c
   };
 }
 
+/* Bring the path to its normal form, in the request's own copy of the head, from which it is parsed anew. False: there
+ * is none, and the request was refused. */
+static bool normalise(na_http_request *request, const na_h1_head *head, const char **raw) {
+  na_worker *worker = request->worker;
+  na_str path = head->request.path;
+  const char *end = path.p + path.n;
+  char *at = request->head + (path.p - *raw);
+  long n = na_path_normalise(path, at);
+  worker->head_of = NULL;
+  if (n < 0) {
+    na_request_reply(request, 400, 0, "path_normalization_failed", NULL);
+    return false;
+  }
+  memmove(at + n, at + path.n, request->head_bytes - (size_t)(end - *raw));
+  request->head_bytes -= path.n - (uint32_t)n;
+  (void)na_request_head(request);
+  worker->head_of = request;
+  *raw = request->head;
+  return true;
+}
+
 void na_request_start(na_conn *conn, const na_responder *responder, const na_h1_head *head, const char *raw) {
   na_worker *worker = conn->worker;
   na_http_request *request = request_new(conn, responder, head->head_bytes);
@@ -403,6 +446,8 @@ void na_request_start(na_conn *conn, const na_responder *responder, const na_h1_
   assert(head == worker->head);
   worker->head_of = request;
   memcpy(request->head, raw, head->head_bytes);
+  if (!na_path_is_plain(head->request.path) && !normalise(request, head, &raw))
+    return;
   if (worker->access.records)
     keep_texts(request, head, raw);
   request->http10 = head->minor == 0;
@@ -428,7 +473,7 @@ void na_request_refuse(na_conn *conn, const na_responder *responder, uint16_t st
     na_conn_close(conn, true);
 }
 
-const na_h1_head *na_request_head(na_http_request *request) {
+na_h1_head *na_request_own_head(na_http_request *request) {
   na_worker *worker = request->worker;
   if (worker->head_of == request)
     return worker->head;
@@ -440,5 +485,11 @@ const na_h1_head *na_request_head(na_http_request *request) {
   int n = na_h1_parse_request(request->head, request->head_bytes, &scanned, &limits, worker->head, &error);
   assert(n == (int)request->head_bytes); /* it was parsed before */
   (void)n;
+  if (request->authz)
+    na_head_edits_apply(&request->authz->edits, worker->head);
   return worker->head;
+}
+
+const na_h1_head *na_request_head(na_http_request *request) {
+  return na_request_own_head(request);
 }

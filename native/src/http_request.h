@@ -15,6 +15,7 @@
 #include "http_body.h"
 
 typedef struct na_upstream na_upstream; /* http_upstream.h */
+typedef struct na_refusal na_refusal; /* authz.h */
 typedef struct na_tunnel na_tunnel;     /* http_tunnel.h */
 
 /* Attempts after failed connects (Istio's default retry policy: connect-failure, 2 attempts more). */
@@ -83,10 +84,11 @@ struct na_http_request {
   const na_host *host; /* of the cluster */
   const na_host_state *tried[NA_REQUEST_RETRIES + 1];
   na_waiter waiter;
-  na_timer timer;    /* the route's timeout */
-  na_address remote; /* where it goes */
-  na_address local;  /* our end of that connection */
-  na_buffer replay;  /* body bytes sent so far, while it can be sent again */
+  na_timer timer;         /* the route's timeout */
+  na_address remote;      /* where it goes */
+  na_address local;       /* our end of that connection */
+  struct na_authz *authz; /* what its guards keep, or NULL; authz.h */
+  na_buffer replay;       /* body bytes sent so far, while it can be sent again */
   uint64_t start_us;
   uint64_t sent_us;  /* the request was sent completely */
   uint64_t first_us; /* the response began */
@@ -127,6 +129,12 @@ void na_request_refuse(na_conn *conn, const na_responder *responder, uint16_t st
                        const char *detail, const char *body);
 /* The request's head, in worker->head: parsed anew unless it is there still. */
 const na_h1_head *na_request_head(na_http_request *request);
+/* The same, for those that edit it (head_edits.h). */
+na_h1_head *na_request_own_head(na_http_request *request);
+/* Its guards let it pass: go on. */
+void na_request_guarded(na_http_request *request);
+/* Refuse it as its guards say. */
+void na_request_deny(na_http_request *request, const na_refusal *refusal);
 
 /* Find an endpoint and a connection to it: the first time, after a failed connect, or to send it again. */
 void na_request_connect(na_http_request *request, bool fresh);
@@ -154,5 +162,6 @@ void na_request_upstream_lost(na_http_request *request, bool stale);
 void na_reply_redirect(na_http_request *request);
 void na_reply_direct(na_http_request *request);
 void na_reply_text(na_http_request *request, uint16_t status, const char *text);
+void na_reply_refusal(na_http_request *request, const na_refusal *refusal);
 
 #endif

@@ -8,9 +8,6 @@
 #include "hbone_headers.h"
 #include "http_request.h"
 
-/* na_stat_row.protocol */
-enum { PROTOCOL_TCP = 0, PROTOCOL_HTTP1 = 1, PROTOCOL_GRPC = 2, PROTOCOL_HTTP2_FORWARDED = 3 };
-
 /* Who is at the other end: inbound the client, outbound what the connection led to. */
 static void set_principal(na_stat_key *key, const na_conn *conn, uint32_t upstream, bool mutual_tls) {
   na_peer peer;
@@ -34,7 +31,8 @@ static na_stat_row *tcp_row(na_conn *conn, const na_tcp_report *report, uint32_t
                      .cluster_tag = report->cluster_tag,
                      .endpoint_tag = report->endpoint_tag,
                      .flags = flags,
-                     .protocol = conn->protocol == PROTOCOL_HTTP2_FORWARDED ? PROTOCOL_HTTP2_FORWARDED : PROTOCOL_TCP};
+                     .protocol = conn->protocol == NA_PROTOCOL_HTTP2_FORWARDED ? NA_PROTOCOL_HTTP2_FORWARDED
+                                                                               : NA_PROTOCOL_OPAQUE};
   set_peer(&key, conn, &report->remote);
   set_principal(&key, conn, report->principal, report->mutual_tls);
   return na_stats_row(&conn->worker->stats, &key);
@@ -126,7 +124,8 @@ void na_report_tcp_closed(na_conn *conn, const na_tcp_report *report) {
   record->cluster_tag = report->cluster_tag;
   record->endpoint_tag = report->endpoint_tag;
   record->flags = report->flags;
-  record->protocol = conn->protocol == PROTOCOL_HTTP2_FORWARDED ? PROTOCOL_HTTP2_FORWARDED : PROTOCOL_TCP;
+  record->protocol = conn->protocol == NA_PROTOCOL_HTTP2_FORWARDED ? NA_PROTOCOL_HTTP2_FORWARDED : NA_PROTOCOL_OPAQUE;
+  text(record->detail, sizeof record->detail, report->detail);
   text(record->cluster, sizeof record->cluster, report->cluster);
   text(record->upstream_failure, sizeof record->upstream_failure, report->failure);
   na_access_publish(&conn->worker->access);
@@ -164,7 +163,7 @@ static void request_stats(const na_http_request *request) {
                      .endpoint_tag = request->endpoint_tag,
                      .flags = request->flags,
                      .status = request->status,
-                     .protocol = request->grpc ? PROTOCOL_GRPC : PROTOCOL_HTTP1};
+                     .protocol = request->grpc ? NA_PROTOCOL_GRPC : NA_PROTOCOL_HTTP1};
   set_peer(&key, conn, &request->remote);
   set_principal(&key, conn, request->principal, request->mutual_tls);
   na_stat_row *row = na_stats_row(&worker->stats, &key);
@@ -195,7 +194,7 @@ static void request_record(na_http_request *request) {
   record->route_tag = request->route_tag;
   record->flags = request->flags;
   record->status = request->status;
-  record->protocol = request->grpc ? PROTOCOL_GRPC : PROTOCOL_HTTP1;
+  record->protocol = request->grpc ? NA_PROTOCOL_GRPC : NA_PROTOCOL_HTTP1;
   record->http_minor = !request->http10; /* what is spoken here, also if the request could not be read */
   if (request->head_bytes)
     describe_request(record, &request->texts);

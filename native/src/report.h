@@ -14,6 +14,7 @@ typedef struct na_tcp_report {
   uint32_t flags;
   const char *cluster; /* name, or NULL */
   const char *failure; /* why the upstream failed, or NULL */
+  const char *detail;  /* why the connection may not be, or NULL */
   uint32_t principal;  /* of the upstream's tunnel */
   bool mutual_tls;     /* it is tunnelled */
   na_address remote;   /* of the upstream; zeros when there was none */

@@ -102,6 +102,18 @@ void na_tcp_refuse_because(na_conn *conn, uint32_t flags, const char *failure) {
   na_conn_close(conn, true);
 }
 
+void na_tcp_deny(na_conn *conn, uint32_t flags, const char *detail) {
+  na_tcp_report report = {.flags = flags, .detail = detail, .cluster_tag = na_conn_inbound(conn) ? conn->tag : 0};
+  if (conn->tcp) {
+    conn->tcp->report.detail = detail;
+    fail(conn->tcp, flags);
+    return;
+  }
+  na_report_tcp_opened(conn, &report);
+  na_report_tcp_closed(conn, &report);
+  na_conn_close(conn, true);
+}
+
 void na_tcp_cut(na_conn *conn) {
   fail(conn->tcp, NA_FLAG_LR);
 }

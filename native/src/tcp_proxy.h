@@ -17,6 +17,8 @@ void na_tcp_start(na_conn *conn);
 void na_tcp_refuse(na_conn *conn, uint32_t flags);
 /* The same with what the upstream failed for. */
 void na_tcp_refuse_because(na_conn *conn, uint32_t flags, const char *failure);
+/* It may not be, or not any more: reset it, and say in the access record why (static, or valid during the call). */
+void na_tcp_deny(na_conn *conn, uint32_t flags, const char *detail);
 void na_tcp_cut(na_conn *conn);
 /* The name of the cluster that it goes to, "" if none. */
 const char *na_tcp_cluster(const na_conn *conn);

@@ -12,7 +12,7 @@
 #include <sys/random.h>
 #include <unistd.h>
 
-#include "conn.h"
+#include "conn_guard.h"
 #include "hbone.h"
 #include "listener.h"
 #include "parking.h"
@@ -39,6 +39,9 @@ static void begin_turn(void *context) {
   if (worker->snapshot->generation == worker->generation)
     return;
   worker->generation = worker->snapshot->generation;
+  if (worker->snapshot->inbound_generation != worker->inbound_generation)
+    na_conns_recheck(worker, worker->inbound_generation);
+  worker->inbound_generation = worker->snapshot->inbound_generation;
   na_hbone_refresh(worker);
   na_pools_prune(worker);
   na_parking_retry(worker);

@@ -39,14 +39,6 @@ typedef struct na_gather {
   size_t n;
 } na_gather;
 
-/* Whether a connection may be: who (authenticated) comes from where and wants to go where. */
-typedef struct na_authorization {
-  const na_workload *workload; /* the destination */
-  const char *principal;       /* the peer's SPIFFE ID */
-  const na_address *source;
-  const na_address *destination;
-} na_authorization;
-
 /* Something for a worker to do, sent by the control thread, which waits for its end. */
 typedef struct na_command {
   struct na_command *next;
@@ -73,6 +65,7 @@ struct na_worker {
 
   const na_snapshot *snapshot; /* of this turn */
   uint64_t generation;         /* that parked things were tried against */
+  uint64_t inbound_generation; /* that connections were last asked against */
 
   na_link listeners;
   na_link conns;
@@ -84,8 +77,6 @@ struct na_worker {
   na_hbone *hbone;
   na_principals *principals; /* the engine's */
   na_neighbours *neighbours; /* the engine's; NULL: there are none */
-  /* Policy on connections; NULL: everybody may. */
-  bool (*authorize)(na_worker *worker, const na_authorization *question);
   /* The address of a workload by the name of a service of its own; out->port is the service's and may be changed. NULL:
    * there are no names. */
   bool (*resolve_host)(na_worker *worker, const na_workload *workload, na_str host, na_address *out);

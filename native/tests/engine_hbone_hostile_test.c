@@ -6,9 +6,6 @@
 #include <signal.h>
 
 #include "h2_peer.h"
-#include "snapshot.h"
-
-#include "engine.h"
 
 static hbone_scene begin(void) {
   const na_config config = {.access_log = 1};
@@ -130,22 +127,30 @@ static void answers_bad_requests(void **state) {
   end(&s);
 }
 
-static bool deny(na_worker *worker, const na_authorization *question) {
-  assert_string_equal(question->principal, ID_A);
-  assert_int_equal(question->workload->id, 2);
-  assert_true(na_ip_is_loopback(question->source->ip));
-  return false;
+/* Put guards in force at workload 2: connections that the check of `principal` holds for are denied. */
+static void deny_principal(hbone_scene *s, const char *principal) {
+  na_guards *guards;
+  assert_int_equal(na_guards_new(&guards), 0);
+  assert_int_equal(na_guards_rules(guards, NA_GUARDED_CONNECTION, NA_RULE_DENY, 0, NULL), 0);
+  assert_int_equal(na_guards_policy(guards, "ns[x]-policy[no a]-rule[0]"), 0);
+  assert_int_equal(na_check_text(guards, NA_ATTRIBUTE_PRINCIPAL, NA_MATCH_EXACT, NULL, principal, 0), 0);
+  na_builder *b = rig_change(&s->r);
+  const na_inbound_config config = {.fallback = NA_PROTOCOL_TCP, .every = 1};
+  assert_int_equal(na_builder_guarded_inbound(b, 2, NULL, 0, &config, &guards, 1), 0);
+  na_guards_free(guards);
+  rig_commit(&s->r);
 }
 
 static void answers_401_when_policy_denies(void **state) {
   hbone_scene s = begin();
-  s.r.engine->workers[0].authorize = deny;
+  deny_principal(&s, ID_A);
   h2_peer peer;
   h2_dial(&peer, &s);
   assert_true(h2_connect(&peer, 1, &s));
   assert_int_equal(h2_status(&peer, 1), 401);
   na_access_record record = get_record(&s.r);
-  assert_int_equal(record.flags, NA_FLAG_UAEX);
+  assert_int_equal(record.flags, 0);
+  assert_string_equal(record.detail, "rbac_access_denied_matched_policy[ns[x]-policy[no_a]-rule[0]]");
   assert_string_equal(na_engine_principal(s.r.engine, record.principal), ID_A);
   h2_close(&peer);
   int client = dial(s.port);
@@ -155,7 +160,8 @@ static void answers_401_when_policy_denies(void **state) {
     ;
   assert_string_equal(record.upstream_failure, "HBONE: the peer answered 401: its policy does not allow it");
   expect_silence(s.listener, 20);
-  s.r.engine->workers[0].authorize = NULL;
+  assert_true(counter(&s.r, "hbone_denied_total") > 1);
+  deny_principal(&s, ID_B);
   end(&s);
 }
 

@@ -180,7 +180,7 @@ class State:
             yield parts.saver.last_error
         yield from parts.identities.warnings()
         for rejection in parts.configuration.rejections:
-            yield f"route table {rejection.table}: {rejection.message}"
+            yield f"{rejection.kind} {rejection.table}: {rejection.message}"
         for view in parts.views:
             if view.lacks_inbound:
                 yield f"view {view.name}: there is no usable virtualInbound listener; nothing is let in"

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 from nodeagent.dataplane._native import ffi, lib
+from nodeagent.dataplane.inbound import guard_inbound
 from nodeagent.dataplane.tags import TagTable
 from nodeagent.dataplane.virtual_host import c_string, make_virtual_host
 from nodeagent.errors import EngineError
@@ -48,12 +49,14 @@ Tagged = ClusterTag | Endpoint | DestinationUse | VirtualHostUse | RouteTable | 
 
 @dataclass(frozen=True, slots=True)
 class Rejection:
-    """A part of a snapshot that the engine cannot use; the part of that name that was in force before
-    stays."""
+    """A part of a snapshot that the engine cannot use. The virtual host of that name that was in force before stays;
+    the port of a workload whose guards cannot be made refuses (`virtual_host` is the port then)."""
 
     table: str
     virtual_host: str
     message: str
+    kind: str = "route table"
+    """What `table` is the name of."""
 
 
 def view_of(name: str, xds_name: str) -> str:
@@ -75,7 +78,7 @@ class ChangeWriter:
         self._released: list[Hashable] = []
         self._replaced: list[tuple[Hashable, frozenset[Hashable]]] = []
         self.rejections: list[Rejection] = []
-        """Virtual hosts that the engine cannot use; complete after write()."""
+        """What the engine cannot use; complete after write()."""
         slot = ffi.new("na_builder **")
         if (code := lib.na_builder_new(engine, slot)) < 0:
             raise EngineError(f"the engine takes no changes: {os.strerror(-code)}")
@@ -312,17 +315,34 @@ class ChangeWriter:
 
     def _inbound(self, uid: str, workload: int, inbound: Inbound) -> None:
         parent = ("inbound", uid)
+        made = guard_inbound(inbound)
+        self.rejections.extend(Rejection(uid, where, why, "workload") for where, why in made.problems)
         ports = [
             {
                 "port": port.port,
-                "protocol": int(port.protocol),
+                "protocol": int(protocol),
                 "tag": self._tag((*parent, port.port), port, parent),
+                "guards": guards,
             }
-            for port in inbound.ports
+            for port, protocol, guards in made.ports
         ]
         self._replaced.append((parent, frozenset((*parent, port.port) for port in inbound.ports)))
-        code = lib.na_builder_inbound(
-            self._builder, workload, ffi.new("na_inbound_port[]", ports), len(ports), int(inbound.fallback)
+        config = ffi.new(
+            "na_inbound_config *",
+            {
+                "fallback": int(made.fallback),
+                "fallback_guards": made.fallback_guards,
+                "every": made.every,
+            },
+        )
+        code = lib.na_builder_guarded_inbound(
+            self._builder,
+            workload,
+            ffi.new("na_inbound_port[]", ports),
+            len(ports),
+            config,
+            ffi.new("na_guards *[]", made.handles),
+            len(made.handles),
         )
         self._check(code, f"the inbound configuration of {uid}")
 

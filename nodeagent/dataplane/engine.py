@@ -17,6 +17,7 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 from nodeagent.dataplane._native import ffi, lib
+from nodeagent.dataplane.access import AccessAnswer, AccessQuestion, explain_access
 from nodeagent.dataplane.builder import (
     ChangeWriter,
     ClusterTag,
@@ -252,7 +253,8 @@ class EngineOwner:
         """Before it listens: without its inbound configuration it would refuse what comes in."""
         inbound = self._applied.inbound.get(uid)
         if inbound is not None:
-            self._publish(Changes(inbound=[(uid, inbound)]), {})
+            changes = Changes(inbound=[(uid, inbound)])
+            self._note_rejections(changes, self._publish(changes, {}))
 
     async def remove_workload(self, uid: str, drain_ms: int) -> None:
         """Close its listeners at once and return when its connections are gone, after `drain_ms` at most by
@@ -344,7 +346,7 @@ class EngineOwner:
     def _note_rejections(self, changes: Changes, rejections: Iterable[Rejection]) -> None:
         settled = {(table, host.name) for table, host in changes.virtual_hosts}
         settled.update(changes.virtual_hosts_removed)
-        removed = set(changes.tables_removed)
+        removed = {*changes.tables_removed, *(uid for uid, _ in changes.inbound), *changes.inbound_removed}
         self._rejected = {
             key: value
             for key, value in self._rejected.items()
@@ -370,6 +372,15 @@ class EngineOwner:
             return 0
         with self._lock:
             return int(lib.na_engine_committed(self._engine))
+
+    def explain_access(self, uid: str, question: AccessQuestion) -> AccessAnswer:
+        """What the guards of a workload's port say to a question. EngineError if it is not served here, or has no
+        inbound configuration, or no such request can be."""
+        with self._lock:
+            workload = self._ids.get(uid)
+            if workload is None or not self._reports:
+                raise EngineError(f"workload {uid} is not served here")
+            return explain_access(self._engine, workload, question)
 
     # -- needs and use --
 

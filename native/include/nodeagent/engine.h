@@ -505,7 +505,7 @@ typedef struct na_access_record {
   char request_id[48];
   char route[96];
   char cluster[160];
-  char detail[64]; /* %RESPONSE_CODE_DETAILS%, as Envoy words them */
+  char detail[192]; /* %RESPONSE_CODE_DETAILS%, %CONNECTION_TERMINATION_DETAILS%, as Envoy words them */
   char upstream_failure[160];
   uint32_t principal; /* as in na_stat_row */
   uint32_t mutual_tls;
@@ -554,6 +554,32 @@ NA_API int na_engine_connections(na_engine *engine, na_connection_info *out, siz
 NA_API int na_engine_explain_route(na_engine *engine, const char *table, const char *method, const char *authority,
                                    const char *path, const char *headers, size_t n, char *route, size_t route_size,
                                    char *cluster, size_t cluster_size);
+
+/* Who would like to do what. */
+typedef struct na_access_question {
+  uint32_t workload;
+  uint16_t port; /* that the connection goes to */
+  uint16_t source_port;
+  uint8_t source[16];
+  uint8_t destination[16];
+  const char *principal; /* SPIFFE ID of the peer; NULL: plaintext */
+  const char *method;    /* NULL: a connection that is taken for TCP */
+  const char *authority;
+  const char *path;
+  const char *headers; /* name\0value\0 pairs, headers_n bytes in all */
+  size_t headers_n;
+} na_access_question;
+
+/* What the guards of a workload's port say, by the data path's own code. Writes lines of words between tabs, at most
+ * `size` bytes with the NUL:
+ *   protocol  tcp|http|detect|refuse
+ *   guards    every|connection|request    whose stages follow
+ *   stage     [shadow ]allow|deny|log     or what a stage of another kind says of itself
+ *   policy    NAME    matched|not matched
+ *   verdict   allowed|denied  [STATUS  DETAIL]
+ * Returns the length; -ENOENT: the workload's inbound configuration is not in force; -EINVAL: no such request can be;
+ * -ENOSPC. */
+NA_API int na_engine_explain_access(na_engine *engine, const na_access_question *question, char *out, size_t size);
 /* Parse one HTTP/1 head with the data path's parser: bytes consumed, 0 incomplete, -status (400, 414, 431 ...) when
  * refused, with the reason in `why`. When accepted, `why` tells how it was read, in lines: method, path and query,
  * authority ("-" for empty), minor version, body (none, length, chunked), its length and keep-alive (0 or 1) with

@@ -1,0 +1,85 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#include "http_path.h"
+
+#include <string.h>
+
+bool na_path_is_plain(na_str path) {
+  for (uint32_t i = 0; i < path.n; i++) {
+    char c = path.p[i];
+    if (c == '%' || c == '\\' || (c == '.' && (i == 0 || path.p[i - 1] == '/')))
+      return false;
+  }
+  return true;
+}
+
+static int digit_of(char c) {
+  if (c >= '0' && c <= '9')
+    return c - '0';
+  c |= 0x20;
+  return c >= 'a' && c <= 'f' ? c - 'a' + 10 : -1;
+}
+
+/* RFC 3986 2.3 */
+static bool is_unreserved(int c) {
+  return (c >= 'a' && c <= 'z') || (c >= 'A' && c <= 'Z') || (c >= '0' && c <= '9') || (c && strchr("-._~", c));
+}
+
+/* Whether a digit would make an encoding of what stands before it and is none: `%2%65` must not become `%2e`. */
+static bool completes(const char *out, uint32_t n, int c) {
+  bool open = n >= 1 && out[n - 1] == '%';
+  bool half = n >= 2 && out[n - 2] == '%' && digit_of(out[n - 1]) >= 0;
+  return (open || half) && digit_of((char)c) >= 0;
+}
+
+/* Decode what need not be encoded, and turn backslashes. Encodings that are none stay as they are. */
+static long decode(na_str path, char *out) {
+  uint32_t n = 0;
+  for (uint32_t i = 0; i < path.n; i++) {
+    char c = path.p[i];
+    int high = c == '%' && i + 2 < path.n ? digit_of(path.p[i + 1]) : -1;
+    int low = high >= 0 ? digit_of(path.p[i + 2]) : -1;
+    int decoded = low >= 0 ? high * 16 + low : -1;
+    if (decoded == 0)
+      return -1;
+    if (decoded > 0 && is_unreserved(decoded) && !completes(out, n, decoded)) {
+      out[n++] = (char)decoded;
+      i += 2;
+    } else {
+      out[n++] = c == '\\' ? '/' : c;
+    }
+  }
+  return n;
+}
+
+/* The segment at p, without its slash. */
+static uint32_t segment_length(const char *p, const char *end) {
+  const char *slash = memchr(p, '/', (size_t)(end - p));
+  return (uint32_t)((slash ? slash : end) - p);
+}
+
+/* RFC 3986 5.2.4, in place; `n` bytes that begin with a slash. */
+static uint32_t remove_dots(char *path, uint32_t n) {
+  const char *p = path, *end = path + n;
+  uint32_t out = 0; /* all segments so far, each with the slash before it */
+  while (p < end) {
+    uint32_t length = segment_length(p + 1, end);
+    bool last = p + 1 + length == end;
+    bool one = length == 1 && p[1] == '.', two = length == 2 && p[1] == '.' && p[2] == '.';
+    if (two)
+      while (out && path[--out] != '/')
+        ;
+    if (!one && !two) {
+      memmove(path + out, p, length + 1);
+      out += length + 1;
+    } else if (last) {
+      path[out++] = '/';
+    }
+    p += 1 + length;
+  }
+  return out;
+}
+
+long na_path_normalise(na_str path, char *out) {
+  long n = decode(path, out);
+  return n > 0 && out[0] == '/' ? (long)remove_dots(out, (uint32_t)n) : n;
+}
