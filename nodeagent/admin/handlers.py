@@ -5,60 +5,60 @@ from __future__ import annotations
 import asyncio
 import itertools
 import logging
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator
+from collections.abc import AsyncGenerator, AsyncIterator, Iterable, Iterator
+from dataclasses import replace
 from typing import Any, Final
 
-from aiohttp import web
-
 from nodeagent.admin import config_dump, log_levels
-from nodeagent.admin.listen import MAX_BODY_BYTES
+from nodeagent.admin.http import Handler, Request, Response, text
 from nodeagent.admin.rows import RESOURCES, Filter, QueryError, Resource, encode
 from nodeagent.admin.state import AgentState
 
 BATCH: Final = 200
 MAX_STREAMS: Final = 8
+JSON: Final = "application/json"
 PROMETHEUS: Final = "text/plain; version=0.0.4; charset=utf-8"
 
 _log = logging.getLogger(__name__)
-Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
 
-def text(status: int, message: str) -> web.Response:
-    """Return a plain text answer."""
-    return web.Response(status=status, text=message.rstrip("\n") + "\n")
+class Application:
+    """The pages of one port: path and method -> handler."""
 
+    def __init__(self) -> None:
+        self._pages: dict[str, dict[str, Handler]] = {}
 
-@web.middleware
-async def errors(request: web.Request, handler: Handler) -> web.StreamResponse:
-    """Turn what is wrong with a request into a line that says so; keep a failing handler from the rest."""
-    try:
-        return await handler(request)
-    except QueryError as error:
-        return text(400, f"error: {error}")
-    except web.HTTPNotFound:
-        return text(404, f"error: no path {request.path}; there are:\n{_index(request.app)}")
-    except web.HTTPMethodNotAllowed as error:
-        allowed = ", ".join(sorted(error.allowed_methods))
-        answer = text(405, f"error: {request.path} wants {allowed}, not {request.method}")
-        answer.headers["Allow"] = allowed
-        return answer
-    except (web.HTTPException, ConnectionError):
-        raise
-    except Exception as error:
-        _log.exception("%s %s failed", request.method, request.path)
-        return text(500, f"error: {type(error).__name__}: {error}")
+    def add(self, path: str, handler: Handler, method: str = "GET") -> None:
+        """Serve a page."""
+        self._pages.setdefault(path, {})[method] = handler
 
+    async def __call__(self, request: Request) -> Response:
+        """Answer a request. What is wrong with it is said in a line; a failing page is kept from the rest."""
+        methods = self._pages.get(request.path)
+        if methods is None:
+            return text(404, f"error: no path {request.path}; there are:\n{self.index()}")
+        handler = methods.get("GET" if request.method == "HEAD" else request.method)
+        if handler is None:
+            allowed = ", ".join(sorted(methods))
+            message = f"error: {request.path} wants {allowed}, not {request.method}"
+            return text(405, message, {"Allow": allowed})
+        try:
+            return await handler(request)
+        except QueryError as error:
+            return text(400, f"error: {error}")
+        except Exception as error:
+            _log.exception("%s %s failed", request.method, request.path)
+            return text(500, f"error: {type(error).__name__}: {error}")
 
-def _index(application: web.Application) -> str:
-    found = {
-        (resource.canonical, route.method)
-        for resource in application.router.resources()
-        for route in resource
-        if route.method != "HEAD"
-    }
-    return "\n".join(
-        f"  {path}" + ("" if method == "GET" else f" ({method})") for path, method in sorted(found)
-    )
+    async def paths(self, request: Request) -> Response:
+        """Tell which pages there are."""
+        del request
+        return text(200, self.index())
+
+    def index(self) -> str:
+        """A line for each page."""
+        found = sorted((path, method) for path, methods in self._pages.items() for method in methods)
+        return "\n".join(f"  {path}" + ("" if method == "GET" else f" ({method})") for path, method in found)
 
 
 async def _batches(parts: Iterator[bytes], size: int) -> AsyncIterator[bytes]:
@@ -103,50 +103,47 @@ class Handlers:
         self._state = state
         self._streams = 0
 
-    def admin(self) -> web.Application:
+    def admin(self) -> Application:
         """Return the application of the unix socket: everything."""
         application = self.reading()
-        application.router.add_post("/logging", self._set_levels)
-        application.router.add_post("/quitquitquit", self._quit)
+        application.add("/logging", self._set_levels, "POST")
+        application.add("/quitquitquit", self._quit, "POST")
         return application
 
-    def reading(self) -> web.Application:
+    def reading(self) -> Application:
         """Return the application of the loopback port: what changes nothing: any local user may ask."""
-        application = _application()
-        application.router.add_get("/", self._paths)
-        application.router.add_get("/status", self._status)
+        application = Application()
+        application.add("/", application.paths)
+        application.add("/status", self._status)
         for resource in RESOURCES.values():
-            application.router.add_get(f"/{resource.path}", self._list(resource))
-        application.router.add_get("/config_dump", self._config_dump)
-        application.router.add_get("/logging", self._levels)
+            application.add(f"/{resource.path}", self._list(resource))
+        application.add("/config_dump", self._config_dump)
+        application.add("/logging", self._levels)
         self._add_ready(application)
         self._add_metrics(application)
         return application
 
-    def metrics(self) -> web.Application:
+    def metrics(self) -> Application:
         """Return the application of the metrics port."""
-        application = _application()
+        application = Application()
         self._add_metrics(application)
         return application
 
-    def ready(self) -> web.Application:
+    def ready(self) -> Application:
         """Return the application of the readiness port."""
-        application = _application()
+        application = Application()
         self._add_ready(application)
         return application
 
-    def _add_metrics(self, application: web.Application) -> None:
-        application.router.add_get("/stats/prometheus", self._metrics)
-        application.router.add_get("/metrics", self._metrics)
+    def _add_metrics(self, application: Application) -> None:
+        application.add("/stats/prometheus", self._metrics)
+        application.add("/metrics", self._metrics)
 
-    def _add_ready(self, application: web.Application) -> None:
-        application.router.add_get("/healthz/ready", self._ready)
-        application.router.add_get("/healthz/live", self._live)
+    def _add_ready(self, application: Application) -> None:
+        application.add("/healthz/ready", self._ready)
+        application.add("/healthz/live", self._live)
 
-    async def _paths(self, request: web.Request) -> web.StreamResponse:
-        return text(200, _index(request.app))
-
-    async def _status(self, request: web.Request) -> web.StreamResponse:
+    async def _status(self, request: Request) -> Response:
         return _json(self._state.status())
 
     def _rows(self, resource: Resource) -> Iterable[Any]:
@@ -156,77 +153,58 @@ class Handlers:
         return rows
 
     def _list(self, resource: Resource) -> Handler:
-        async def handle(request: web.Request) -> web.StreamResponse:
-            wanted = Filter.parse(resource, request.query.items())
+        async def handle(request: Request) -> Response:
+            wanted = Filter.parse(resource, request.query)
             rows = wanted.apply(self._rows(resource))
-            return await self._stream(request, itertools.chain(_array(rows), (b"\n",)))
+            return await self._stream(itertools.chain(_array(rows), (b"\n",)))
 
         return handle
 
-    async def _config_dump(self, request: web.Request) -> web.StreamResponse:
-        return await self._stream(request, _document(config_dump.sections(self._state)))
+    async def _config_dump(self, request: Request) -> Response:
+        return await self._stream(_document(config_dump.sections(self._state)))
 
-    async def _stream(
-        self, request: web.Request, parts: Iterator[bytes], kind: str = "application/json", size: int = BATCH
-    ) -> web.StreamResponse:
-        """Write an answer as it is made, `size` parts at once; at most MAX_STREAMS answers at a time."""
+    async def _stream(self, parts: Iterator[bytes], kind: str = JSON, size: int = BATCH) -> Response:
+        """An answer that is written as it is made, `size` parts at once; at most MAX_STREAMS answers at a time."""
         if self._streams >= MAX_STREAMS:
             return text(503, f"error: {MAX_STREAMS} listings are being read already; try again")
+        batches = self._counted(_batches(parts, size))
+        # What fails before the first batch is there is still answered with 500.
+        first = await anext(batches, b"")
+        return Response(first, kind=kind, rest=batches)
+
+    async def _counted(self, batches: AsyncIterator[bytes]) -> AsyncGenerator[bytes, None]:
         self._streams += 1
-        response = web.StreamResponse(headers={"Content-Type": kind})
         try:
-            async for batch in _batches(parts, size):
-                # Not before the first batch is there: what fails at once is still answered with 500.
-                await response.prepare(request)
-                await response.write(batch)
-            await response.write_eof()
-        except ConnectionError:
-            raise
-        except Exception:
-            if not response.prepared:
-                raise
-            # The head is out: cutting the connection is the only way left to say that this is not all.
-            _log.exception("%s failed amid the answer", request.path)
-            if request.transport:
-                request.transport.abort()
+            async for batch in batches:
+                yield batch
         finally:
             self._streams -= 1
-        return response
 
-    async def _metrics(self, request: web.Request) -> web.StreamResponse:
-        return await self._stream(request, iter(self._state.metrics()), PROMETHEUS, 1)
+    async def _metrics(self, request: Request) -> Response:
+        return await self._stream(iter(self._state.metrics()), PROMETHEUS, 1)
 
-    async def _ready(self, request: web.Request) -> web.StreamResponse:
+    async def _ready(self, request: Request) -> Response:
         reasons = self._state.not_ready()
         return text(503, "not ready: " + "; ".join(reasons)) if reasons else text(200, "ready")
 
-    async def _live(self, request: web.Request) -> web.StreamResponse:
+    async def _live(self, request: Request) -> Response:
         return text(200, "live")
 
-    async def _levels(self, request: web.Request) -> web.StreamResponse:
+    async def _levels(self, request: Request) -> Response:
         return text(200, "\n".join(f"{name}: {level}" for name, level in log_levels.levels().items()))
 
-    async def _set_levels(self, request: web.Request) -> web.StreamResponse:
-        unknown = set(request.query) - {"level"}
-        if unknown or "level" not in request.query:
+    async def _set_levels(self, request: Request) -> Response:
+        if [name for name, _ in request.query] != ["level"]:
             raise QueryError("wanted: ?level=LEVEL or ?level=SCOPE:LEVEL,...")
         try:
-            log_levels.set_levels(request.query["level"])
+            log_levels.set_levels(request.query[0][1])
         except ValueError as error:
             raise QueryError(str(error)) from error
         return await self._levels(request)
 
-    async def _quit(self, request: web.Request) -> web.StreamResponse:
-        response = text(200, "shutting down")
-        await response.prepare(request)
-        await response.write_eof()
-        self._state.quit()
-        return response
+    async def _quit(self, request: Request) -> Response:
+        return replace(text(200, "shutting down"), after=self._state.quit)
 
 
-def _json(value: Any) -> web.Response:
-    return web.Response(body=encode(value) + b"\n", headers={"Content-Type": "application/json"})
-
-
-def _application() -> web.Application:
-    return web.Application(middlewares=[errors], client_max_size=MAX_BODY_BYTES)
+def _json(value: Any) -> Response:
+    return Response(encode(value) + b"\n", kind=JSON)

@@ -5,22 +5,22 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import errno
+import logging
 import os
 import socket
 import stat
 from pathlib import Path
 from typing import Final
 
-from aiohttp import web
-
+from nodeagent.admin.http import Connection, Handler
 from nodeagent.errors import ConfigError
 
 MAX_CONNECTIONS: Final = 64
-MAX_BODY_BYTES: Final = 64 << 10
-KEEPALIVE_SECONDS: Final = 30.0
 SHUTDOWN_SECONDS: Final = 1.0
 # struct sockaddr_un holds 108 bytes with the final NUL (unix(7)).
 MAX_PATH_BYTES: Final = 107
+
+_log = logging.getLogger(__name__)
 
 
 def parse_address(option: str, address: str) -> tuple[str, int]:
@@ -90,43 +90,39 @@ def _is_live(path: Path) -> bool:
 
 
 class HttpServer:
-    """An aiohttp application on one listening socket, with bounds.
+    """The pages of an application on one listening socket, with bounds.
 
     Over MAX_CONNECTIONS the oldest connection makes room for the new one: a peer that only holds connections
     open cannot keep a probe out.
     """
 
-    def __init__(
-        self, application: web.Application, listener: socket.socket, path: Path | None = None
-    ) -> None:
-        self._runner = web.AppRunner(
-            application,
-            access_log=None,
-            handle_signals=False,
-            keepalive_timeout=KEEPALIVE_SECONDS,
-            shutdown_timeout=SHUTDOWN_SECONDS,
-        )
+    def __init__(self, handler: Handler, listener: socket.socket, path: Path | None = None) -> None:
+        self._handler = handler
         self._listener = listener
         self._server: asyncio.AbstractServer | None = None
         self._path = path  # of a unix socket
         self._inode = self._path.stat().st_ino if self._path else 0
+        self._live: dict[asyncio.Task[None], Connection] = {}
         self.displaced = 0  # connections closed to make room
 
     async def start(self) -> None:
         """Begin to serve."""
-        await self._runner.setup()
-        loop = asyncio.get_running_loop()
-        create = loop.create_unix_server if self._path else loop.create_server
-        self._server = await create(self._connection, sock=self._listener)
+        start = asyncio.start_unix_server if self._path else asyncio.start_server
+        self._server = await start(self._accept, sock=self._listener)
 
-    def _connection(self) -> asyncio.Protocol:
-        server = self._runner.server
-        assert server is not None
-        live = server.connections
-        if len(live) >= MAX_CONNECTIONS:
+    def _accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        if len(self._live) >= MAX_CONNECTIONS:
             self.displaced += 1
-            live[0].force_close()
-        return server()
+            next(iter(self._live)).cancel()
+        connection = Connection(self._handler, reader, writer)
+        task = asyncio.create_task(connection.run())
+        self._live[task] = connection
+        task.add_done_callback(self._ended)
+
+    def _ended(self, task: asyncio.Task[None]) -> None:
+        del self._live[task]
+        if not task.cancelled() and (error := task.exception()) is not None:
+            _log.error("a connection of the admin API failed", exc_info=error)
 
     @property
     def port(self) -> int:
@@ -141,4 +137,9 @@ class HttpServer:
             with contextlib.suppress(OSError):
                 if self._path.stat().st_ino == self._inode:
                     self._path.unlink()
-        await self._runner.cleanup()
+        busy = [task for task, connection in self._live.items() if connection.busy]
+        if busy:
+            await asyncio.wait(busy, timeout=SHUTDOWN_SECONDS)
+        for task in self._live:
+            task.cancel()
+        await asyncio.gather(*self._live, return_exceptions=True)

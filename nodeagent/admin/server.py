@@ -7,9 +7,7 @@ import socket
 from dataclasses import dataclass
 from pathlib import Path
 
-from aiohttp import web
-
-from nodeagent.admin.handlers import Handlers
+from nodeagent.admin.handlers import Application, Handlers
 from nodeagent.admin.listen import HttpServer, bind_tcp, bind_unix, parse_address
 from nodeagent.admin.state import AgentState
 from nodeagent.errors import ConfigError
@@ -75,7 +73,7 @@ class AdminServer:
                 await self._serve("metrics", self._handlers.metrics(), listener)
 
     async def _serve(
-        self, name: str, application: web.Application, listener: socket.socket, path: Path | None = None
+        self, name: str, application: Application, listener: socket.socket, path: Path | None = None
     ) -> None:
         server = HttpServer(application, listener, path)
         self._servers.append(server)
