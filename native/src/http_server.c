@@ -106,6 +106,7 @@ static int respond_head(na_http_request *request, const na_response *response, c
   conn->bytes_out += n;
   conn->chunk_open = false;
   conn->chunked_out = delivery == NA_DELIVER_CHUNKED;
+  conn->stream.ending = close && end;
   if (conn->chunked_out)
     return send_chunk(conn, out.p, out.n, body, n, end);
   return na_stream_send2(&conn->stream, out.p, out.n, body, n);
@@ -114,6 +115,7 @@ static int respond_head(na_http_request *request, const na_response *response, c
 static int respond_body(na_http_request *request, char *bytes, size_t n, bool end) {
   na_conn *conn = request->conn;
   conn->bytes_out += n;
+  conn->stream.ending = end && !conn->keep_alive;
   if (conn->chunked_out)
     return send_chunk(conn, NULL, 0, bytes, n, end);
   return na_stream_send(&conn->stream, bytes, n);

@@ -28,11 +28,12 @@ static ssize_t tcp_recv(na_stream *stream, void *buffer, size_t size) {
 
 static ssize_t tcp_send(na_stream *stream, const struct iovec *iov, int n) {
   ssize_t sent;
+  int flags = MSG_NOSIGNAL | (stream->ending ? MSG_MORE : 0);
   if (n == 1) {
-    sent = send(stream->watch.fd, iov->iov_base, iov->iov_len, MSG_NOSIGNAL);
+    sent = send(stream->watch.fd, iov->iov_base, iov->iov_len, flags);
   } else {
     struct msghdr message = {.msg_iov = (struct iovec *)iov, .msg_iovlen = (size_t)n};
-    sent = sendmsg(stream->watch.fd, &message, MSG_NOSIGNAL);
+    sent = sendmsg(stream->watch.fd, &message, flags);
   }
   return sent < 0 ? -errno : sent;
 }

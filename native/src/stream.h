@@ -52,6 +52,7 @@ struct na_stream {
   bool broken : 1;       /* reset or failed */
   bool shut_wanted : 1;  /* shut down our side when `out` is empty */
   bool shut : 1;         /* our side is shut down */
+  bool ending : 1;       /* what is sent is the last, and the end follows at once: it may leave with that */
 };
 
 void na_stream_init(na_stream *stream, na_loop *loop, na_watch_fn *fn, void *owner);
