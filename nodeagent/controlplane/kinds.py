@@ -264,7 +264,7 @@ class AddressKind:
             return {}
         pods = registry.workloads_of(service) if key.startswith(_WITH_PODS) else []
         aliases = tuple(map(workloads.address_key, service.addresses))
-        own = Resource.of(workloads.service_key(service), workloads.service_address(service), aliases)
+        own = Resource.of(workloads.service_key(service), workloads.service_address(view, service), aliases)
         return _named([own, *(_workload(view, pod) for pod in pods)])
 
     def group_of(self, view: View, name: str) -> Group | None:
@@ -292,8 +292,8 @@ class AddressKind:
     def affected(self, view: View, change: Change) -> set[Group]:
         """Pods and services; a pod says which services it stands behind."""
         del view
-        with_pods = (f"{_WITH_PODS}{host}" for host in change.services | change.endpoints)
-        return {*change.workloads, *change.services, *with_pods}
+        with_pods = (f"{_WITH_PODS}{host}" for host in change.services | change.endpoints | change.waypoints)
+        return {*change.workloads, *change.services, *change.waypoints, *with_pods}
 
     def moves(self, change: Change) -> bool:
         """Addresses may have changed hands."""

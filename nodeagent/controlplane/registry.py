@@ -58,6 +58,11 @@ class Registry:
             (self.services[host] for host in hosts), key=lambda service: (service.created, service.host)
         )
 
+    def service_named(self, namespace: str, name: str) -> Service | None:
+        """The service of that name."""
+        host = self._by_service_name.get((namespace, name))
+        return self.services.get(host) if host else None
+
     def services_sharing(self) -> list[tuple[str, list[Service]]]:
         """Virtual addresses that several services claim, with the services, the oldest first."""
         return [

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import difflib
 import logging
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any, Final, TypeAlias
@@ -30,6 +30,7 @@ from nodeagent.controlplane.istio.security_values import (
 )
 from nodeagent.controlplane.istio.trust import TrustBundle
 from nodeagent.controlplane.istio.virtual_service import decode_virtual_service
+from nodeagent.controlplane.kubernetes.gateway import decode_gateway, decode_namespace
 from nodeagent.controlplane.kubernetes.objects import (
     MeshScope,
     decode_endpoint_slice,
@@ -39,6 +40,7 @@ from nodeagent.controlplane.kubernetes.objects import (
 from nodeagent.controlplane.registry import Registry
 from nodeagent.controlplane.report import Issue, Report, Severity
 from nodeagent.controlplane.sources.base import Batch, ObjectKey, RawObject
+from nodeagent.controlplane.waypoints import Waypoints
 from nodeagent.model import names
 from nodeagent.model.names import host_matches
 
@@ -78,6 +80,7 @@ _CORE: Final = frozenset({"v1"})
 _ISTIO: Final = frozenset({"v1", "v1beta1", "v1alpha3"})
 _NETWORKING: Final = "networking.istio.io"
 _SECURITY: Final = "security.istio.io"
+_GATEWAY_API: Final = "gateway.networking.k8s.io"
 _SECURITY_VERSIONS: Final = frozenset({"v1", "v1beta1"})
 UNREGISTERED_PORT: Final = 80
 """Where hosts that only a VirtualService names, and no service, are routed (Istio)."""
@@ -91,6 +94,8 @@ KINDS: Final[dict[tuple[str, str], _KnownKind]] = {
     (_SECURITY, "PeerAuthentication"): _KnownKind(_SECURITY_VERSIONS, decode_peer_authentication),
     (_SECURITY, "RequestAuthentication"): _KnownKind(_SECURITY_VERSIONS, decode_request_authentication),
     ("", "ConfigMap"): _KnownKind(_CORE, decode_config_map),
+    ("", "Namespace"): _KnownKind(_CORE, decode_namespace),
+    (_GATEWAY_API, "Gateway"): _KnownKind(_SECURITY_VERSIONS, decode_gateway),
 }
 # Known by name, so that a user is told that they have no effect, and why.
 LATER_KINDS: Final = frozenset(
@@ -105,7 +110,7 @@ LATER_KINDS: Final = frozenset(
     }
 )
 # Read by nothing, and rightly so.
-_UNUSED_KINDS: Final = frozenset({("", "Namespace"), ("", "Node")})
+_UNUSED_KINDS: Final = frozenset({("", "Node")})
 
 
 class World:
@@ -117,6 +122,7 @@ class World:
         self.registry = Registry()
         self.rules = Rules(settings.root_namespace)
         self.security = SecurityPolicies(settings.root_namespace)
+        self.waypoints = Waypoints(self.registry)
         self.mesh = MeshConfig()
         self.key_sets = KeySets()
         self.generation = 0
@@ -160,11 +166,15 @@ class World:
         if self._analysed == self.generation:
             return
         self._analysed = self.generation
-        findings = {
-            **analyze(self.rules, self.registry),
-            **analyze_security(self.security, self.registry, self.mesh, has_ca=self.settings.hbone),
-            **self._mesh_findings(),
-        }
+        findings: dict[ObjectKey, list[Issue]] = defaultdict(list)
+        for found in (
+            analyze(self.rules, self.registry),
+            analyze_security(self.security, self.registry, self.mesh, has_ca=self.settings.hbone),
+            self.waypoints.findings(),
+            self._mesh_findings(),
+        ):
+            for key, issues in found.items():
+                findings[key] += issues
         for owner in self.report.owners():
             if isinstance(owner, tuple) and owner[0] == "analysis" and owner[1] not in findings:
                 self.report.replace(owner, ())
@@ -240,6 +250,7 @@ class World:
             case "Service":
                 host = names.service_host(key.name, key.namespace, self.settings.domain)
                 self.registry.put_service(host, value, change)
+                change.waypoints |= self.waypoints.served_by(key.namespace, key.name)
             case "Pod":
                 uid = names.pod_uid(self.settings.cluster_id, key.namespace, key.name)
                 self.registry.put_workload(uid, value, change)
@@ -254,6 +265,10 @@ class World:
             case "AuthorizationPolicy" | "PeerAuthentication" | "RequestAuthentication":
                 for policy in self.security.put(key, value):
                     self._note_security(policy, change)
+            case "Gateway":
+                change.waypoints |= self.waypoints.put_waypoint(key, value)
+            case "Namespace":
+                change.waypoints |= self.waypoints.put_namespace(key.name, value)
             case "ConfigMap":
                 self.mesh = value or MeshConfig()
                 change.guarded.add(EVERYWHERE)
@@ -307,7 +322,9 @@ def _unknown_kind(raw: RawObject, known: _KnownKind | None) -> Issue:
 
 def _meant_kind(key: ObjectKey) -> str:
     """The kind that is meant by a misspelt one, or by one in the wrong of our API groups; empty if it is like none."""
-    groups = {name: group for group, name in (*LATER_KINDS, *KINDS)}
+    known = (*LATER_KINDS, *KINDS)
+    # Some names are in several groups: the one that was written comes first.
+    groups = {name: group for group, name in sorted(known, key=lambda item: item[0] == key.group)}
     if key.group not in groups.values():
         return ""  # others have a Gateway or a Service, too
     close = difflib.get_close_matches(key.kind, groups, n=1, cutoff=0.85)

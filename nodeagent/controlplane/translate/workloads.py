@@ -10,6 +10,7 @@ from google.protobuf.struct_pb2 import Struct
 from nodeagent.controlplane.registry import target_port
 from nodeagent.controlplane.translate.authorizations import names_for
 from nodeagent.controlplane.view import View
+from nodeagent.controlplane.waypoints import WaypointAddress
 from nodeagent.model.names import is_ipv6
 from nodeagent.model.protocols import Protocol
 from nodeagent.model.service import NO_ONE, Service
@@ -88,6 +89,9 @@ def workload_address(view: View, workload: Workload) -> pb.Address:
         found.locality.region = workload.locality.region
         found.locality.zone = workload.locality.zone
         found.locality.subzone = workload.locality.subzone
+    waypoint = view.world.waypoints.of_workload(workload)
+    if waypoint is not None:
+        found.waypoint.CopyFrom(_gateway_address(waypoint))
     found.authorization_policies.extend(names_for(view.world.security, workload))
     _add_services(view, workload, found)
     found.extensions.append(_labels_extension(workload))
@@ -129,10 +133,24 @@ def _add_services(view: View, workload: Workload, found: pb.Workload) -> None:
         found.services[service_key(service)].CopyFrom(ports)
 
 
-def service_address(service: Service) -> pb.Address:
+def _gateway_address(waypoint: WaypointAddress) -> pb.GatewayAddress:
+    found = pb.GatewayAddress(hbone_mtls_port=waypoint.port)
+    if waypoint.namespace:
+        found.hostname.namespace = waypoint.namespace
+        found.hostname.hostname = waypoint.where
+    else:
+        found.address.network = NETWORK
+        found.address.address = _packed(waypoint.where)
+    return found
+
+
+def service_address(view: View, service: Service) -> pb.Address:
     """A service."""
     found = pb.Service(name=service.name, namespace=service.namespace, hostname=service.host)
     found.canonical = True
+    waypoint = view.world.waypoints.of_service(service)
+    if waypoint is not None:
+        found.waypoint.CopyFrom(_gateway_address(waypoint))
     for address in service.addresses:
         found.addresses.add(network=NETWORK, address=_packed(address))
     for port in service.tcp_ports:

@@ -381,7 +381,7 @@ def test_kind_without_effect_yet_is_warned_of(configured: Any, kind: str) -> Non
 
 @pytest.mark.parametrize(
     ("api", "kind"),
-    [("apps/v1", "Deployment"), ("gateway.networking.k8s.io/v1", "Gateway"), ("v1", "Secret")],
+    [("apps/v1", "Deployment"), ("gateway.networking.k8s.io/v1", "HTTPRoute"), ("v1", "Secret")],
 )
 def test_unknown_kind_is_warned_of(configured: Any, api: str, kind: str) -> None:
     configured.put(f"apiVersion: {api}\nkind: {kind}\nmetadata: {{name: a}}")
