@@ -127,8 +127,17 @@ int na_builder_cluster(na_builder *b, const char *name, const na_cluster_config 
   return replace_cluster(b, name, config, previous, NULL);
 }
 
+/* Whether two endpoints are one and the same. */
+static bool is_same(const na_hosts_args *args, size_t i, size_t k) {
+  const na_endpoint *x = &args->endpoints[i], *y = &args->endpoints[k];
+  uint32_t v = args->via ? args->via[i] : 0, w = args->via ? args->via[k] : 0;
+  return v == w && x->port == y->port && memcmp(x->address, y->address, sizeof x->address) == 0;
+}
+
 /* Say which endpoint is why na_hosts_create() refused. */
-static int explain_endpoints(na_builder *b, const char *name, const na_endpoint *endpoints, size_t n) {
+static int explain_endpoints(na_builder *b, const char *name, const na_hosts_args *args) {
+  const na_endpoint *endpoints = args->endpoints;
+  size_t n = args->n;
   for (size_t i = 0; i < n; i++) {
     char address[INET6_ADDRSTRLEN] = "?";
     inet_ntop(AF_INET6, endpoints[i].address, address, sizeof address);
@@ -136,7 +145,7 @@ static int explain_endpoints(na_builder *b, const char *name, const na_endpoint 
       return na_builder_fail(b, -EINVAL, "cluster '%s': endpoint %s has port %u and weight %u; neither may be 0", name,
                              address, endpoints[i].port, endpoints[i].weight);
     for (size_t k = 0; k < i; k++)
-      if (!memcmp(endpoints[i].address, endpoints[k].address, 16) && endpoints[i].port == endpoints[k].port)
+      if (is_same(args, i, k))
         return na_builder_fail(b, -EINVAL, "cluster '%s': endpoint %s port %u is there twice", name, address,
                                endpoints[i].port);
   }
@@ -149,6 +158,8 @@ static int explain_tunnels(na_builder *b, const char *name, const na_hosts_args 
     const na_tunnel_config *tunnel = &args->tunnels[i];
     if (!tunnel->identities || !*tunnel->identities)
       return na_builder_fail(b, -EINVAL, "cluster '%s': tunnel %zu does not say whom it leads to", name, i);
+    if (tunnel->authority && strlen(tunnel->authority) > NA_MAX_AUTHORITY)
+      return na_builder_fail(b, -EINVAL, "cluster '%s': tunnel %zu leads to a name that is too long", name, i);
     if (tunnel->port > UINT16_MAX)
       return na_builder_fail(b, -EINVAL, "cluster '%s': tunnel %zu has port %u", name, i, tunnel->port);
   }
@@ -156,7 +167,7 @@ static int explain_tunnels(na_builder *b, const char *name, const na_hosts_args 
     if (args->via[i] > args->ntunnels)
       return na_builder_fail(b, -EINVAL, "cluster '%s': endpoint %zu goes through tunnel %u of %zu", name, i,
                              args->via[i], args->ntunnels);
-  return explain_endpoints(b, name, args->endpoints, args->n);
+  return explain_endpoints(b, name, args);
 }
 
 int na_builder_endpoints(na_builder *b, const char *name, const na_endpoint *endpoints, size_t n) {

@@ -41,8 +41,10 @@ void na_host_state_unref(na_host_state *state);
 typedef struct na_via {
   uint8_t address[16]; /* zeros: the endpoint's own */
   uint16_t port;
-  uint64_t hash;    /* of all of it */
+  uint64_t hash;    /* of all of it; never 0 */
   char *identities; /* whom the peer may be; separated by spaces */
+  char *authority;  /* what to ask the peer for; NULL: the endpoint's address and port */
+  char *inner;      /* whom the peer of a second tunnel, inside the first one, may be; NULL: there is none */
 } na_via;
 
 /* One endpoint of one version of a cluster. */
@@ -160,10 +162,12 @@ typedef struct na_hosts_args {
 /* Arrange endpoints for picking, taking over the states of the `previous` ones (or NULL). -EINVAL: a weight or port of
  * 0, or an address and port twice. -ENOMEM. */
 int na_hosts_create(const na_endpoint *endpoints, size_t n, const na_hosts *previous, na_hosts **out);
-/* The same with tunnels. Also -EINVAL: an index beyond the tunnels, or a tunnel whose peer may be nobody. */
+/* The same with tunnels; one address may be there several times, by different ones. Also -EINVAL: an index beyond the
+ * tunnels, or a tunnel whose peer may be nobody. */
 int na_hosts_create_via(const na_hosts_args *args, const na_hosts *previous, na_hosts **out);
-/* The endpoint of that address and port, or NULL. O(log endpoints); any thread. */
-const na_host *na_hosts_find(const na_hosts *hosts, const uint8_t address[16], uint16_t port);
+/* The endpoint of that address and port which is reached by that tunnel (na_via.hash; 0: directly), or NULL.
+ * O(log endpoints); any thread. */
+const na_host *na_hosts_find(const na_hosts *hosts, const uint8_t address[16], uint16_t port, uint64_t via);
 na_hosts *na_hosts_ref(na_hosts *hosts);
 void na_hosts_unref(na_hosts *hosts);
 

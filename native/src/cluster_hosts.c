@@ -39,10 +39,18 @@ void na_host_state_unref(na_host_state *state) {
 
 /* ---- hosts -------------------------------------------------------------------------------------------------- */
 
+static uint64_t way_of(const na_host *host) {
+  return host->via ? host->via->hash : 0;
+}
+
+/* One address may be reached in several ways: a service through each of its waypoints. */
 static int compare_hosts(const void *a, const void *b) {
   const na_endpoint *x = &((const na_host *)a)->endpoint, *y = &((const na_host *)b)->endpoint;
   int order = memcmp(x->address, y->address, sizeof x->address);
-  return order ? order : (x->port > y->port) - (x->port < y->port);
+  if (!order)
+    order = (x->port > y->port) - (x->port < y->port);
+  uint64_t v = way_of(a), w = way_of(b);
+  return order ? order : (v > w) - (v < w);
 }
 
 static int compare_priorities(const void *a, const void *b) {
@@ -58,16 +66,36 @@ static na_host_state *state_for(const na_host *host, const na_hosts *previous) {
 
 #define HBONE_PORT 15008
 
+static bool is_empty(const char *text) {
+  return !text || !*text;
+}
+
+static int copy_text(char **out, const char *text) {
+  *out = is_empty(text) ? NULL : strdup(text);
+  return is_empty(text) || *out ? 0 : -ENOMEM;
+}
+
+static uint64_t hash_text(uint64_t hash, const char *text) {
+  return hash * 0x9e3779b97f4a7c15 + (text ? na_hash(text, strlen(text)) : 0);
+}
+
 static int fill_via(na_via *via, const na_tunnel_config *config) {
-  if (!config->identities || !*config->identities || config->port > UINT16_MAX)
+  if (is_empty(config->identities) || config->port > UINT16_MAX ||
+      (config->authority && strlen(config->authority) > NA_MAX_AUTHORITY))
     return -EINVAL; /* a peer that may be anybody would be no better than plaintext */
   memcpy(via->address, config->address, sizeof via->address);
   via->port = config->port ? (uint16_t)config->port : HBONE_PORT;
-  via->identities = strdup(config->identities);
-  if (!via->identities)
-    return -ENOMEM;
-  via->hash = na_hash(via->identities, strlen(via->identities)) ^ na_hash(via->address, 16) * 3 ^ via->port;
-  return 0;
+  int error = copy_text(&via->identities, config->identities);
+  if (!error)
+    error = copy_text(&via->inner, config->inner);
+  if (!error)
+    error = copy_text(&via->authority, config->authority);
+  via->hash = na_hash(via->address, 16) ^ via->port;
+  via->hash = hash_text(via->hash, via->identities);
+  via->hash = hash_text(via->hash, via->inner);
+  via->hash = hash_text(via->hash, via->authority);
+  via->hash += via->hash == 0; /* 0 is for no tunnel */
+  return error;
 }
 
 static int fill_vias(na_hosts *hosts, const na_hosts_args *args) {
@@ -243,6 +271,12 @@ static int fill_priorities(na_hosts *hosts) {
 
 /* ---- whole -------------------------------------------------------------------------------------------------- */
 
+static void free_via(na_via *via) {
+  free(via->identities);
+  free(via->inner);
+  free(via->authority);
+}
+
 static void hosts_free(na_hosts *hosts) {
   for (uint32_t i = 0; i < hosts->npriorities; i++) {
     free(hosts->priorities[i].group.hosts);
@@ -251,7 +285,7 @@ static void hosts_free(na_hosts *hosts) {
   for (uint32_t i = 0; i < hosts->n; i++)
     na_host_state_unref(hosts->hosts[i].state);
   for (uint32_t i = 0; i < hosts->nvias; i++)
-    free(hosts->vias[i].identities);
+    free_via(&hosts->vias[i]);
   free(hosts->vias);
   free(hosts->priorities);
   free(hosts->hosts);
@@ -282,8 +316,9 @@ int na_hosts_create_via(const na_hosts_args *args, const na_hosts *previous, na_
   return rc;
 }
 
-const na_host *na_hosts_find(const na_hosts *hosts, const uint8_t address[16], uint16_t port) {
-  na_host wanted = {.endpoint.port = port};
+const na_host *na_hosts_find(const na_hosts *hosts, const uint8_t address[16], uint16_t port, uint64_t via) {
+  const na_via way = {.hash = via};
+  na_host wanted = {.endpoint.port = port, .via = via ? &way : NULL};
   memcpy(wanted.endpoint.address, address, sizeof wanted.endpoint.address);
   return hosts->n ? bsearch(&wanted, hosts->hosts, hosts->n, sizeof wanted, compare_hosts) : NULL;
 }

@@ -152,8 +152,7 @@ bool na_pool_is_wanted(const na_worker *worker, const na_pool *pool, const na_cl
     return false;
   if (now->config.kind != NA_CLUSTER_ENDPOINTS || now->hosts == opened_for->hosts)
     return true;
-  const na_host *host = na_hosts_find(now->hosts, pool->key.remote.ip, pool->key.remote.port);
-  return host && (host->via ? host->via->hash : 0) == pool->key.via;
+  return na_hosts_find(now->hosts, pool->key.remote.ip, pool->key.remote.port, pool->key.via) != NULL;
 }
 
 void na_pools_prune(na_worker *worker) {

@@ -179,14 +179,20 @@ NA_API int na_builder_cluster(na_builder *b, const char *name, const na_cluster_
 /* Replace the endpoints of a cluster of this snapshot. */
 NA_API int na_builder_endpoints(na_builder *b, const char *cluster, const na_endpoint *endpoints, size_t n);
 
+#define NA_MAX_AUTHORITY 259 /* a host name (RFC 1035 2.3.4) and a port */
+
 /* How endpoints are reached through HBONE: a tunnel to `address`, in it CONNECT to the endpoint's address and port. */
 typedef struct na_tunnel_config {
   uint8_t address[16];    /* of a waypoint or gateway; zeros: the endpoint's own */
   uint32_t port;          /* 15008 */
   const char *identities; /* SPIFFE IDs, one of which the peer must have; separated by single spaces */
+  const char *authority;  /* `host:port` to CONNECT to instead; NULL or "" */
+  const char *inner;      /* double HBONE, through the gateway of another network: within the CONNECT there is another
+                           * tunnel, whose peer must have one of these identities, and CONNECT to the same; NULL or "" */
 } na_tunnel_config;
 
-/* As na_builder_endpoints; endpoint i goes through tunnels[via[i] - 1], or directly if via[i] is 0. */
+/* As na_builder_endpoints; endpoint i goes through tunnels[via[i] - 1], or directly if via[i] is 0. The same address and
+ * port may be there several times by different tunnels. */
 NA_API int na_builder_tunnelled_endpoints(na_builder *b, const char *cluster, const na_endpoint *endpoints, size_t n,
                                           const uint32_t *via, const na_tunnel_config *tunnels, size_t m);
 NA_API int na_builder_cluster_remove(na_builder *b, const char *name);
