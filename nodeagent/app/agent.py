@@ -87,7 +87,7 @@ class Agent:
         self._settle_later: asyncio.Handle | None = None
         self._defect = ""
         self._started = 0.0
-        self.index = WorkloadIndex(config.node)
+        self.index = WorkloadIndex(config.node, config.network)
         self.engine = dataplane.engine()
         self._check = dataplane.check
         self.configuration = Configuration(self.engine)
@@ -240,9 +240,8 @@ class Agent:
 
     def _index_changed(self, change: IndexChange) -> None:
         self.enrolment.workloads_changed(change.workloads)
-        self._pending.addresses |= change.addresses
-        self._pending.hints |= change.hints
-        if (change.hints or change.addresses) and self._settling is None:
+        self._pending.add(change)
+        if (change.hints or change.addresses or change.services) and self._settling is None:
             loop = asyncio.get_running_loop()
             self._settling = loop.call_later(INDEX_DEBOUNCE, self._index_settled)
 
@@ -252,11 +251,12 @@ class Agent:
             self._settling.cancel()
             self._settling = None
         change, self._pending = self._pending, IndexChange()
+        rerouted = self.views.gateways.forget(change)
         if change.hints:
             self.configuration.put_hints(self.index.hints())
             self.enrolment.refresh_all()
         for view in self.views:
-            if change.hints:
+            if change.hints or rerouted:
                 view.reconsider()
             view.refresh_workloads(change.addresses)
         if len(self.index) > self._frozen + FREEZE_STEP:

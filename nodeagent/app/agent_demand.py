@@ -9,24 +9,28 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from typing import Final
 
-from nodeagent.compiler.view import Want
+from nodeagent.compiler.gateways import Gateways
+from nodeagent.compiler.view import OwnCluster, Want
 from nodeagent.compiler.workloads import ServiceEntry, WorkloadIndex
 from nodeagent.snapshot.address import format_address, is_v4
-from nodeagent.snapshot.values import DestinationKey
+from nodeagent.snapshot.values import Cluster, DestinationKey, Endpoint
 
 UNKNOWN_SHARE: Final = 4
 """One in this many of the hosts may be one that does not exist: a client that makes names up must not drive
 out those that are used."""
 
 
-def want_for(index: WorkloadIndex, address: bytes, port: int) -> Want:
+def want_for(index: WorkloadIndex, address: bytes, port: int, waypoints: Waypoints | None = None) -> Want:
     """What to ask for when a connection goes to address:port: the names that istiod gives to what it implies.
 
     A listener is of the address (TCP, undeclared protocols) or of the port (HTTP); which of them exists is
-    for the control plane to say.
+    for the control plane to say. What has a waypoint is its waypoint's to route.
     """
     service = index.service_at(address, port)
     key = (address, port)
+    by_waypoint = waypoints.cluster_for(service, address, port) if waypoints is not None else None
+    if by_waypoint is not None:
+        return Want(key, (), own=by_waypoint)
     anywhere = _any_listeners(address, port)
     if service is None:
         own = (_listener(address, port),) if index.workload_at(address) is not None else ()
@@ -34,6 +38,30 @@ def want_for(index: WorkloadIndex, address: bytes, port: int) -> Want:
     host = service.ref.host
     listeners = dict.fromkeys((_listener(address, port), *_siblings(service, port), *anywhere))
     return Want(key, tuple(listeners), host, f"outbound|{port}||{host}", _routes(service, port))
+
+
+@dataclass(frozen=True, slots=True)
+class Waypoints:
+    """The waypoints as workloads of one identity (a SPIFFE ID) use them."""
+
+    gateways: Gateways
+    principal: str
+
+    def cluster_for(self, service: ServiceEntry | None, address: bytes, port: int) -> OwnCluster | None:
+        """The way to an address and port, of a service or else a workload, that has a waypoint."""
+        if service is not None:
+            found = self.gateways.of_service(service, address, port, self.principal)
+        else:
+            found = self.gateways.of_workload(address, port, self.principal)
+        if found is None:
+            return None
+        host = service.ref.host if service is not None else ""
+        name = f"waypoint|{port}|{format_address(address)}|{host}"
+        return OwnCluster(name, found, service.ref if service is not None else None, port)
+
+    def endpoints_of(self, cluster: Cluster) -> tuple[Endpoint, ...] | None:
+        """Scope.waypoint_of."""
+        return self.gateways.of_cluster(cluster, self.principal)
 
 
 def _routes(service: ServiceEntry, port: int) -> tuple[str, ...]:

@@ -40,6 +40,8 @@ def workload_node(config: AgentConfig) -> Message:
             "CLUSTER_ID": config.cluster_id,
         }
     )
+    if config.network:
+        node.metadata["NETWORK"] = config.network
     if account := os.environ.get("SERVICE_ACCOUNT"):
         node.metadata["SERVICE_ACCOUNT"] = account
     return node

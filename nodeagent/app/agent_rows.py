@@ -66,7 +66,7 @@ def workload_row(entry: WorkloadEntry, is_local: bool) -> WorkloadRow:
         protocol="HBONE" if entry.hbone else "TCP",
         status="HEALTHY" if entry.healthy else "UNHEALTHY",
         services=tuple(name for name, _ in entry.services),
-        waypoint=entry.waypoint,
+        waypoint=str(entry.waypoint or ""),
         workload_type=ref.workload_type,
         workload_name=ref.workload_name,
         canonical_name=ref.canonical_name,
@@ -95,7 +95,7 @@ def _service_row(entry: ServiceEntry, members: int, healthy: int) -> ServiceRow:
         ),
         endpoints=members,
         healthy=healthy,
-        waypoint=entry.waypoint,
+        waypoint=str(entry.waypoint or ""),
     )
 
 

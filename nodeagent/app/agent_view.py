@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 from nodeagent.app.agent_access import xds_transport
-from nodeagent.app.agent_demand import Demand, DemandCounters, want_for
+from nodeagent.app.agent_demand import Demand, DemandCounters, Waypoints, want_for
 from nodeagent.compiler.cluster import compile_cluster, compile_endpoints
 from nodeagent.compiler.inbound import VIRTUAL_INBOUND, compile_inbound
 from nodeagent.compiler.listener import compile_listener
@@ -88,8 +88,10 @@ class ViewController:
         scope: Scope,
         events: ViewEvents,
         counters: DemandCounters,
+        waypoints: Waypoints | None = None,
     ) -> None:
         self.name = name
+        self._waypoints = waypoints
         self.view = View(name)
         self.inbound: InboundPiece | None = None
         transport = xds_transport(config)
@@ -220,7 +222,7 @@ class ViewController:
 
     def need_destination(self, address: bytes, port: int) -> None:
         """A connection waits for the meaning of address:port."""
-        if self._demand.want(want_for(self._index, address, port)):
+        if self._demand.want(want_for(self._index, address, port, self._waypoints)):
             self._changed()
 
     def need_host(self, table: str, host: str) -> None:
@@ -230,16 +232,16 @@ class ViewController:
             self._changed()
 
     def reconsider(self) -> None:
-        """The services have changed: what is wanted of a destination may be something else now."""
+        """The services or waypoints have changed: what is wanted of a destination may be something else now."""
         if self._wildcard:
             self._changed()
             return
         revised = [
-            self._demand.revise(want_for(self._index, address, port))
+            self._demand.revise(want_for(self._index, address, port, self._waypoints))
             for address, port in self._demand.destinations
             if address is not None
         ]
-        if any(revised):
+        if any(revised) or self._waypoints is not None:
             self._changed()
 
     def refresh_workloads(self, addresses: set[bytes]) -> None:
@@ -308,8 +310,11 @@ class ViewController:
 
     def _everything(self) -> Wants:
         """With everything at hand, HTTP services still need a destination of their own: a listener of a port
-        cannot tell where what is not HTTP/1 is to go."""
-        wants = (want_for(self._index, address, port) for address, port in self._index.http_destinations())
+        cannot tell where what is not HTTP/1 is to go. So do those with a waypoint, which takes all."""
+        keys = dict.fromkeys(self._index.http_destinations())
+        if self._waypoints is not None:
+            keys |= dict.fromkeys(self._index.waypoint_destinations())
+        wants = (want_for(self._index, address, port, self._waypoints) for address, port in keys)
         return Wants({want.key: want for want in wants}, everything=True)
 
     def _host_is_there(self, name: str) -> bool | None:

@@ -9,9 +9,10 @@ from dataclasses import dataclass, replace
 from typing import Any, Final
 
 from nodeagent import __version__
-from nodeagent.app.agent_demand import DemandCounters
+from nodeagent.app.agent_demand import DemandCounters, Waypoints
 from nodeagent.app.agent_saver import Saver
 from nodeagent.app.agent_view import ViewController, ViewEvents
+from nodeagent.compiler.gateways import Gateways
 from nodeagent.compiler.pieces import Scope
 from nodeagent.compiler.workloads import WorkloadEntry, WorkloadIndex
 from nodeagent.config.agent import AgentConfig
@@ -103,6 +104,7 @@ class Views:
     ) -> None:
         self._config = config
         self._index = index
+        self.gateways = Gateways(index)
         self._events = events
         self._store = store
         self._saver = saver
@@ -127,10 +129,18 @@ class Views:
 
     def _make(self, name: str, subject: Subject) -> ViewController:
         scope = Scope(name, self._index.workload_at, self._check)
+        waypoints = None
         if self._config.ca:
-            scope = replace(scope, tunnel_to=self._index.tunnel_to)
+            waypoints = Waypoints(self.gateways, self._principal(subject))
+            scope = replace(scope, tunnel_to=self.gateways.tunnel_to, waypoint_of=waypoints.endpoints_of)
         node = node_of(subject, self._config)
-        return ViewController(name, node, self._config, self._index, scope, self._events, self.counters)
+        return ViewController(
+            name, node, self._config, self._index, scope, self._events, self.counters, waypoints
+        )
+
+    def _principal(self, subject: Subject) -> str:
+        account = subject.service_account or "default"
+        return f"spiffe://{self._config.trust_domain}/ns/{subject.namespace}/sa/{account}"
 
     def is_right(self, view: ViewController, subject: Subject) -> bool:
         """Whether a workload uses the view that is made for such as it. The view of one that was not known at

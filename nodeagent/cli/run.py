@@ -26,6 +26,9 @@ def run(
         Path, Option("state", "Folder of the last good configuration.")
     ] = settings.DEFAULT_STATE,
     cluster_id: Annotated[str, Option("cluster-id", "Name of this cluster.")] = "Kubernetes",
+    network: Annotated[
+        str, Option("network", "Network of this node; default: that of its workloads.", variable="NETWORK")
+    ] = "",
     domain: Annotated[str, Option("domain", "DNS domain of services.")] = "cluster.local",
     trust_domain: Annotated[str, Option("trust-domain", "SPIFFE trust domain.")] = "cluster.local",
     workers: Annotated[int, Option("workers", "Threads of the engine.")] = 1,
@@ -103,6 +106,7 @@ def run(
         admin=admin,
         state=state,
         cluster_id=cluster_id,
+        network=network,
         domain=domain,
         trust_domain=trust_domain,
         workers=workers,

@@ -215,14 +215,21 @@ def missing_cluster(name: str, scope: Scope) -> Cluster:
 def compile_endpoints(message: Any, scope: Scope) -> EndpointsPiece:
     """A load assignment as a piece; ValueError says what is wrong with it."""
     report = Report()
-    return EndpointsPiece(_endpoints(message, scope, report), report.warnings)
+    return EndpointsPiece(_endpoints(message, scope, report), report.warnings, _target(message.cluster_name))
+
+
+def _target(cluster: str) -> str:
+    """`host:port` of the service that a cluster's name is about; "" if it is about none."""
+    direction, port, _, host = _split_name(cluster)
+    return f"{host}:{port}" if direction == "outbound" and host else ""
 
 
 def _endpoints(message: Any, scope: Scope, report: Report) -> tuple[Endpoint, ...]:
     if message.policy.drop_overloads:
         report.warn("policy.drop_overloads is not supported yet and has no effect")
     endpoints: list[Endpoint] = []
-    localities = [(group, _group(group, scope, report)) for group in message.endpoints]
+    target = _target(message.cluster_name)
+    localities = [(group, _group(group, scope, report, target)) for group in message.endpoints]
     weighted = any(
         group.HasField("load_balancing_weight")
         and group.load_balancing_weight.value != sum(endpoint.weight for endpoint in members)
@@ -233,12 +240,12 @@ def _endpoints(message: Any, scope: Scope, report: Report) -> tuple[Endpoint, ..
     return tuple(endpoints)
 
 
-def _group(group: Any, scope: Scope, report: Report) -> list[Endpoint]:
+def _group(group: Any, scope: Scope, report: Report, target: str) -> list[Endpoint]:
     if group.priority > 255:
         raise ValueError(f"priority {group.priority} is over 255")
     members = []
     for item in group.lb_endpoints:
-        endpoint = _endpoint(item, int(group.priority), scope, report)
+        endpoint = _endpoint(item, int(group.priority), scope, report, target)
         if endpoint is not None:
             members.append(endpoint)
     return members
@@ -255,7 +262,7 @@ def _spread(locality_weight: int, members: list[Endpoint]) -> list[Endpoint]:
     ]
 
 
-def _endpoint(item: Any, priority: int, scope: Scope, report: Report) -> Endpoint | None:
+def _endpoint(item: Any, priority: int, scope: Scope, report: Report, target: str) -> Endpoint | None:
     address = item.endpoint.address
     if address.WhichOneof("address") != "socket_address":
         report.warn(f"endpoints by {address.WhichOneof('address')} are not supported yet and are left out")
@@ -277,7 +284,7 @@ def _endpoint(item: Any, priority: int, scope: Scope, report: Report) -> Endpoin
         int(item.health_status) not in _UNHEALTHY,
         priority,
         scope.workload_at(raw) or _workload_of(item),
-        scope.tunnel_to(raw),
+        scope.tunnel_to(raw, target),
     )
 
 

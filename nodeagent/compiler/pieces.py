@@ -34,8 +34,10 @@ class Scope:
     workload_at: Callable[[bytes], WorkloadRef | None] = lambda _: None
     check: Callable[[VirtualHost], None] = lambda _: None
     """Raises ValueError for what the engine would refuse (a bad regular expression)."""
-    tunnel_to: Callable[[bytes], Tunnel | None] = lambda _: None
-    """How the workload at an address is reached by HBONE; None: in plaintext."""
+    tunnel_to: Callable[[bytes, str], Tunnel | None] = lambda *_: None
+    """How the workload at an address is reached by HBONE (Gateways.tunnel_to); None: in plaintext."""
+    waypoint_of: Callable[[Cluster], tuple[Endpoint, ...] | None] = lambda _: None
+    """The endpoints of a cluster whose service has a waypoint (Gateways.of_cluster); None: its own."""
 
     def name(self, xds_name: str) -> str:
         """The snapshot's name of a cluster or route table."""
@@ -116,6 +118,8 @@ class EndpointsPiece:
 
     endpoints: tuple[Endpoint, ...]
     warnings: tuple[str, ...] = ()
+    target: str = ""
+    """`host:port` of the service that they are of."""
 
     def resolved(self, scope: Scope) -> EndpointsPiece:
         """The same, with each endpoint's workload and tunnel as they are known now.
@@ -123,14 +127,16 @@ class EndpointsPiece:
         Who is not known stays as told: above all, a tunnel does not become plaintext because its workload went before
         its endpoint did.
         """
-        return replace(self, endpoints=tuple(_resolved(endpoint, scope) for endpoint in self.endpoints))
+        return replace(
+            self, endpoints=tuple(_resolved(endpoint, scope, self.target) for endpoint in self.endpoints)
+        )
 
 
-def _resolved(endpoint: Endpoint, scope: Scope) -> Endpoint:
+def _resolved(endpoint: Endpoint, scope: Scope, target: str) -> Endpoint:
     workload = scope.workload_at(endpoint.address)
     if workload is None:
         return endpoint
-    tunnel = scope.tunnel_to(endpoint.address)
+    tunnel = scope.tunnel_to(endpoint.address, target)
     if (workload, tunnel) == (endpoint.workload, endpoint.tunnel):
         return endpoint
     return replace(endpoint, workload=workload, tunnel=tunnel)

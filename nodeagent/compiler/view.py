@@ -30,6 +30,7 @@ from nodeagent.snapshot.values import (
     Endpoint,
     Protocol,
     RouteTable,
+    ServiceRef,
     View,
     VirtualHost,
     WeightedCluster,
@@ -60,6 +61,17 @@ class Pieces:
 
 
 @dataclass(frozen=True, slots=True)
+class OwnCluster:
+    """A cluster that no xDS resource tells of: it follows from what is known of workloads and services."""
+
+    name: str
+    """Among the xDS names of the view."""
+    endpoints: tuple[Endpoint, ...]
+    service: ServiceRef | None = None
+    port: int = 0
+
+
+@dataclass(frozen=True, slots=True)
 class Want:
     """A destination that is wanted: which listeners may have it, in order of preference, and what to
     expect."""
@@ -72,6 +84,8 @@ class Want:
     """xDS name of the service's cluster for what is not HTTP/1."""
     routes: tuple[str, ...] = ()
     """Route configurations that its listener is likely to name; asked for at once to save a round trip."""
+    own: OwnCluster | None = None
+    """Where all connections go, whatever they speak; nothing is asked for then."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,6 +131,7 @@ class _Assembler:
         self._complete_tables: dict[str, bool] = {}
         self._inline: dict[str, RoutePiece] = {}
         self._used: dict[str, str] = {}  # snapshot's cluster name -> xDS name
+        self._own: dict[str, OwnCluster] = {}  # by the snapshot's name
         self._cluster_known: dict[str, bool] = {}
         self._vhds: dict[str, dict[str, HostPiece]] = _by_route(pieces.hosts)
 
@@ -164,6 +179,8 @@ class _Assembler:
 
     def _destination(self, want: Want) -> Destination | None:
         """The meaning of a wanted destination; None while it is not complete."""
+        if want.own is not None:
+            return self._to_own(want, want.own)
         self._speculate(want)
         if not all(self._pieces.known(LISTENERS, name) for name in want.listeners):
             return None
@@ -180,6 +197,11 @@ class _Assembler:
             return None
         table = self._scope.name(outcome.route)
         return Destination(address, port, outcome.protocol, table, shares, listener)
+
+    def _to_own(self, want: Want, own: OwnCluster) -> Destination:
+        name = self._scope.name(own.name)
+        self._own[name] = own
+        return Destination(*want.key, Protocol.TCP, None, (WeightedCluster(name),), own.name)
 
     def _without_listener(self, want: Want) -> Destination | None:
         """No listener takes it: the service's cluster if there is one, else on to where it was going."""
@@ -331,6 +353,11 @@ class _Assembler:
         clusters: dict[str, Cluster] = {}
         endpoints: dict[str, tuple[Endpoint, ...]] = {}
         for name, xds_name in self._used.items():
+            if name in self._own:
+                own = self._own[name]
+                clusters[name] = Cluster(name, own.name, service=own.service, port=own.port)
+                endpoints[name] = own.endpoints
+                continue
             self._known_cluster(xds_name)
             piece = self._pieces.clusters.get(xds_name)
             if piece is not None:
@@ -347,6 +374,9 @@ class _Assembler:
         return clusters, endpoints
 
     def _endpoints(self, name: str, piece: ClusterPiece) -> tuple[Endpoint, ...]:
+        by_waypoint = self._scope.waypoint_of(piece.value)
+        if by_waypoint is not None:
+            return by_waypoint
         if piece.eds_name is None:
             return piece.endpoints
         assigned = self._pieces.endpoints.get(piece.eds_name)
@@ -376,7 +406,8 @@ def replace_endpoints(view: View, scope: Scope, pieces: Pieces, names: Iterable[
         piece, assigned = pieces.clusters.get(eds_name), pieces.endpoints.get(eds_name)
         if piece is None or piece.eds_name != eds_name or assigned is None or name not in endpoints:
             return None
-        endpoints[name] = assigned.endpoints
+        if scope.waypoint_of(piece.value) is None:
+            endpoints[name] = assigned.endpoints
     return replace(view, endpoints=endpoints)
 
 

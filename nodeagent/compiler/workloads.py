@@ -13,14 +13,15 @@ from sys import intern
 from typing import Any, Final, TypeAlias, TypeVar
 
 from nodeagent.model.identity import Identity
-from nodeagent.snapshot.address import widen_address
-from nodeagent.snapshot.values import Hints, ServiceRef, Tunnel, WorkloadRef
+from nodeagent.snapshot.address import format_address, widen_address
+from nodeagent.snapshot.values import Hints, ServiceRef, WorkloadRef
 
 logger = logging.getLogger(__name__)
 
 LABELS_EXTENSION: Final = "nodeagent.labels"
 _TYPES: Final = ("deployment", "cronjob", "pod", "job")  # enum WorkloadType
 _HBONE: Final = 1
+_HBONE_PORT: Final = 15008
 _HOST_NETWORK: Final = 1
 _HTTP_PROTOCOLS: Final = frozenset((1, 2, 3))  # AppProtocol HTTP11, HTTP2, GRPC
 _UNKNOWN_PROTOCOL: Final = 0
@@ -28,6 +29,21 @@ _SHARED_SPARE: Final = 10_000
 """Values to share beyond two for each service, before they are forgotten and gathered anew."""
 
 T = TypeVar("T")
+
+
+@dataclass(frozen=True, slots=True)
+class GatewayRef:
+    """istio.workload.GatewayAddress: where a waypoint or the gateway of a network is. Either the name of its
+    service's resource, or an address of a workload or service."""
+
+    service: str = ""
+    network: str = ""
+    address: bytes = b""
+    port: int = 15008
+
+    def __str__(self) -> str:
+        return self.service or f"{self.network}/{format_address(self.address)}"
+
 
 Served: TypeAlias = tuple[tuple[str, tuple[tuple[int, int], ...]], ...]
 """(service's resource name, ((service port, target port), ...)) of all that a workload serves."""
@@ -46,10 +62,13 @@ class WorkloadEntry:
     healthy: bool = True
     hbone: bool = False
     host_network: bool = False
-    waypoint: str = ""
+    waypoint: GatewayRef | None = None
     labels: tuple[tuple[str, str], ...] | None = None
     policies: tuple[str, ...] = ()
     """Names of the Authorization resources that are for it by selector."""
+    network: str = ""
+    gateway: GatewayRef | None = None
+    """Through which it is reached from other networks."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,7 +87,9 @@ class ServiceEntry:
     ref: ServiceRef
     addresses: tuple[bytes, ...]
     ports: tuple[ServicePort, ...]
-    waypoint: str = ""
+    waypoint: GatewayRef | None = None
+    identities: tuple[str, ...] = ()
+    """SPIFFE IDs that whoever stands for it may have, besides its workloads'."""
 
     def port(self, number: int) -> ServicePort | None:
         """The port of that number."""
@@ -84,7 +105,20 @@ class IndexChange:
     addresses: set[bytes] = field(default_factory=set)
     """Addresses at which somebody else is now, or the same one with other properties."""
     hints: bool = False
-    """Whether the set of service addresses or HTTP ports may have changed."""
+    """Whether what may need configuration on demand may have changed: service addresses, HTTP ports, addresses of
+    workloads with waypoints."""
+    services: set[str] = field(default_factory=set)
+    """Names of services that came, changed or went, or whose workloads did."""
+    gateways: bool = False
+    """Whether something that is behind a waypoint or network gateway came, changed or went."""
+
+    def add(self, other: IndexChange) -> None:
+        """Take another change along."""
+        self.workloads |= other.workloads
+        self.addresses |= other.addresses
+        self.services |= other.services
+        self.hints |= other.hints
+        self.gateways |= other.gateways
 
 
 class WorkloadIndex:
@@ -116,7 +150,7 @@ class WorkloadIndex:
                 return
             self.remove(name, change)
             self._add_workload(name, workload)
-            change.workloads.add(name)
+            _note_workload(change, name, workload)
             if before is not None and _whereabouts(before) == _whereabouts(workload):
                 change.addresses.difference_update(workload.addresses)
             else:
@@ -126,7 +160,7 @@ class WorkloadIndex:
             if self._services.get(name) != service:
                 self.remove(name, change)
                 self._add_service(name, service)
-                change.hints = True
+                _note_service(change, name, service)
         else:
             raise ValueError("is neither a workload nor a service")
 
@@ -135,12 +169,12 @@ class WorkloadIndex:
         workload = self._workloads.pop(name, None)
         if workload is not None:
             self._drop_workload(name, workload)
-            change.workloads.add(name)
+            _note_workload(change, name, workload)
             change.addresses.update(workload.addresses)
         service = self._services.pop(name, None)
         if service is not None:
             self._drop_service(name, service)
-            change.hints = True
+            _note_service(change, name, service)
 
     def _add_workload(self, name: str, entry: WorkloadEntry) -> None:
         self._workloads[name] = entry
@@ -187,6 +221,8 @@ class WorkloadIndex:
 
     def _read_workload(self, name: str, message: Any) -> WorkloadEntry:
         labels = _labels(message) if message.node == self._node else None
+        if message.node == self._node and not self._network:
+            self._network = intern(message.network)
         known = dict(labels or ())
         ref = WorkloadRef(
             uid=name,
@@ -214,9 +250,11 @@ class WorkloadIndex:
             message.status == 0,
             hbone,
             message.network_mode == _HOST_NETWORK,
-            _waypoint(message),
+            _gateway(message, "waypoint"),
             labels,
             self._share(tuple(message.authorization_policies)),
+            intern(message.network),
+            _gateway(message, "network_gateway"),
         )
 
     def _share(self, value: T) -> T:
@@ -242,13 +280,39 @@ class WorkloadIndex:
         uid = self._by_address.get(address)
         return None if uid is None else self._workloads[uid].ref
 
-    def tunnel_to(self, address: bytes) -> Tunnel | None:
-        """How the workload at an address is reached by HBONE; None if it is not."""
+    def entry_at(self, address: bytes) -> WorkloadEntry | None:
+        """The workload at an address, as workload_at()."""
         uid = self._by_address.get(address)
-        entry = None if uid is None else self._workloads[uid]
-        if entry is None or not entry.hbone:
-            return None
-        return Tunnel((entry.ref.principal,))
+        return None if uid is None else self._workloads[uid]
+
+    def is_elsewhere(self, entry: WorkloadEntry) -> bool:
+        """Whether a workload is in another network than this agent."""
+        return entry.network != self._network
+
+    def members(self, service: str) -> tuple[WorkloadEntry, ...]:
+        """The workloads of a service by its resource's name. Looks at all workloads: not for every connection."""
+        return tuple(
+            entry for entry in self._workloads.values() if any(name == service for name, _ in entry.services)
+        )
+
+    def service(self, name: str) -> ServiceEntry | None:
+        """The service of a resource's name, `namespace/hostname`."""
+        return self._services.get(name)
+
+    def service_named_at(self, address: bytes) -> str:
+        """The name of a service's resource by a virtual address of it; "" if it is none."""
+        return next(iter(sorted(self._by_vip.get(address, ()))), "")
+
+    def service_of_host(self, host: str) -> ServiceEntry | None:
+        """The service of a Kubernetes host name."""
+        namespace = host.split(".")[1] if host.count(".") else ""
+        return self._services.get(f"{namespace}/{host}")
+
+    def waypoint_destinations(self) -> Iterator[tuple[bytes, int]]:
+        """(virtual address, port) of all services that have a waypoint."""
+        for service in self._services.values():
+            if service.waypoint is not None:
+                yield from ((address, port.port) for address in service.addresses for port in service.ports)
 
     def service_at(self, address: bytes, port: int) -> ServiceEntry | None:
         """The service of a virtual address that has the port; of several, the first by name."""
@@ -283,7 +347,13 @@ class WorkloadIndex:
 
     def hints(self) -> Hints:
         """All addresses and ports that may need configuration on demand."""
-        return Hints(frozenset(self._by_vip), frozenset(self._http_ports))
+        guarded = {
+            address
+            for entry in self._workloads.values()
+            if entry.waypoint is not None
+            for address in entry.addresses
+        }
+        return Hints(frozenset(self._by_vip.keys() | guarded), frozenset(self._http_ports))
 
     def workloads(self) -> tuple[WorkloadEntry, ...]:
         """All workloads."""
@@ -317,7 +387,7 @@ def apply_addresses(
 
 def _whereabouts(entry: WorkloadEntry) -> tuple[Any, ...]:
     """What endpoints at a workload's addresses depend on."""
-    return entry.ref, entry.addresses, entry.hbone, entry.host_network
+    return entry.ref, entry.addresses, entry.hbone, entry.host_network, entry.network, entry.gateway
 
 
 def _decrease(counter: Counter[Any], key: Any, amount: int) -> None:
@@ -334,7 +404,8 @@ def _read_service(message: Any) -> ServiceEntry:
         ServiceRef(message.hostname, message.name, intern(message.namespace)),
         tuple(address for address in addresses if any(address[12:]) or any(address[:10])),
         tuple(_service_port(port) for port in message.ports),
-        _waypoint(message),
+        _gateway(message, "waypoint"),
+        tuple(dict.fromkeys(intern(name) for name in message.subject_alt_names)),
     )
 
 
@@ -354,12 +425,36 @@ def _ports(ports: Any) -> tuple[tuple[int, int], ...]:
     return tuple([(port.service_port, port.target_port) for port in ports.ports])
 
 
-def _waypoint(message: Any) -> str:
-    if not message.HasField("waypoint"):
-        return ""
-    if message.waypoint.WhichOneof("destination") == "hostname":
-        return f"{message.waypoint.hostname.namespace}/{message.waypoint.hostname.hostname}"
-    return "address"
+def _gateway(message: Any, field_name: str) -> GatewayRef | None:
+    """What a field of type GatewayAddress says; ValueError if it is no place."""
+    if not message.HasField(field_name):
+        return None
+    value = getattr(message, field_name)
+    port = value.hbone_mtls_port or _HBONE_PORT
+    if port > 65535:
+        raise ValueError(f"{field_name}: port {port} is out of range")
+    if value.WhichOneof("destination") == "hostname":
+        name = f"{value.hostname.namespace}/{value.hostname.hostname}"
+        return GatewayRef(service=intern(name), port=port)
+    if value.WhichOneof("destination") is None:
+        raise ValueError(f"{field_name} says neither a host name nor an address")
+    address = value.address
+    return GatewayRef(network=intern(address.network), address=widen_address(address.address), port=port)
+
+
+def _note_workload(change: IndexChange, name: str, entry: WorkloadEntry) -> None:
+    change.workloads.add(name)
+    change.services.update(service for service, _ in entry.services)
+    if entry.waypoint is not None:
+        change.gateways = change.hints = True
+    if entry.gateway is not None:
+        change.gateways = True
+
+
+def _note_service(change: IndexChange, name: str, entry: ServiceEntry) -> None:
+    change.hints = True
+    change.services.add(name)
+    change.gateways |= entry.waypoint is not None
 
 
 def _labels(message: Any) -> tuple[tuple[str, str], ...] | None:

@@ -34,6 +34,9 @@ class AgentConfig:
     admin: Path = DEFAULT_ADMIN
     state: Path = DEFAULT_STATE
     cluster_id: str = "Kubernetes"
+    network: str = ""
+    """Of this node (Istio's topology.istio.io/network): what is in others is reached through their gateways. Empty:
+    that of the node's workloads."""
     domain: str = "cluster.local"
     trust_domain: str = "cluster.local"
     workers: int = 1

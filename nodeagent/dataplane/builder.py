@@ -212,9 +212,22 @@ class ChangeWriter:
         numbers = {tunnel: number for number, tunnel in enumerate(tunnels, 1)}
         via = [0 if endpoint.tunnel is None else numbers[endpoint.tunnel] for endpoint in endpoints]
         # Kept in a name: a struct does not keep what its pointers lead to.
-        texts = [ffi.new("char[]", c_string(" ".join(tunnel.identities))) for tunnel in tunnels]
+        texts = [
+            [
+                ffi.new("char[]", c_string(text))
+                for text in (" ".join(tunnel.identities), tunnel.authority, " ".join(tunnel.inner))
+            ]
+            for tunnel in tunnels
+        ]
         configs = [
-            {"port": tunnel.port, "identities": text} for tunnel, text in zip(tunnels, texts, strict=True)
+            {
+                "address": tunnel.address,
+                "port": tunnel.port,
+                "identities": identities,
+                "authority": authority,
+                "inner": inner,
+            }
+            for tunnel, (identities, authority, inner) in zip(tunnels, texts, strict=True)
         ]
         return int(
             lib.na_builder_tunnelled_endpoints(

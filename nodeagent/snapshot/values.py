@@ -114,10 +114,17 @@ class WorkloadRef:
 
 @dataclass(frozen=True, slots=True)
 class Tunnel:
-    """na_tunnel_config: HBONE to the endpoint's own address. The peer must have one of `identities` (SPIFFE IDs)."""
+    """na_tunnel_config: HBONE to `address`, or to the endpoint's own. The peer must have one of `identities` (SPIFFE
+    IDs)."""
 
     identities: tuple[str, ...]
     port: int = 15008
+    address: bytes = bytes(16)
+    """Of a waypoint or gateway; zeros: the endpoint's own."""
+    authority: str = ""
+    """`host:port` to ask the peer for, instead of the endpoint's address and port."""
+    inner: tuple[str, ...] = ()
+    """Double HBONE: whose tunnel is made within this one."""
 
 
 @dataclass(frozen=True, slots=True)

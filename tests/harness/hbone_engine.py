@@ -134,20 +134,36 @@ class Service:
         pems = [value.encode() for value in (name, chain, key, bundle)]
         self.check(self.lib.na_identity_set(self.engine, *pems, self.ffi.NULL, 0))
 
-    def route(self, view: str, address: str, port: int, target: int, identities: str) -> None:
+    def route(
+        self,
+        view: str,
+        address: str,
+        port: int,
+        target: int,
+        identities: str,
+        gateway: str = "",
+        inner: str = "",
+        authority: str = "",
+    ) -> None:
         """What the view's workloads send to address:port goes to its port `target`, through a tunnel to one of
-        the identities."""
+        the identities, there or at the gateway."""
         from nodeagent.snapshot.address import parse_address
 
         lib, ffi, cluster = self.lib, self.ffi, f"{address}:{port}".encode()
         raw = parse_address(address)
         config = ffi.new("na_destination_config *", {"protocol": lib.NA_PROTOCOL_TCP})
-        name, expected = ffi.new("char[]", cluster), ffi.new("char[]", identities.encode())
+        name, expected, within, place = (
+            ffi.new("char[]", text)
+            for text in (cluster, identities.encode(), inner.encode(), authority.encode())
+        )
 
         def destination(builder: Any) -> None:
             self.check(lib.na_builder_cluster(builder, name, ffi.new("na_cluster_config *")))
             endpoint = ffi.new("na_endpoint *", {"address": raw, "port": target, "healthy": 1, "weight": 1})
-            tunnel = ffi.new("na_tunnel_config *", {"identities": expected})
+            fields = {"identities": expected, "inner": within, "authority": place}
+            if gateway:
+                fields["address"] = parse_address(gateway)
+            tunnel = ffi.new("na_tunnel_config *", fields)
             via = ffi.new("uint32_t[1]", [1])
             self.check(lib.na_builder_tunnelled_endpoints(builder, name, endpoint, 1, via, tunnel, 1))
             names, weights = ffi.new("char *[1]", [name]), ffi.new("uint32_t[1]", [1])

@@ -14,7 +14,7 @@ from typing import Any
 
 from harness import pki
 from harness.cgroups import scratch_cgroup
-from harness.hbone_engine import HboneEngine
+from harness.hbone_engine import PORT, HboneEngine
 from harness.netns import Namespace, Network
 from harness.processes import wait_until
 from nodeagent.controlplane.ca.authority import Authority
@@ -95,10 +95,16 @@ class Scene:
         (engine or self.engine_of(identity)).enrol(namespace, identity, baggage)
         self.identify(identity, engine=engine)
 
-    def route(self, identities: str = DB) -> None:
+    def route(self, identities: str = DB, **by: str) -> None:
         """What web sends to the virtual address goes to db's application."""
         self.engine.ask(
-            "route", view=WEB, address=self.db.v4, port=VIRTUAL_PORT, target=APP_PORT, identities=identities
+            "route",
+            view=WEB,
+            address=self.db.v4,
+            port=VIRTUAL_PORT,
+            target=APP_PORT,
+            identities=identities,
+            **by,
         )
 
     def start_app(self) -> None:
@@ -228,3 +234,41 @@ def echo(client: socket.socket, payload: bytes) -> bytes:
 def assignment(cluster: str, address: str, port: int) -> dict[str, Any]:
     endpoint = {"address": {"socket_address": {"address": address, "port_value": port}}}
     return {"cluster_name": cluster, "endpoints": [{"lb_endpoints": [{"endpoint": endpoint}]}]}
+
+
+def envoy_server(
+    scene: Scene, identity: str, app: dict[str, Any], *, peer: str = WEB, domain: str = "*"
+) -> dict[str, Any]:
+    """Envoy as the end of tunnels: takes CONNECT for `domain` on 15008, and leads it to the cluster `app`."""
+    upgrade = {"upgrade_type": "CONNECT"}
+    route = {
+        "match": {"connect_matcher": {}},
+        "route": {"cluster": "app", "upgrade_configs": [upgrade | {"connect_config": {}}]},
+    }
+    manager = {
+        "@type": f"{NETWORK}.http_connection_manager.v3.HttpConnectionManager",
+        "stat_prefix": "hbone",
+        "codec_type": "HTTP2",
+        "http2_protocol_options": {"allow_connect": True},
+        "upgrade_configs": [upgrade],
+        "route_config": {"virtual_hosts": [{"name": "all", "domains": [domain], "routes": [route]}]},
+        "http_filters": [
+            {
+                "name": "router",
+                "typed_config": {
+                    "@type": "type.googleapis.com/envoy.extensions.filters.http.router.v3.Router"
+                },
+            }
+        ],
+    }
+    chain = {
+        "filters": [{"name": "hcm", "typed_config": manager}],
+        "transport_socket": scene.tls_files(identity, "DownstreamTlsContext", peer),
+    }
+    listener = {"socket_address": {"address": "0.0.0.0", "port_value": PORT}}
+    return {
+        "static_resources": {
+            "listeners": [{"address": listener, "filter_chains": [chain]}],
+            "clusters": [{"name": "app", "connect_timeout": "1s", "load_assignment": app}],
+        }
+    }

@@ -20,6 +20,7 @@ from harness.hbone_scene import (
     Wire,
     assignment,
     echo,
+    envoy_server,
     hbone_scene,
     line,
 )
@@ -213,50 +214,9 @@ def test_envoy_hears_why_it_is_refused(scene: Scene) -> None:
     assert scene.far.ask("counters")["hbone_abuse_total"] == 0
 
 
-def envoy_server(scene: Scene) -> dict[str, Any]:
-    """Envoy in the pod `db`: takes CONNECT on 15008 and leads it to the application."""
-    upgrade = {"upgrade_type": "CONNECT"}
-    route = {
-        "match": {"connect_matcher": {}},
-        "route": {"cluster": "app", "upgrade_configs": [upgrade | {"connect_config": {}}]},
-    }
-    manager = {
-        "@type": f"{NETWORK}.http_connection_manager.v3.HttpConnectionManager",
-        "stat_prefix": "hbone",
-        "codec_type": "HTTP2",
-        "http2_protocol_options": {"allow_connect": True},
-        "upgrade_configs": [upgrade],
-        "route_config": {"virtual_hosts": [{"name": "all", "domains": ["*"], "routes": [route]}]},
-        "http_filters": [
-            {
-                "name": "router",
-                "typed_config": {
-                    "@type": "type.googleapis.com/envoy.extensions.filters.http.router.v3.Router"
-                },
-            }
-        ],
-    }
-    chain = {
-        "filters": [{"name": "hcm", "typed_config": manager}],
-        "transport_socket": scene.tls_files(DB, "DownstreamTlsContext", WEB),
-    }
-    listener = {"socket_address": {"address": "0.0.0.0", "port_value": PORT}}
-    app = {
-        "name": "app",
-        "connect_timeout": "1s",
-        "load_assignment": assignment("app", "127.0.0.1", APP_PORT),
-    }
-    return {
-        "static_resources": {
-            "listeners": [{"address": listener, "filter_chains": [chain]}],
-            "clusters": [app],
-        }
-    }
-
-
 @pytest.mark.envoy
 def test_envoy_is_a_server_to_the_engine(scene: Scene) -> None:
-    scene.start_envoy(scene.db, envoy_server(scene), PORT)
+    scene.start_envoy(scene.db, envoy_server(scene, DB, assignment("app", "127.0.0.1", APP_PORT)), PORT)
     scene.enrol(scene.web, WEB, BAGGAGE)
     scene.route()
     payload = b"to Envoy " * 100_000
@@ -272,7 +232,7 @@ def test_envoy_is_a_server_to_the_engine(scene: Scene) -> None:
 
 @pytest.mark.envoy
 def test_envoy_refuses_the_engine_and_it_says_so(scene: Scene) -> None:
-    scene.start_envoy(scene.db, envoy_server(scene), PORT)
+    scene.start_envoy(scene.db, envoy_server(scene, DB, assignment("app", "127.0.0.1", APP_PORT)), PORT)
     scene.engine.enrol(scene.web, WEB)
     chain, key = scene.certificate("spiffe://cluster.local/ns/shop/sa/other")
     scene.engine.set_identity(WEB, chain, key, scene.ca.bundle)

@@ -9,6 +9,7 @@ import pytest
 from harness import xds_resources as xds
 
 from nodeagent.compiler.cluster import compile_endpoints
+from nodeagent.compiler.gateways import Gateways
 from nodeagent.compiler.pieces import Scope
 from nodeagent.compiler.workloads import WorkloadIndex, apply_addresses
 from nodeagent.proto import workload_pb2
@@ -35,7 +36,7 @@ def index() -> WorkloadIndex:
 
 @pytest.fixture
 def scope(index: WorkloadIndex) -> Scope:
-    return Scope("v", index.workload_at, tunnel_to=index.tunnel_to)
+    return Scope("v", index.workload_at, tunnel_to=Gateways(index).tunnel_to)
 
 
 def assignment() -> Any:
@@ -79,4 +80,4 @@ def test_a_tunnelled_workload_that_nobody_could_prove_to_be_is_rejected_by_name(
     _, rejected = apply_addresses(index, [(UID, workload(hbone=True, account=account))], ())
     assert list(rejected) == [UID]
     assert "service account" in rejected[UID]
-    assert index.tunnel_to(ADDRESS) == WEB, "the last good one stays"
+    assert Gateways(index).tunnel_to(ADDRESS) == WEB, "the last good one stays"

@@ -1,0 +1,84 @@
+"""Tunnels to somebody who stands before the destination: real Envoy as waypoint, and gateways between networks."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from harness.hbone_engine import PORT
+from harness.hbone_scene import (
+    APP_PORT,
+    BAGGAGE,
+    VIRTUAL,
+    WEB,
+    Scene,
+    Wire,
+    assignment,
+    echo,
+    envoy_server,
+    hbone_scene,
+    line,
+)
+from harness.requirements import require
+
+pytestmark = [pytest.mark.netns, pytest.mark.timeout(120)]
+
+GATE = "spiffe://cluster.local/ns/shop/sa/gate"
+SERVICE_PORT = 80
+
+
+@pytest.fixture
+def scene(tmp_path: Path) -> Iterator[Scene]:
+    require("root", "nft", "engine", "ip")
+    with hbone_scene(tmp_path) as scene:
+        yield scene
+
+
+@pytest.mark.envoy
+def test_envoy_is_the_waypoint_of_a_service(scene: Scene) -> None:
+    """It is asked for the service's address and port, in web's name, and decides where that is."""
+    gate = scene.network.add("gate", default_route=True)
+    app = assignment("app", scene.db.v4, APP_PORT)
+    scene.start_envoy(gate, envoy_server(scene, GATE, app, domain=f"{VIRTUAL}:{SERVICE_PORT}"), PORT)
+    scene.enrol(scene.web, WEB, BAGGAGE)
+    scene.engine.ask(
+        "route",
+        view=WEB,
+        address=VIRTUAL,
+        port=SERVICE_PORT,
+        target=SERVICE_PORT,
+        identities=GATE,
+        gateway=gate.v4,
+    )
+    wire = Wire(scene.network.fabric)
+    payload = b"by way of the waypoint " * 100_000
+    client = scene.connect(VIRTUAL, SERVICE_PORT)
+    assert line(client) == gate.v4
+    assert echo(client, payload) == payload
+    wire.close()
+    assert wire.ports == {PORT, APP_PORT}, "and on to the application by the waypoint itself"
+    (record, *_) = scene.records(inbound=False)
+    assert record["principal"] == GATE
+    assert record["mutual_tls"]
+
+
+@pytest.mark.envoy
+def test_somebody_else_is_no_waypoint(scene: Scene) -> None:
+    gate = scene.network.add("gate", default_route=True)
+    other = "spiffe://cluster.local/ns/shop/sa/other"
+    scene.start_envoy(gate, envoy_server(scene, other, assignment("app", scene.db.v4, APP_PORT)), PORT)
+    scene.enrol(scene.web, WEB, BAGGAGE)
+    scene.engine.ask(
+        "route",
+        view=WEB,
+        address=VIRTUAL,
+        port=SERVICE_PORT,
+        target=SERVICE_PORT,
+        identities=GATE,
+        gateway=gate.v4,
+    )
+    with pytest.raises(ConnectionResetError):
+        scene.connect(VIRTUAL, SERVICE_PORT).recv(1)
+    (record,) = scene.records(inbound=False)
+    assert record["upstream_failure"] == f"HBONE: SAN {other} not in {{{GATE}}}"
