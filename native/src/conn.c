@@ -179,10 +179,12 @@ static bool wait_for_destination(na_conn *conn) {
 static void go_on(na_conn *conn, uint32_t protocol, uint32_t tag) {
   conn->tag = tag;
   conn->speaks = (uint8_t)protocol;
-  if (protocol == NA_PROTOCOL_TCP)
+  if (protocol == NA_PROTOCOL_TCP) {
+    na_stream_settle(&conn->stream);
     na_conn_start_tcp(conn);
-  else
+  } else {
     na_detect_start(conn);
+  }
 }
 
 static void resolve_outbound(na_conn *conn, bool may_wait) {
@@ -254,7 +256,7 @@ void na_conn_accept(na_worker *worker, na_workload *workload, enum na_listener_k
     close(fd);
     return;
   }
-  if (na_stream_open(&conn->stream, fd, &na_transport_tcp) < 0) {
+  if (na_stream_open_late(&conn->stream, fd, &na_transport_tcp) < 0) {
     free(conn);
     return;
   }

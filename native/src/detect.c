@@ -67,12 +67,8 @@ static void ended(na_conn *conn) {
     decided(conn, SNIFF_OTHER);
 }
 
-static void on_event(na_watch *watch, uint32_t events) {
-  na_stream *stream = na_stream_of(watch);
-  na_conn *conn = stream->owner;
-  if (conn->dead)
-    return;
-  (void)na_stream_events(stream, events);
+static void read_first(na_conn *conn) {
+  na_stream *stream = &conn->stream;
   while (stream->readable) {
     ssize_t n = na_input_fill(&conn->in, stream, conn->worker->io, conn->worker->io_size, conn->worker->io_size);
     if (n == -EAGAIN)
@@ -95,6 +91,22 @@ static void on_event(na_watch *watch, uint32_t events) {
     na_conn_close(conn, true);
   else if (na_input_length(&conn->in) && conn->speaks == NA_PROTOCOL_HTTP)
     na_conn_deadline(conn, conn->worker->loop.now_ms + conn->worker->config->head_timeout_ms, silent);
+}
+
+/* Whether all that will be read of the connection has been read, and it ends with the answer. */
+static bool is_one_shot(const na_conn *conn) {
+  return conn->request && !conn->keep_alive && conn->body.done;
+}
+
+static void on_event(na_watch *watch, uint32_t events) {
+  na_stream *stream = na_stream_of(watch);
+  na_conn *conn = stream->owner;
+  if (conn->dead)
+    return;
+  (void)na_stream_events(stream, events);
+  read_first(conn);
+  if (!conn->dead && !is_one_shot(conn))
+    na_stream_settle(stream);
 }
 
 void na_detect_start(na_conn *conn) {

@@ -38,10 +38,26 @@ void na_loop_close(na_loop *loop) {
   loop->epoll_fd = -1;
 }
 
+/* Tell epoll of those whose time has come. */
+static void settle_due(na_loop *loop) {
+  while (loop->late_n) {
+    const na_late *late = &loop->late[loop->late_first];
+    if (late->watch && late->due_ms > loop->now_ms)
+      return;
+    if (late->watch)
+      na_loop_settle(loop, late->watch);
+    loop->late_first = (loop->late_first + 1) % NA_LOOP_LATE;
+    loop->late_n--;
+  }
+}
+
 static int wait_ms(na_loop *loop) {
+  settle_due(loop);
   if (!na_list_empty(&loop->again))
     return 0;
   uint64_t next = na_wheel_next(&loop->wheel);
+  if (loop->late_n && loop->late[loop->late_first].due_ms < next)
+    next = loop->late[loop->late_first].due_ms;
   if (next == NA_WHEEL_IDLE)
     return -1;
   if (next <= loop->now_ms)
@@ -96,7 +112,37 @@ int na_loop_watch(na_loop *loop, na_watch *watch, int fd, uint32_t interest) {
   return 0;
 }
 
+int na_loop_watch_late(na_loop *loop, na_watch *watch, int fd) {
+  assert(watch->fd < 0 && fd >= 0);
+  if (loop->late_n == NA_LOOP_LATE)
+    return na_loop_watch(loop, watch, fd, 0);
+  uint32_t at = (loop->late_first + loop->late_n++) % NA_LOOP_LATE;
+  loop->late[at] = (na_late){watch, loop->now_ms + NA_LOOP_LATE_MS};
+  watch->fd = fd;
+  watch->late = at + 1;
+  watch->interest = 0;
+  return 0;
+}
+
+static void no_longer_late(na_loop *loop, na_watch *watch) {
+  loop->late[watch->late - 1].watch = NULL;
+  watch->late = 0;
+}
+
+void na_loop_settle(na_loop *loop, na_watch *watch) {
+  if (!watch->late)
+    return;
+  int fd = watch->fd;
+  no_longer_late(loop, watch);
+  watch->fd = -1;
+  if (na_loop_watch(loop, watch, fd, 0) == 0)
+    return;
+  watch->fd = fd; /* for its owner to close */
+  na_loop_tell(loop, watch, EPOLLERR);
+}
+
 int na_loop_watch_writable(na_loop *loop, na_watch *watch) {
+  na_loop_settle(loop, watch);
   if (watch->interest & EPOLLOUT)
     return 0;
   watch->interest |= EPOLLOUT;
@@ -109,7 +155,9 @@ void na_loop_unwatch(na_loop *loop, na_watch *watch) {
   watch->told = 0;
   /* Closing would not do: a listener's descriptor may have duplicates, and a child that the process is just starting
    * holds a copy of every one until it executes its program. epoll would go on telling of it. */
-  if (watch->fd >= 0)
+  if (watch->late)
+    no_longer_late(loop, watch);
+  else if (watch->fd >= 0)
     (void)epoll_ctl(loop->epoll_fd, EPOLL_CTL_DEL, watch->fd, NULL);
   watch->fd = -1;
 }

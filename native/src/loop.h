@@ -30,6 +30,7 @@ struct na_watch {
   int fd;        /* -1: not watched; events still queued for it are dropped */
   uint32_t interest;
   uint32_t told; /* events that na_loop_tell() added, for its turn in loop->again */
+  uint32_t late; /* 1 + its place in loop->late; 0: epoll knows the descriptor, or there is none */
 };
 
 /* Something to free when the turn is over. */
@@ -37,6 +38,16 @@ typedef struct na_grave {
   struct na_grave *next;
   void (*fn)(struct na_grave *grave);
 } na_grave;
+
+/* Watches that epoll is to be told of, at most; more are told at once. */
+#define NA_LOOP_LATE 256
+/* How long it may take. */
+#define NA_LOOP_LATE_MS 4
+
+typedef struct na_late {
+  na_watch *watch; /* NULL: no longer late */
+  uint64_t due_ms;
+} na_late;
 
 typedef struct na_loop {
   int epoll_fd;
@@ -47,6 +58,9 @@ typedef struct na_loop {
   na_grave *graves;
   void (*begin)(void *context); /* first thing of each turn */
   void *context;
+  uint32_t late_first; /* a ring in order of time */
+  uint32_t late_n;
+  na_late late[NA_LOOP_LATE];
 } na_loop;
 
 /* Events handled per turn at most. */
@@ -62,6 +76,11 @@ void na_loop_update_clock(na_loop *loop);
 void na_watch_init(na_watch *watch, na_watch_fn *fn);
 /* Watch fd, edge-triggered: EPOLLIN always, EPOLLRDHUP unless EPOLLEXCLUSIVE; more by `interest`. */
 int na_loop_watch(na_loop *loop, na_watch *watch, int fd, uint32_t interest);
+/* The same, but tell epoll only when it has to be: by na_loop_settle(), or NA_LOOP_LATE_MS later. Until then nothing is
+ * heard of the descriptor. Spares two calls for one that is closed before. */
+int na_loop_watch_late(na_loop *loop, na_watch *watch, int fd);
+/* Hear of it from now on. A failure is told as EPOLLERR. */
+void na_loop_settle(na_loop *loop, na_watch *watch);
 /* Hear of writability as well, from now on. */
 int na_loop_watch_writable(na_loop *loop, na_watch *watch);
 /* Stop watching (before the descriptor is closed; closing is the caller's). */

@@ -69,6 +69,17 @@ int na_stream_open(na_stream *stream, int fd, const na_transport *transport) {
   return attach(stream, fd, transport, 0);
 }
 
+int na_stream_open_late(na_stream *stream, int fd, const na_transport *transport) {
+  int error = na_loop_watch_late(stream->loop, &stream->watch, fd);
+  if (error) {
+    close(fd);
+    return error;
+  }
+  stream->transport = transport;
+  stream->readable = true;
+  return 0;
+}
+
 int na_stream_connect(na_stream *stream, int fd, const na_transport *transport) {
   int one = 1;
   (void)setsockopt(fd, IPPROTO_TCP, TCP_NODELAY, &one, sizeof one);

@@ -61,6 +61,13 @@ static inline na_stream *na_stream_of(na_watch *watch) {
 }
 /* Take over an accepted, non-blocking socket; TCP_NODELAY is its listener's. */
 int na_stream_open(na_stream *stream, int fd, const na_transport *transport);
+/* The same for a stream that is read at once, and perhaps closed before there is anything else to hear of it. Whoever
+ * waits for more calls na_stream_settle(). */
+int na_stream_open_late(na_stream *stream, int fd, const na_transport *transport);
+static inline void na_stream_settle(na_stream *stream) {
+  if (stream->watch.late)
+    na_loop_settle(stream->loop, &stream->watch);
+}
 /* Take over a socket whose connect is in progress. */
 int na_stream_connect(na_stream *stream, int fd, const na_transport *transport);
 /* Be a stream without a descriptor, connecting: the transport tells the rest by na_loop_tell(). */

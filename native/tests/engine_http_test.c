@@ -417,6 +417,21 @@ static void closes_upstream_when_the_client_leaves(void **state) {
   end(&s);
 }
 
+/* One that was to have no other request: nothing more of it is awaited but its end. */
+static void notices_that_a_one_shot_client_leaves(void **state) {
+  scene s = begin();
+  put(s.client, "GET / HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n");
+  s.server = answer(s.listener);
+  get_head(s.server);
+  struct linger linger = {.l_onoff = 1, .l_linger = 0};
+  assert_int_equal(setsockopt(s.client, SOL_SOCKET, SO_LINGER, &linger, sizeof linger), 0);
+  close(s.client);
+  s.client = dial(s.port);
+  expect_end(s.server);
+  assert_int_equal(counter(&s.r, "downstream_rq_aborted_total"), 1);
+  end(&s);
+}
+
 static void cuts_a_broken_response(void **state) {
   scene s = begin();
   put(s.client, GET_ROOT);
@@ -483,6 +498,7 @@ int main(void) {
       cmocka_unit_test(goes_on_when_an_upgrade_is_refused),
       cmocka_unit_test(does_not_pass_h2c_upgrades),
       cmocka_unit_test(closes_upstream_when_the_client_leaves),
+      cmocka_unit_test(notices_that_a_one_shot_client_leaves),
       cmocka_unit_test(cuts_a_broken_response),
       cmocka_unit_test(answers_502_for_a_malformed_response),
       cmocka_unit_test(answers_503_when_the_upstream_closes),
