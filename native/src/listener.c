@@ -113,6 +113,14 @@ static void out_of_descriptors(na_listener *listener) {
   na_timer_arm(&worker->loop.wheel, &listener->resume, worker->loop.now_ms + ACCEPT_PAUSE_MS);
 }
 
+/* Of the workers that share a socket and have nothing to do, always the same one would be woken: let it be another's
+ * turn. Else one worker would get most of the connections that live long. */
+static void let_others_accept(na_listener *listener) {
+  na_worker *worker = listener->worker;
+  if (worker->config->workers > 1 && na_loop_requeue(&worker->loop, &listener->watch) < 0)
+    na_timer_arm(&worker->loop.wheel, &listener->resume, worker->loop.now_ms + ACCEPT_PAUSE_MS);
+}
+
 /* Accept what is there; whether more may be. */
 static bool accept_batch(na_listener *listener) {
   na_watch *watch = &listener->watch;
@@ -138,6 +146,8 @@ static void on_connection(na_watch *watch, uint32_t events) {
     return;
   if (accept_batch(listener))
     na_loop_again(&listener->worker->loop, watch);
+  else if (!na_timer_armed(&listener->resume))
+    let_others_accept(listener);
 }
 
 static void on_resume(na_timer *timer) {

@@ -150,6 +150,12 @@ int na_loop_watch_writable(na_loop *loop, na_watch *watch) {
   return epoll_ctl(loop->epoll_fd, EPOLL_CTL_MOD, watch->fd, &event) < 0 ? -errno : 0;
 }
 
+int na_loop_requeue(na_loop *loop, na_watch *watch) {
+  struct epoll_event event = {.events = watch->interest, .data.ptr = watch};
+  (void)epoll_ctl(loop->epoll_fd, EPOLL_CTL_DEL, watch->fd, NULL);
+  return epoll_ctl(loop->epoll_fd, EPOLL_CTL_ADD, watch->fd, &event) < 0 ? -errno : 0;
+}
+
 void na_loop_unwatch(na_loop *loop, na_watch *watch) {
   na_link_remove(&watch->again);
   watch->told = 0;

@@ -83,6 +83,9 @@ int na_loop_watch_late(na_loop *loop, na_watch *watch, int fd);
 void na_loop_settle(na_loop *loop, na_watch *watch);
 /* Hear of writability as well, from now on. */
 int na_loop_watch_writable(na_loop *loop, na_watch *watch);
+/* Put the watch behind those that other loops have on the same socket with EPOLLEXCLUSIVE: the kernel wakes the first
+ * of those that wait. What is ready is told again. After an error nothing is heard of until it is done again. */
+int na_loop_requeue(na_loop *loop, na_watch *watch);
 /* Stop watching (before the descriptor is closed; closing is the caller's). */
 void na_loop_unwatch(na_loop *loop, na_watch *watch);
 /* Call the watch's function with no events at the end of this turn, once. */

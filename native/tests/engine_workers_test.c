@@ -7,7 +7,7 @@
 #include "engine.h"
 #include "engine_rig.h"
 
-enum { WORKERS = 2, CLIENTS = 8, CONNECTIONS = 60 };
+enum { WORKERS = 2, HELD = 24, CLIENTS = 8, CONNECTIONS = 60 };
 
 typedef struct scene {
   rig r;
@@ -33,6 +33,21 @@ static void assert_shared(const scene *s, uint64_t all, uint64_t each) {
   for (uint32_t i = 0; i < WORKERS; i++)
     if (accepted_by(s, i) < each)
       fail_msg("worker %u got %u of %u connections", i, (unsigned)accepted_by(s, i), (unsigned)all);
+}
+
+/* Both always wait when a connection comes: the kernel alone would wake the same one each time. */
+static void take_turns_at_rest(void **state) {
+  scene s = begin();
+  int held[HELD];
+  for (uint64_t i = 0; i < HELD; i++) {
+    held[i] = dial(s.port);
+    await_counter(&s.r, "downstream_cx_total", i + 1);
+    sleep_ms(2); /* until it has gone back to waiting */
+  }
+  assert_shared(&s, HELD, HELD / 3);
+  for (int i = 0; i < HELD; i++)
+    close(held[i]);
+  rig_stop(&s.r);
 }
 
 /* A client that opens one connection after the other, and is told that nobody is there. */
@@ -61,6 +76,7 @@ static void share_under_load(void **state) {
 
 int main(void) {
   const struct CMUnitTest tests[] = {
+      cmocka_unit_test(take_turns_at_rest),
       cmocka_unit_test(share_under_load),
   };
   return cmocka_run_group_tests(tests, NULL, NULL);
