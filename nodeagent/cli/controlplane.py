@@ -30,11 +30,25 @@ def run(
     admin: Annotated[Path, Option("admin", "Unix socket of the admin API.")] = settings.DEFAULT_ADMIN,
     cluster_id: Annotated[str, Option("cluster-id", "Name of this cluster.")] = "Kubernetes",
     domain: Annotated[str, Option("domain", "DNS domain of services.")] = "cluster.local",
-    trust_domain: Annotated[str, Option("trust-domain", "SPIFFE trust domain.")] = "cluster.local",
+    trust_domain: Annotated[
+        str,
+        Option(
+            "trust-domain",
+            f"SPIFFE trust domain. Default: --mesh-config's, else {settings.DEFAULT_TRUST_DOMAIN}.",
+        ),
+    ] = "",
     root_namespace: Annotated[
         str,
-        Option("root-namespace", "Namespace whose resources apply mesh-wide."),
-    ] = "istio-system",
+        Option(
+            "root-namespace",
+            "Namespace whose resources apply mesh-wide. Default: --mesh-config's, else "
+            f"{settings.DEFAULT_ROOT_NAMESPACE}.",
+        ),
+    ] = "",
+    mesh_config: Annotated[
+        Path | None,
+        Option("mesh-config", "File with Istio's MeshConfig. The ConfigMap istio in --config does as well."),
+    ] = None,
     token_keys_root: Annotated[
         Path | None,
         Option(
@@ -144,6 +158,7 @@ def run(
                 domain=domain,
                 trust_domain=trust_domain,
                 root_namespace=root_namespace,
+                mesh_config=mesh_config,
                 token_keys_root=token_keys_root,
                 log_level=log_level,
                 listen_tls=tuple(listen_tls or ()),

@@ -11,6 +11,8 @@ from nodeagent.errors import ConfigError
 
 DEFAULT_LISTEN: Final = "127.0.0.1:15010"
 DEFAULT_ADMIN: Final = Path("/run/nodeagent/controlplane.sock")
+DEFAULT_TRUST_DOMAIN: Final = "cluster.local"
+DEFAULT_ROOT_NAMESPACE: Final = "istio-system"
 LOG_LEVELS: Final = ("debug", "info", "warning", "error")
 
 
@@ -32,8 +34,12 @@ class ControlPlaneConfig:
     """Unix socket of the admin API."""
     cluster_id: str = "Kubernetes"
     domain: str = "cluster.local"
-    trust_domain: str = "cluster.local"
-    root_namespace: str = "istio-system"
+    trust_domain: str = ""
+    """Empty: the one of `mesh_config`, else DEFAULT_TRUST_DOMAIN."""
+    root_namespace: str = ""
+    """Empty: the one of `mesh_config`, else DEFAULT_ROOT_NAMESPACE."""
+    mesh_config: Path | None = None
+    """File with Istio's MeshConfig."""
     token_keys_root: Path | None = None
     """PEM file of roots to know the servers of jwksUri by, besides the machine's."""
     log_level: str = "info"

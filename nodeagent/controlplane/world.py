@@ -20,7 +20,7 @@ from nodeagent.controlplane.istio.authentication import (
 from nodeagent.controlplane.istio.authorization_policy import decode_authorization_policy
 from nodeagent.controlplane.istio.destination_rule import decode_destination_rule
 from nodeagent.controlplane.istio.key_sets import KeySets, KeySource
-from nodeagent.controlplane.istio.mesh_config import CONFIG_MAP, MESH_KEY, MeshConfig, decode_config_map
+from nodeagent.controlplane.istio.mesh_config import MeshConfig, decode_config_map
 from nodeagent.controlplane.istio.rules import Rules
 from nodeagent.controlplane.istio.security import SecurityPolicies
 from nodeagent.controlplane.istio.security_values import (
@@ -40,6 +40,7 @@ from nodeagent.controlplane.kubernetes.objects import (
 from nodeagent.controlplane.registry import Registry
 from nodeagent.controlplane.report import Issue, Report, Severity
 from nodeagent.controlplane.sources.base import Batch, ObjectKey, RawObject
+from nodeagent.controlplane.sources.mesh_file import CONFIG_MAP, MESH_KEY
 from nodeagent.controlplane.waypoints import Waypoints
 from nodeagent.model import names
 from nodeagent.model.names import host_matches

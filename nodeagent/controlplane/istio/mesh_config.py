@@ -5,7 +5,7 @@ from __future__ import annotations
 import difflib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, Final
+from typing import Final
 
 from nodeagent.controlplane.decode import Fields, Problems
 from nodeagent.controlplane.istio.extension_providers import (
@@ -17,11 +17,9 @@ from nodeagent.controlplane.kubernetes.objects import MeshScope
 from nodeagent.controlplane.report import Severity
 from nodeagent.controlplane.sources.base import RawObject
 from nodeagent.controlplane.sources.documents import DocumentError, read_yaml
+from nodeagent.controlplane.sources.mesh_file import CONFIG_MAP, MESH_KEY, MeshFile
 from nodeagent.model.identity import check_trust_domain
 
-CONFIG_MAP: Final = "istio"
-"""Name of the ConfigMap, which is in the root namespace."""
-MESH_KEY: Final = "mesh"
 _READ: Final = ("trustDomain", "trustDomainAliases", "rootNamespace", "extensionProviders")
 
 
@@ -73,6 +71,20 @@ def read_mesh_config(text: str, problems: Problems, path: str) -> MeshConfig | N
     )
 
 
+def read_mesh_file(file: MeshFile, text: str, problems: Problems) -> MeshConfig | None:
+    """The MeshConfig in a file of its own."""
+    try:
+        documents = file.documents(text)
+    except DocumentError as error:
+        problems.error("", f"line {error.line}: {error}")
+        return None
+    data = [document.body.get("data") for document in documents]
+    texts = [
+        item[MESH_KEY] for item in data if isinstance(item, dict) and isinstance(item.get(MESH_KEY), str)
+    ]
+    return read_mesh_config(texts[0], problems, "") if texts else MeshConfig()
+
+
 def _trust_domain(fields: Fields, name: str, text: str) -> str:
     if text:
         try:
@@ -95,13 +107,3 @@ def _note_others(fields: Fields) -> None:
     if others:
         message = f"have no effect here: {', '.join(sorted(others))}"
         fields.problems.add(Severity.INFO, "not-supported-yet", fields.path, message)
-
-
-def as_config_map(text: str, root_namespace: str) -> dict[str, Any]:
-    """The ConfigMap that holds a MeshConfig which was given as a file of its own."""
-    return {
-        "apiVersion": "v1",
-        "kind": "ConfigMap",
-        "metadata": {"name": CONFIG_MAP, "namespace": root_namespace},
-        "data": {MESH_KEY: text},
-    }

@@ -23,6 +23,7 @@ import watchfiles
 from nodeagent.controlplane.report import Issue, Report, Severity
 from nodeagent.controlplane.sources.base import Batch, ObjectKey, RawObject
 from nodeagent.controlplane.sources.documents import DocumentError, read_json, read_yaml
+from nodeagent.controlplane.sources.mesh_file import MeshFile
 from nodeagent.controlplane.sources.objects import ObjectError, read_object
 from nodeagent.errors import ConfigError
 
@@ -57,8 +58,11 @@ class _File:
 class FileSource:
     """Reads `roots` (files or folders) and watches them. Not thread safe; reading happens in a worker thread."""
 
-    def __init__(self, roots: Iterable[Path], report: Report) -> None:
-        self._roots = [root.absolute() for root in roots]
+    def __init__(self, roots: Iterable[Path], report: Report, mesh_file: MeshFile | None = None) -> None:
+        """`mesh_file` comes before what the roots hold."""
+        self._mesh_file = mesh_file
+        every = [mesh_file.path, *roots] if mesh_file is not None else roots
+        self._roots = [root.absolute() for root in every]
         self._report = report
         self._files: dict[Path, _File] = {}
         # Files that hold an object, the one in force first.
@@ -71,7 +75,11 @@ class FileSource:
         self._stop = asyncio.Event()
         for root in self._roots:
             if not root.exists():
-                raise ConfigError(f"--config {root}: there is no such file or folder")
+                option = "--mesh-config" if self._is_mesh_file(root) else "--config"
+                raise ConfigError(f"{option} {root}: there is no such file or folder")
+
+    def _is_mesh_file(self, path: Path) -> bool:
+        return self._mesh_file is not None and path == self._mesh_file.path.absolute()
 
     async def load(self) -> Batch:
         """Read everything."""
@@ -200,7 +208,10 @@ class FileSource:
             text = data.decode("utf-8-sig")
         except UnicodeDecodeError as error:
             raise DocumentError(data[: error.start].count(b"\n") + 1, "not UTF-8 text") from error
-        documents = read_json(text) if path.suffix == ".json" else read_yaml(text)
+        if self._mesh_file is not None and self._is_mesh_file(path):
+            documents = self._mesh_file.documents(text)
+        else:
+            documents = read_json(text) if path.suffix == ".json" else read_yaml(text)
         objects: dict[ObjectKey, RawObject] = {}
         for document in documents:
             try:

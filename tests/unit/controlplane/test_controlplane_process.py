@@ -68,3 +68,40 @@ def test_a_change_is_in_force_well_under_a_second() -> None:
     with ControlPlaneProcess() as plane:
         plane.put("a.yaml", service("a", "10.96.0.1"))
         wait_until(lambda: plane.json("/status")["resources"] == {"Service": 1}, "in force", 1)
+
+
+MESH_CONFIG = "trustDomain: prod.example\nrootNamespace: mesh\ntrustDomainAliases: [old.example]\n"
+
+
+def test_mesh_config_in_a_file(tmp_path: Path) -> None:
+    file = tmp_path / "mesh.yaml"
+    file.write_text(MESH_CONFIG)
+    with ControlPlaneProcess("--mesh-config", str(file)) as plane:
+        status = plane.json("/status")
+        assert (status["trust_domain"], status["resources"]) == ("prod.example", {"ConfigMap": 1})
+        file.write_text(MESH_CONFIG.replace("prod", "test"))
+        wait_until(lambda: plane.messages(), "the change is told to need a restart", 5)
+        assert "start the control plane with --trust-domain test.example" in plane.messages()[0]
+        file.write_text("trustDomain: [")
+        wait_until(lambda: any("not valid YAML" in text for text in plane.messages()), "reported", 5)
+        assert plane.json("/status")["resources"] == {"ConfigMap": 1}
+
+
+def test_options_come_before_the_mesh_config(tmp_path: Path) -> None:
+    file = tmp_path / "mesh.yaml"
+    file.write_text("apiVersion: v1\nkind: ConfigMap\nmetadata: {name: istio, namespace: a}\ndata:\n  mesh: |\n"
+                    "    trustDomain: prod.example\n")  # fmt: skip
+    options = ("--mesh-config", str(file), "--root-namespace", "a", "--trust-domain", "mine.example")
+    with ControlPlaneProcess(*options) as plane:
+        assert plane.json("/status")["trust_domain"] == "mine.example"
+        assert any("prod.example is not in force" in text for text in plane.messages())
+
+
+def test_a_mesh_config_that_cannot_be_read_is_a_clear_error(tmp_path: Path) -> None:
+    file = tmp_path / "mesh.yaml"
+    options = ("--config", str(tmp_path), "--admin", str(tmp_path / "admin.sock"), "--mesh-config", str(file))
+    assert f"nodeagent: --mesh-config {file}: cannot be read" in run(*options).stderr
+    file.write_text("trustDomain: a/b\n")
+    done = run(*options)
+    assert done.returncode == 1
+    assert f"nodeagent: --mesh-config {file}: trustDomain: trust domain 'a/b'" in done.stderr
