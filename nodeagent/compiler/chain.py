@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from enum import Enum
 from typing import Any, Final
 
-from nodeagent.compiler.pieces import RoutePiece, Scope
+from nodeagent.compiler.filters import type_of, unpack
+from nodeagent.compiler.guards import GUARDS, add_guard, add_unknown, for_http
+from nodeagent.compiler.pieces import UNGUARDED, Guarding, RoutePiece, Scope
 from nodeagent.compiler.report import Report
 from nodeagent.compiler.route import compile_route_configuration
 from nodeagent.snapshot.values import WeightedCluster
@@ -15,9 +16,7 @@ from nodeagent.snapshot.values import WeightedCluster
 _HCM: Final = "envoy.extensions.filters.network.http_connection_manager.v3.HttpConnectionManager"
 _TCP_PROXY: Final = "envoy.extensions.filters.network.tcp_proxy.v3.TcpProxy"
 _HTTP_ALPN: Final = frozenset(("http/1.0", "http/1.1", "h2c"))
-_RBAC: Final = frozenset(
-    ("envoy.extensions.filters.http.rbac.v3.RBAC", "envoy.extensions.filters.network.rbac.v3.RBAC")
-)
+_TLS_CONTEXT: Final = "envoy.extensions.transport_sockets.tls.v3.DownstreamTlsContext"
 # Filters that neither guard nor change traffic, or that do what the engine does anyway: by type, or by the
 # name under which istiod hides the type in a TypedStruct.
 _HARMLESS: Final = frozenset(
@@ -78,8 +77,8 @@ class Chain:
     inline: RoutePiece | None = None
     shares: tuple[WeightedCluster, ...] = ()
     clusters: frozenset[str] = frozenset()
-    guards: tuple[str, ...] = ()
-    """Filters that restrict who may pass and that cannot be put in force."""
+    guarding: Guarding = UNGUARDED
+    """What the filters ask of those who want to pass."""
 
 
 class Unusable(Exception):
@@ -88,8 +87,31 @@ class Unusable(Exception):
 
 
 def read_chain(chain: Any, scope: Scope, report: Report) -> Chain:
-    """Read a filter chain; Unusable if it takes no connection that comes here, ValueError if it is
-    malformed."""
+    """Read a filter chain; Unusable if it takes no connection that comes here, ValueError if it is malformed. Of a
+    chain for TLS only the match is read."""
+    base = _read_match(chain)
+    return base if base.transport is Transport.TLS else _with_filters(base, chain, scope, report)
+
+
+def read_mutual_chain(chain: Any, scope: Scope, report: Report) -> Chain | None:
+    """A chain for TLS that wants certificates of its clients, as it is for those who have shown theirs to a tunnel;
+    None if it is no such chain."""
+    if not _wants_certificates(chain):
+        return None
+    return _with_filters(_read_match(chain), chain, scope, report)
+
+
+def _wants_certificates(chain: Any) -> bool:
+    socket = chain.transport_socket
+    if not socket.typed_config.type_url.endswith(_TLS_CONTEXT):
+        return False
+    from envoy.extensions.transport_sockets.tls.v3 import tls_pb2
+
+    context = tls_pb2.DownstreamTlsContext.FromString(socket.typed_config.value)
+    return bool(context.require_client_certificate.value)
+
+
+def _read_match(chain: Any) -> Chain:
     match = chain.filter_chain_match
     for name in ("source_prefix_ranges", "source_ports", "direct_source_prefix_ranges", "source_type"):
         if _is_set(match, name):
@@ -98,16 +120,13 @@ def read_chain(chain: Any, scope: Scope, report: Report) -> Chain:
     transport = _transport(chain, match)
     if protocols and not protocols & _HTTP_ALPN:
         transport = Transport.TLS  # ALPN, which only TLS has
-    base = Chain(
+    return Chain(
         name=chain.name,
         transport=transport,
         http_only=bool(protocols),
         port=match.destination_port.value,
         prefixes=tuple((r.address_prefix, r.prefix_len.value) for r in match.prefix_ranges),
     )
-    if transport is Transport.TLS:
-        return base
-    return _with_filters(base, chain, scope, report)
 
 
 def _transport(chain: Any, match: Any) -> Transport:
@@ -121,89 +140,79 @@ def _is_set(message: Any, name: str) -> bool:
 
 
 def _with_filters(base: Chain, chain: Any, scope: Scope, report: Report) -> Chain:
-    """The chain with what its terminal filter says."""
-    guards: list[str] = []
+    """The chain with what its filters say."""
+    guarding = UNGUARDED
     for item in chain.filters:
-        kind = _type_of(item)
+        kind = type_of(item)
         if kind == _HCM:
-            return _read_http(base, _unpack_http(item), guards, scope, report)
+            return _read_http(base, _unpack_http(item), guarding, scope, report)
         if kind == _TCP_PROXY:
-            return _read_tcp(base, _unpack_tcp(item), guards, scope, report)
-        guards.extend(_judge(item, kind, report))
+            return _read_tcp(base, _unpack_tcp(item), guarding, scope, report)
+        guarding = _judge(item, kind, guarding, scope, report)
     raise ValueError(
         f"filter chain {chain.name!r} ends in neither an HTTP connection manager nor a TCP proxy"
     )
 
 
-def _type_of(item: Any) -> str:
-    """The type of a filter's configuration; a TypedStruct tells the type of what it stands for."""
-    url = item.typed_config.type_url
-    if url.endswith(("xds.type.v3.TypedStruct", "udpa.type.v1.TypedStruct")):
-        from udpa.type.v1 import typed_struct_pb2
-
-        # Both kinds have the same fields and numbers.
-        url = typed_struct_pb2.TypedStruct.FromString(item.typed_config.value).type_url
-    return str(url.rpartition("/")[2])
-
-
-def _judge(item: Any, kind: str, report: Report) -> Iterator[str]:
-    """Whether a filter that is not in force may be passed over; yields the name of one that may not."""
+def _judge(item: Any, kind: str, guarding: Guarding, scope: Scope, report: Report) -> Guarding:
+    """What is asked for with one more filter. What is not known to guard nothing is taken for a guard."""
     if kind in _HARMLESS or item.name in _HARMLESS:
-        return
-    if kind in _RBAC and not _restricts(item.typed_config.value, kind):
-        return
+        return guarding
+    if kind in GUARDS:
+        return add_guard(guarding, item, kind, scope, report)
     if kind in _BENIGN or _is_optional(item):
         report.warn(f"filter {item.name} is not supported yet and has no effect")
-        return
-    yield item.name or kind
+        return guarding
+    return add_unknown(guarding, item.name or kind)
 
 
 def _is_optional(item: Any) -> bool:
     return bool(getattr(item, "is_optional", False)) and not item.name.startswith("envoy.filters.")
 
 
-def _restricts(value: bytes, kind: str) -> bool:
-    """Whether an RBAC filter has rules in force; shadow rules only count."""
-    if ".network." in kind:
-        from envoy.extensions.filters.network.rbac.v3 import rbac_pb2 as network_pb2
-
-        rules = network_pb2.RBAC.FromString(value)
-    else:
-        from envoy.extensions.filters.http.rbac.v3 import rbac_pb2
-
-        rules = rbac_pb2.RBAC.FromString(value)
-    return bool(rules.HasField("rules") or rules.HasField("matcher"))
-
-
 def _unpack_http(item: Any) -> Any:
     from envoy.extensions.filters.network.http_connection_manager.v3 import http_connection_manager_pb2
 
-    return http_connection_manager_pb2.HttpConnectionManager.FromString(item.typed_config.value)
+    return unpack(item, http_connection_manager_pb2.HttpConnectionManager)
 
 
 def _unpack_tcp(item: Any) -> Any:
     from envoy.extensions.filters.network.tcp_proxy.v3 import tcp_proxy_pb2
 
-    return tcp_proxy_pb2.TcpProxy.FromString(item.typed_config.value)
+    return unpack(item, tcp_proxy_pb2.TcpProxy)
 
 
-def _read_http(base: Chain, manager: Any, guards: list[str], scope: Scope, report: Report) -> Chain:
+def _read_http(base: Chain, manager: Any, guarding: Guarding, scope: Scope, report: Report) -> Chain:
     for name in _MANAGER_UNSUPPORTED:
         if _is_set(manager, name):
             report.warn(f"http_connection_manager.{name} is not supported yet and has no effect")
+    guarding = for_http(guarding)
     for item in manager.http_filters:
         if not item.disabled:
-            guards.extend(_judge(item, _type_of(item), report))
+            guarding = _judge(item, type_of(item), guarding, scope, report)
     kind = manager.WhichOneof("route_specifier")
     if kind == "rds":
-        return replace(base, is_http=True, route=manager.rds.route_config_name, guards=tuple(guards))
+        return replace(base, is_http=True, route=manager.rds.route_config_name, guarding=guarding)
     if kind == "route_config":
         inline = compile_route_configuration(manager.route_config, scope)
-        return replace(base, is_http=True, route=inline.name, inline=inline, guards=tuple(guards))
+        guarding = _with_overrides(guarding, manager.route_config)
+        return replace(base, is_http=True, route=inline.name, inline=inline, guarding=guarding)
     raise ValueError(f"filter chain {base.name!r}: route specifier {kind or '(none)'} is not supported")
 
 
-def _read_tcp(base: Chain, proxy: Any, guards: list[str], scope: Scope, report: Report) -> Chain:
+def _with_overrides(guarding: Guarding, routes: Any) -> Guarding:
+    """Routes may have guards of their own in place of the listener's."""
+    overridden = set(routes.typed_per_filter_config)
+    for host in routes.virtual_hosts:
+        overridden.update(host.typed_per_filter_config)
+        for route in host.routes:
+            overridden.update(route.typed_per_filter_config)
+    for name in sorted(overridden.intersection(guarding.filters)):
+        guarding = add_unknown(guarding, f"{name} in typed_per_filter_config of a route")
+    return guarding
+
+
+def _read_tcp(base: Chain, proxy: Any, guarding: Guarding, scope: Scope, report: Report) -> Chain:
     for name in ("tunneling_config", "metadata_match", "hash_policy", "max_downstream_connection_duration"):
         if _is_set(proxy, name):
             report.warn(f"tcp_proxy.{name} is not supported yet and has no effect")
@@ -217,5 +226,5 @@ def _read_tcp(base: Chain, proxy: Any, guards: list[str], scope: Scope, report: 
         base,
         shares=tuple(WeightedCluster(scope.name(name), weight) for name, weight in weights),
         clusters=frozenset(name for name, _ in weights),
-        guards=tuple(guards),
+        guarding=guarding,
     )

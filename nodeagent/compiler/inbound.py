@@ -1,69 +1,139 @@
-"""The inbound listener: what the ports of a workload speak, and what must not be let in."""
+"""The inbound listener: what the ports of a workload speak, and who may come in."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import replace
 from typing import Any, Final
 
-from nodeagent.compiler.chain import Chain, Transport, Unusable, read_chain
-from nodeagent.compiler.pieces import BLACKHOLE, InboundPiece, Scope
+from nodeagent.compiler.chain import Chain, Transport, Unusable, read_chain, read_mutual_chain
+from nodeagent.compiler.pieces import BLACKHOLE, UNGUARDED, Guarding, InboundPiece, PortPiece, Scope
 from nodeagent.compiler.report import Report
-from nodeagent.snapshot.policies import Rules
+from nodeagent.compiler.tokens import RemoteKeys
+from nodeagent.snapshot.matches import MatchKind
+from nodeagent.snapshot.policies import (
+    OPEN,
+    Attribute,
+    Guards,
+    Not,
+    Policy,
+    RuleAction,
+    Rules,
+    SigningKey,
+    TextCheck,
+    Tokens,
+)
 from nodeagent.snapshot.values import Inbound, InboundPort, Protocol, ServiceRef
 
 VIRTUAL_INBOUND: Final = "virtualInbound"
+L4_ONLY: Final = InboundPiece(fallback=PortPiece(Protocol.TCP), l4_only=True)
+"""In place of the listener, where the control plane has none."""
+MUTUAL_TLS: Final = Rules(
+    RuleAction.DENY,
+    (Policy("mutual-tls-required", Not(TextCheck(Attribute.PRINCIPAL, MatchKind.PRESENT))),),
+)
 _OWN_PORTS: Final = frozenset((15001, 15006, 15008))
+_REFUSED: Final = PortPiece(Protocol.REFUSE)
+
+KeysOf = Callable[[RemoteKeys], tuple[SigningKey, ...]]
 
 
 def compile_inbound(message: Any, scope: Scope) -> InboundPiece:
     """The inbound listener as a piece. Whatever cannot be put in force and guards a port closes that port."""
     report = Report()
-    by_port: dict[int, list[Chain]] = {}
-    closed: set[int] = set()
+    by_port: dict[int, list[tuple[Any, Report]]] = {}
     chains = list(message.filter_chains)
     if message.HasField("default_filter_chain"):
         chains.append(message.default_filter_chain)
     for index, raw in enumerate(chains):
-        place = report.at(f"filter chain {raw.name or index}")
         port = raw.filter_chain_match.destination_port.value
-        if port in _OWN_PORTS:
-            continue
-        by_port.setdefault(port, [])
+        if port not in _OWN_PORTS:
+            by_port.setdefault(port, []).append((raw, report.at(f"filter chain {raw.name or index}")))
+    ports = {port: _compile_port(found, scope) for port, found in by_port.items()}
+    fallback = ports.pop(0, _REFUSED)
+    return InboundPiece(ports, fallback, report.warnings)
+
+
+def _compile_port(found: Iterable[tuple[Any, Report]], scope: Scope) -> PortPiece:
+    """What the chains of a port make of it. Chains for TLS only mean that plain connections are not wanted
+    (PeerAuthentication STRICT); who has shown a certificate to a tunnel is served as they say."""
+    plain: list[Chain] = []
+    for_tls: list[tuple[Any, Report]] = []
+    closed = False
+    for raw, place in found:
         try:
-            chain = read_chain(raw, scope, place)
+            chain = _checked(read_chain(raw, scope, place), scope, place)
         except Unusable as error:
             # Connections that it would have judged would reach a more general chain.
             place.warn(f"{error}; its port is closed")
-            closed.add(port)
+            closed = True
             continue
-        for guard in chain.guards:
-            place.warn(f"filter {guard} is not supported yet; what it guards is closed")
-        if chain.transport is Transport.TLS or _covers_all(chain):
-            by_port[port].append(chain)
+        if chain.transport is Transport.TLS:
+            for_tls.append((raw, place))
         else:
-            place.warn("filter_chain_match.prefix_ranges is not supported yet; its port is closed")
-            closed.add(port)
-    outcomes = {port: _protocol(found, port in closed) for port, found in by_port.items()}
-    fallback, _ = outcomes.pop(0, (Protocol.REFUSE, ""))
-    return InboundPiece(outcomes, fallback, report.warnings)
+            plain.append(chain)
+    if plain or closed:
+        return _outcome(plain, closed)
+    mutual = [read_mutual_chain(raw, scope, place) for raw, place in for_tls]
+    chains = [
+        _checked(chain, scope, place) for chain, (_, place) in zip(mutual, for_tls, strict=True) if chain
+    ]
+    return _for_members(_outcome(chains, closed)) if chains else _REFUSED
+
+
+def _checked(chain: Chain, scope: Scope, report: Report) -> Chain:
+    """The chain, closed if there is something in its guards that the engine would refuse. Tells why it is closed."""
+    if chain.transport is not Transport.TLS and not _covers_all(chain):
+        raise Unusable("filter_chain_match.prefix_ranges is not supported yet")
+    guarding = chain.guarding
+    try:
+        scope.check_guards(Guards(guarding.connection, guarding.request))
+    except ValueError as error:
+        guarding = replace(guarding, closed=(*guarding.closed, str(error)))
+    for reason in guarding.closed:
+        report.warn(f"{reason}; what it guards is closed")
+    return replace(chain, guarding=guarding)
 
 
 def _covers_all(chain: Chain) -> bool:
     return not chain.prefixes or any(length == 0 for _, length in chain.prefixes)
 
 
-def _protocol(chains: Iterable[Chain], closed: bool) -> tuple[Protocol, str]:
-    """What a port speaks by its chains, and the name of its cluster. Chains for TLS only mean that plain
-    connections are not wanted (PeerAuthentication STRICT)."""
-    plain = [chain for chain in chains if chain.transport is not Transport.TLS]
-    http = next((chain for chain in plain if chain.is_http), None)
-    tcp = next((chain for chain in plain if not chain.is_http), None)
+def _outcome(chains: list[Chain], closed: bool) -> PortPiece:
+    """What a port speaks by its chains, and what is asked there."""
+    http = next((chain for chain in chains if chain.is_http), None)
+    tcp = next((chain for chain in chains if not chain.is_http), None)
+    guardings = tuple(chain.guarding for chain in (http, tcp) if chain is not None)
     cluster = _cluster_name(http, tcp)
-    if closed or any(chain.guards for chain in plain) or cluster == BLACKHOLE:
-        return Protocol.REFUSE, cluster
-    if http is None:
-        return (Protocol.REFUSE if tcp is None else Protocol.TCP), cluster
-    return (Protocol.DETECT if tcp is not None and http.http_only else Protocol.HTTP), cluster
+    if closed or any(chain.guarding.closed for chain in chains) or cluster == BLACKHOLE:
+        protocol = Protocol.REFUSE
+    elif http is None:
+        protocol = Protocol.REFUSE if tcp is None else Protocol.TCP
+    else:
+        protocol = Protocol.DETECT if tcp is not None and http.http_only else Protocol.HTTP
+    return PortPiece(protocol, cluster, _joined(guardings))
+
+
+def _joined(guardings: tuple[Guarding, ...]) -> Guarding:
+    """What is asked of a port's requests by one chain, and of its other connections by another."""
+    if len(guardings) < 2:
+        return guardings[0] if guardings else UNGUARDED
+    http, tcp = guardings
+    return Guarding(
+        tcp.connection,
+        http.request,
+        http.clusters | tcp.clusters,
+        http.remote + tcp.remote,
+        tuple(dict.fromkeys(http.filters + tcp.filters)),
+        tuple(dict.fromkeys(http.closed + tcp.closed)),
+    )
+
+
+def _for_members(piece: PortPiece) -> PortPiece:
+    """The same for those only who have shown a certificate of the mesh."""
+    guarding = piece.guarding
+    connection, request = (MUTUAL_TLS, *guarding.connection), (MUTUAL_TLS, *guarding.request)
+    return replace(piece, guarding=replace(guarding, connection=connection, request=request))
 
 
 def _cluster_name(http: Chain | None, tcp: Chain | None) -> str:
@@ -74,16 +144,43 @@ def _cluster_name(http: Chain | None, tcp: Chain | None) -> str:
     return ""
 
 
+def _no_keys(remote: RemoteKeys) -> tuple[SigningKey, ...]:
+    return ()
+
+
 def assemble_inbound(
-    piece: InboundPiece, services: Iterable[tuple[int, ServiceRef]], every: tuple[Rules, ...] = ()
+    piece: InboundPiece,
+    services: Iterable[tuple[int, ServiceRef]],
+    every: tuple[Rules, ...] = (),
+    keys_of: KeysOf = _no_keys,
 ) -> Inbound:
-    """The piece as the engine takes it, with the services that the workload's ports belong to, and what is asked of
-    each connection by L4 policies."""
+    """The piece as the engine takes it, with the services that the workload's ports belong to, what is asked of each
+    connection by L4 policies, and the keys that were fetched."""
     owners: dict[int, ServiceRef] = {}
     for port, service in services:
         owners.setdefault(port, service)
     ports = tuple(
-        InboundPort(port, protocol, owners.get(port), cluster)
-        for port, (protocol, cluster) in sorted(piece.ports.items())
+        InboundPort(port, each.protocol, owners.get(port), each.cluster, _guards(each.guarding, keys_of))
+        for port, each in sorted(piece.ports.items())
     )
-    return Inbound(ports, piece.fallback, every=every)
+    return Inbound(ports, piece.fallback.protocol, _guards(piece.fallback.guarding, keys_of), every)
+
+
+def _guards(guarding: Guarding, keys_of: KeysOf) -> Guards:
+    if not (guarding.connection or guarding.request):
+        return OPEN
+    fetched = {name: keys_of(remote) for name, remote in guarding.remote}
+    request = tuple(
+        _with_keys(stage, fetched) if isinstance(stage, Tokens) else stage for stage in guarding.request
+    )
+    return Guards(guarding.connection, request)
+
+
+def _with_keys(tokens: Tokens, fetched: Mapping[str, tuple[SigningKey, ...]]) -> Tokens:
+    if not fetched:
+        return tokens
+    providers = tuple(
+        replace(provider, keys=fetched[provider.name]) if provider.name in fetched else provider
+        for provider in tokens.providers
+    )
+    return replace(tokens, providers=providers)

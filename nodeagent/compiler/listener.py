@@ -49,7 +49,7 @@ def _usable_chains(message: Any, scope: Scope, report: Report) -> Iterator[Chain
         except Unusable as error:
             place.warn(str(error))
             continue
-        for guard in chain.guards:
+        for guard in chain.guarding.filters:
             place.warn(f"filter {guard} is not supported yet and has no effect")
         yield chain
 

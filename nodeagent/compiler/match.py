@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from typing import Any, Final
 
-from nodeagent.compiler.report import Report
 from nodeagent.snapshot.matches import MatchFlags, MatchKind, NamedMatch, PathMatch
 
 _STRING_KINDS: Final = {
@@ -46,15 +45,16 @@ def compile_path(match: Any) -> PathMatch | None:
     raise Unmatchable(f"match.{kind}")
 
 
-def compile_headers(match: Any, report: Report) -> tuple[NamedMatch, ...]:
+def compile_headers(match: Any) -> tuple[NamedMatch, ...]:
     """RouteMatch's headers, and its gRPC condition as the header that it is about."""
-    headers = [_compile_header(header, report) for header in match.headers]
+    headers = [compile_header(header) for header in match.headers]
     if match.HasField("grpc"):
         headers.append(_GRPC)
     return tuple(headers)
 
 
-def _compile_header(header: Any, report: Report) -> NamedMatch:
+def compile_header(header: Any) -> NamedMatch:
+    """A HeaderMatcher; Unmatchable for what cannot be told here."""
     flags = MatchFlags.NONE
     if header.invert_match:
         flags |= MatchFlags.INVERT
@@ -63,7 +63,7 @@ def _compile_header(header: Any, report: Report) -> NamedMatch:
     name = header.name.lower()
     specifier = header.WhichOneof("header_match_specifier")
     if specifier == "string_match":
-        return _string_match(name, header.string_match, flags, f"header {name}")
+        return string_match(name, header.string_match, flags, f"header {name}")
     if specifier == "present_match" or specifier is None:
         present = specifier is None or header.present_match
         return NamedMatch(name, MatchKind.PRESENT, "", flags if present else flags ^ MatchFlags.INVERT)
@@ -82,7 +82,7 @@ def compile_query(match: Any) -> tuple[NamedMatch, ...]:
 def _compile_parameter(parameter: Any) -> NamedMatch:
     specifier = parameter.WhichOneof("query_parameter_match_specifier")
     if specifier == "string_match":
-        return _string_match(
+        return string_match(
             parameter.name, parameter.string_match, MatchFlags.NONE, f"query parameter {parameter.name}"
         )
     inverted = specifier == "present_match" and not parameter.present_match
@@ -91,7 +91,8 @@ def _compile_parameter(parameter: Any) -> NamedMatch:
     )
 
 
-def _string_match(name: str, string: Any, flags: MatchFlags, where: str) -> NamedMatch:
+def string_match(name: str, string: Any, flags: MatchFlags, where: str) -> NamedMatch:
+    """A StringMatcher on what `name` stands for; Unmatchable, saying `where`, for what cannot be told here."""
     kind = string.WhichOneof("match_pattern")
     if string.ignore_case and kind != "safe_regex":
         flags |= MatchFlags.IGNORE_CASE

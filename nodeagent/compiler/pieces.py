@@ -7,10 +7,12 @@ the xDS names that it depends on are listed beside it.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Final
 
+from nodeagent.compiler.tokens import RemoteKeys
+from nodeagent.snapshot.policies import ConnectionStage, Guards, RequestStage
 from nodeagent.snapshot.values import (
     Cluster,
     Endpoint,
@@ -92,14 +94,56 @@ class ListenerPiece:
 
 
 @dataclass(frozen=True, slots=True)
-class InboundPiece:
-    """What the inbound listener makes of the workload's ports: port -> (protocol, cluster's xDS name)."""
+class Guarding:
+    """What filters ask for, in their order."""
 
-    ports: Mapping[int, tuple[Protocol, str]] = field(default_factory=dict)
-    fallback: Protocol = Protocol.DETECT
+    connection: tuple[ConnectionStage, ...] = ()
+    request: tuple[RequestStage, ...] = ()
+    clusters: frozenset[str] = frozenset()
+    """xDS names of the clusters that callouts ask."""
+    remote: tuple[tuple[str, RemoteKeys], ...] = ()
+    """Token providers by name whose keys must be fetched."""
+    filters: tuple[str, ...] = ()
+    """Names of the filters that restrict."""
+    closed: tuple[str, ...] = ()
+    """Why nothing can be let pass: what is asked for and cannot be put in force."""
+
+
+UNGUARDED: Final = Guarding()
+
+
+@dataclass(frozen=True, slots=True)
+class PortPiece:
+    """What the inbound listener makes of a port. `cluster` is the xDS name of its cluster."""
+
+    protocol: Protocol
+    cluster: str = ""
+    guarding: Guarding = UNGUARDED
+
+
+@dataclass(frozen=True, slots=True)
+class InboundPiece:
+    """What the inbound listener makes of the workload's ports; `fallback` is for those that are not listed."""
+
+    ports: Mapping[int, PortPiece] = field(default_factory=dict)
+    fallback: PortPiece = PortPiece(Protocol.DETECT)
     warnings: tuple[str, ...] = ()
     l4_only: bool = False
     """No listener stands behind it: L4 policies are all that there is."""
+
+    @property
+    def clusters(self) -> frozenset[str]:
+        """xDS names of the clusters that callouts ask."""
+        return frozenset(name for guarding in self._guardings() for name in guarding.clusters)
+
+    @property
+    def remote_keys(self) -> frozenset[RemoteKeys]:
+        """Keys that must be fetched."""
+        return frozenset(keys for guarding in self._guardings() for _, keys in guarding.remote)
+
+    def _guardings(self) -> Iterator[Guarding]:
+        for port in (*self.ports.values(), self.fallback):
+            yield port.guarding
 
 
 @dataclass(frozen=True, slots=True)

@@ -140,7 +140,7 @@ def _compile_route(message: Any, scope: Scope, report: Report, clusters: set[str
     report.unsupported(message, _ROUTE)
     try:
         path = compile_path(message.match)
-        headers = compile_headers(message.match, report)
+        headers = compile_headers(message.match)
         query = compile_query(message.match)
         _check_match(message.match, report)
         action = _compile_action(message, scope, report, clusters)

@@ -189,6 +189,8 @@ class TokenProvider:
     metadata_key: str = ""
     """The payload becomes metadata `envoy.filters.http.jwt_authn␟<metadata_key>`; empty: it does not."""
     clock_skew_s: int = 60
+    split_claims: tuple[str, ...] = ()
+    """Claims that are lists in one text, separated by spaces (`scope`): metadata has their elements."""
 
 
 @dataclass(frozen=True, slots=True)

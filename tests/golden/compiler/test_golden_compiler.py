@@ -75,7 +75,7 @@ def plain(value: Any) -> Any:
                 is_default = field.default is not dataclasses.MISSING and member == field.default
             if not is_default:
                 shown[field.name] = plain(member)
-        if "action" in shown:
+        if "action" in shown and not isinstance(value.action, IntEnum):
             shown["action"] = {type(value.action).__name__: shown["action"]}
         return shown
     if isinstance(value, Mapping):
