@@ -18,7 +18,7 @@ from typing import Any, Final
 from nodeagent.app.agent_access import xds_transport
 from nodeagent.app.agent_demand import Demand, DemandCounters, Waypoints, want_for
 from nodeagent.compiler.cluster import compile_cluster, compile_endpoints
-from nodeagent.compiler.inbound import VIRTUAL_INBOUND, compile_inbound
+from nodeagent.compiler.inbound import L4_ONLY, VIRTUAL_INBOUND, compile_inbound
 from nodeagent.compiler.listener import compile_listener
 from nodeagent.compiler.pieces import InboundPiece, Scope
 from nodeagent.compiler.route import compile_route_configuration, compile_virtual_host
@@ -94,6 +94,9 @@ class ViewController:
         self._waypoints = waypoints
         self.view = View(name)
         self.inbound: InboundPiece | None = None
+        """In force, with all clusters that its callouts ask in `view`."""
+        self._next_inbound: InboundPiece | None = None
+        """Received, and waiting for such clusters."""
         transport = xds_transport(config)
         self.stream = DeltaStream(name, transport.address, node, L7_TYPES, self, transport)
         self.warnings: dict[tuple[str, str], tuple[str, ...]] = {}
@@ -122,7 +125,8 @@ class ViewController:
 
     def start(self) -> None:
         """Subscribe to what is always needed, and connect."""
-        self.stream.subscribe(LISTENER, [WILDCARD] if self._wildcard else [VIRTUAL_INBOUND])
+        # By name, too: what a server leaves out of everything may be on its way, what it denies is not there.
+        self.stream.subscribe(LISTENER, [WILDCARD, VIRTUAL_INBOUND] if self._wildcard else [VIRTUAL_INBOUND])
         if self._wildcard:
             self.stream.subscribe(CLUSTER, [WILDCARD])
         self._changed()
@@ -143,6 +147,8 @@ class ViewController:
         for url in L7_TYPES:
             if url in held:
                 self.stream.protocol.restore(url, held[url].resources, held[url].absent)
+        if VIRTUAL_INBOUND in self._state(LISTENERS).absent:
+            self._lack_inbound()
         self._restored_until = time.monotonic() + self._ttl
         self._restored = {
             kind: set(held[url].resources) | held[url].absent for kind, url in _KINDS.items() if url in held
@@ -175,10 +181,9 @@ class ViewController:
     def _put(self, type_url: str, name: str, message: Any) -> tuple[str, ...]:
         """Compile a resource into its place; ValueError if it cannot be used (the old one stays)."""
         if type_url == LISTENER and name == VIRTUAL_INBOUND:
-            self.inbound = compile_inbound(message, self._scope)
-            self.inbound_ready.set()
-            self._events.inbound_changed(self)
-            return self.inbound.warnings
+            inbound = compile_inbound(message, self._scope)
+            self._receive_inbound(inbound)
+            return inbound.warnings
         if type_url == LISTENER:
             listener = self._pieces.listeners[name] = compile_listener(message, self._scope)
             return listener.warnings
@@ -199,7 +204,30 @@ class ViewController:
         for kind, url in _KINDS.items():
             if url == type_url:
                 getattr(self._pieces, kind).pop(name, None)
-        # An inbound listener that goes leaves the last one in force: its guards must not go with it.
+        if type_url == LISTENER and name == VIRTUAL_INBOUND:
+            self._lack_inbound()
+
+    def _lack_inbound(self) -> None:
+        """There is no inbound listener. One that was there stays in force: its guards must not go with it. If there
+        never was one, L4 policies are all that there is; but only if the server says so."""
+        unanswered = VIRTUAL_INBOUND in self._state(LISTENERS).unanswered
+        if self.inbound is None and self._next_inbound is None and not unanswered:
+            self._receive_inbound(L4_ONLY)
+
+    def _receive_inbound(self, inbound: InboundPiece) -> None:
+        """Put inbound configuration in force, or have it wait for the clusters that it asks."""
+        self._next_inbound = inbound
+        if not inbound.clusters:
+            self._promote_inbound()
+
+    def _promote_inbound(self) -> None:
+        waiting = self._next_inbound
+        if waiting is None or not self.view.clusters.keys() >= set(map(self._scope.name, waiting.clusters)):
+            return
+        self.inbound, self._next_inbound = waiting, None
+        self.inbound_ready.set()
+        self._events.inbound_changed(self)
+        self._changed()
 
     def _note_warnings(self, type_url: str, name: str, warnings: Iterable[str]) -> None:
         found = tuple(dict.fromkeys(warnings))
@@ -293,6 +321,7 @@ class ViewController:
         self.view = quick if quick is not None else self._assemble_all()
         if self.view is not before:
             self._events.view_changed(self)
+        self._promote_inbound()
 
     def _move_endpoints(self, names: set[str]) -> View | None:
         if self._assembly is None or self._assembly.pending:
@@ -303,19 +332,22 @@ class ViewController:
         if self._auto and not self._wildcard and self._server_ignores_names():
             self._go_wildcard()
         self._demand.settle_hosts(self._host_is_there)
-        wants = self._everything() if self._wildcard else Wants(self._demand.destinations, self._demand.hosts)
-        self._assembly = assemble(self._scope, self._pieces, wants, self.view)
+        self._assembly = assemble(self._scope, self._pieces, self._wants(), self.view)
         self._subscribe(self._assembly.needs)
         return self._assembly.view
 
-    def _everything(self) -> Wants:
+    def _wants(self) -> Wants:
         """With everything at hand, HTTP services still need a destination of their own: a listener of a port
         cannot tell where what is not HTTP/1 is to go. So do those with a waypoint, which takes all."""
+        inbound = [piece for piece in (self.inbound, self._next_inbound) if piece is not None]
+        asked = frozenset(name for piece in inbound for name in piece.clusters)
+        if not self._wildcard:
+            return Wants(self._demand.destinations, self._demand.hosts, clusters=asked)
         keys = dict.fromkeys(self._index.http_destinations())
         if self._waypoints is not None:
             keys |= dict.fromkeys(self._index.waypoint_destinations())
         wants = (want_for(self._index, address, port, self._waypoints) for address, port in keys)
-        return Wants({want.key: want for want in wants}, everything=True)
+        return Wants({want.key: want for want in wants}, everything=True, clusters=asked)
 
     def _host_is_there(self, name: str) -> bool | None:
         if name in self._pieces.hosts:

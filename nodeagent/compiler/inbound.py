@@ -62,7 +62,7 @@ def _compile_port(found: Iterable[tuple[Any, Report]], scope: Scope) -> PortPiec
     closed = False
     for raw, place in found:
         try:
-            chain = _checked(read_chain(raw, scope, place), scope, place)
+            chain = _checked(read_chain(raw, scope, place), place)
         except Unusable as error:
             # Connections that it would have judged would reach a more general chain.
             place.warn(f"{error}; its port is closed")
@@ -75,24 +75,17 @@ def _compile_port(found: Iterable[tuple[Any, Report]], scope: Scope) -> PortPiec
     if plain or closed:
         return _outcome(plain, closed)
     mutual = [read_mutual_chain(raw, scope, place) for raw, place in for_tls]
-    chains = [
-        _checked(chain, scope, place) for chain, (_, place) in zip(mutual, for_tls, strict=True) if chain
-    ]
+    chains = [_checked(chain, place) for chain, (_, place) in zip(mutual, for_tls, strict=True) if chain]
     return _for_members(_outcome(chains, closed)) if chains else _REFUSED
 
 
-def _checked(chain: Chain, scope: Scope, report: Report) -> Chain:
-    """The chain, closed if there is something in its guards that the engine would refuse. Tells why it is closed."""
+def _checked(chain: Chain, report: Report) -> Chain:
+    """The chain, once it is told why it is closed, if it is; Unusable if it is for some addresses only."""
     if chain.transport is not Transport.TLS and not _covers_all(chain):
         raise Unusable("filter_chain_match.prefix_ranges is not supported yet")
-    guarding = chain.guarding
-    try:
-        scope.check_guards(Guards(guarding.connection, guarding.request))
-    except ValueError as error:
-        guarding = replace(guarding, closed=(*guarding.closed, str(error)))
-    for reason in guarding.closed:
+    for reason in chain.guarding.closed:
         report.warn(f"{reason}; what it guards is closed")
-    return replace(chain, guarding=guarding)
+    return chain
 
 
 def _covers_all(chain: Chain) -> bool:

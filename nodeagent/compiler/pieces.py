@@ -12,7 +12,7 @@ from dataclasses import dataclass, field, replace
 from typing import Final
 
 from nodeagent.compiler.tokens import RemoteKeys
-from nodeagent.snapshot.policies import ConnectionStage, Guards, RequestStage
+from nodeagent.snapshot.policies import ConnectionStage, RequestStage
 from nodeagent.snapshot.values import (
     Cluster,
     Endpoint,

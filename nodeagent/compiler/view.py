@@ -98,6 +98,8 @@ class Wants:
     """`<route configuration>/<host>` that requests have asked for."""
     everything: bool = False
     catch_all: str = "virtualOutbound"
+    clusters: frozenset[str] = frozenset()
+    """xDS names of clusters that callouts ask."""
 
 
 @dataclass(slots=True)
@@ -146,6 +148,7 @@ class _Assembler:
         for table in tables.values():
             for host in table.virtual_hosts.values():
                 self._use(_clusters_of(host))
+        self._use(self._asked())
         clusters, endpoints = self._clusters()
         view = View(self._scope.view, clusters, endpoints, tables, destinations, self._refuse_unknown())
         if not self._wants.everything:
@@ -320,6 +323,13 @@ class _Assembler:
         )
 
     # -- clusters --
+
+    def _asked(self) -> Iterator[str]:
+        """The clusters of callouts, as far as they are known."""
+        for xds_name in self._wants.clusters:
+            name = self._scope.name(xds_name)
+            if self._known_cluster(xds_name) or name in self._previous.clusters:
+                yield name
 
     def _has(self, name: str) -> bool:
         return name in self._pieces.clusters

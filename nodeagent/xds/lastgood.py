@@ -42,7 +42,7 @@ class Held:
 def capture(types: Mapping[str, TypeState]) -> dict[str, Held]:
     """What a stream holds now, apart from what may change: safe to write from another thread."""
     return {
-        url: Held(dict(state.resources), set(state.absent))
+        url: Held(dict(state.resources), state.absent - state.unanswered)
         for url, state in types.items()
         if state.resources or state.absent
     }

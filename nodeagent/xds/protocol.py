@@ -273,14 +273,15 @@ class DeltaProtocol:
         initial_fetch_timeout)."""
         deadline = time.monotonic() - age
         for state in self.types.values():
-            self._remove(
-                state.type_url, [name for name, asked in state.asked_at.items() if asked <= deadline]
-            )
+            late = [name for name, asked in state.asked_at.items() if asked <= deadline]
+            self._remove(state.type_url, late, answered=False)
 
-    def _remove(self, type_url: str, names: list[str]) -> None:
-        """Names are not there (any more)."""
+    def _remove(self, type_url: str, names: list[str], *, answered: bool = True) -> None:
+        """Names are not there (any more), or taken for such."""
         if not names:
             return
+        unanswered = self.types[type_url].unanswered
+        (unanswered.difference_update if answered else unanswered.update)(names)
         self._consume(Update(type_url, removed=tuple(names)))
         for name in names:
             self.types[type_url].mark_absent(name)

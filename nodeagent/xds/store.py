@@ -29,6 +29,8 @@ class TypeState:
     resources: dict[str, Resource] = field(default_factory=dict)
     absent: set[str] = field(default_factory=set)
     """Wanted by name, and the server says that there is no such thing."""
+    unanswered: set[str] = field(default_factory=set)
+    """Of those the ones that the server has left without an answer for too long."""
     rejected: dict[str, str] = field(default_factory=dict)
     """Why the last version received of a name cannot be used; an earlier one may still be in `resources`."""
     answered: bool = False
@@ -93,6 +95,7 @@ class TypeState:
         for name in gone:
             self.asked_at.pop(name, None)
         self.absent -= gone
+        self.unanswered -= gone
         return bool(gone)
 
     def forget(self, name: str) -> None:
@@ -111,6 +114,7 @@ class TypeState:
         """A received resource is in force."""
         self.resources[name] = resource
         self.absent.discard(name)
+        self.unanswered.discard(name)
         self.rejected.pop(name, None)
         self.asked_at.pop(name, None)
 

@@ -27,16 +27,6 @@ class TestEnrolment:
         assert (port.port, port.protocol, port.xds_name) == (9080, Protocol.HTTP, "inbound|9080||")
         assert node.engine.applied.inbound["uid-1"].fallback is Protocol.TCP
 
-    async def test_without_inbound_configuration_nothing_is_let_in_and_it_is_said(self, node: Node) -> None:
-        node.server.drop(LISTENER, "virtualInbound")
-        view = await node.enroll()
-        assert node.engine.applied.inbound == {}
-        warnings = node.agent.state.status().warnings
-        assert f"view {view}: there is no usable virtualInbound listener; nothing is let in" in warnings
-        node.server.put(LISTENER, "virtualInbound", xds.inbound_listener({80: "http"}))
-        await node.until(lambda: "uid-1" in node.engine.applied.inbound, "inbound")
-        assert node.agent.state.status().warnings == ()
-
     async def test_the_view_is_asked_for_in_the_name_of_the_pod(self, node: Node) -> None:
         await node.enroll(account="productpage")
         ids = {client.node.id: client.node for client in node.server.clients}

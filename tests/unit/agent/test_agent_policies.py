@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -11,10 +12,13 @@ from google.protobuf import json_format
 from harness import xds_resources as xds
 from harness.ads import MeshServer
 from harness.agent_node import Node, running
+from harness.guard_filters import HTTP_EXT_AUTHZ, HTTP_RBAC, guard, http_chain, listener
 
 from nodeagent.proto import authorization_pb2
-from nodeagent.snapshot.policies import Always, RuleAction, Rules
-from nodeagent.xds.types import ADDRESS, AUTHORIZATION
+from nodeagent.snapshot.address import format_address
+from nodeagent.snapshot.policies import Always, Callout, RuleAction, Rules
+from nodeagent.snapshot.values import Inbound, Protocol
+from nodeagent.xds.types import ADDRESS, AUTHORIZATION, CLUSTER, ENDPOINTS, LISTENER
 
 UID = "Kubernetes//Pod/default/productpage-1"
 STRICT = "istio-system/istio_converted_static_strict"
@@ -121,3 +125,118 @@ async def test_policies_survive_a_restart_without_control_plane(server: MeshServ
         await node.enroll()
         await node.until(lambda: "uid-1" in node.engine.applied.inbound, "inbound from disk")
         assert names(node) == ["ns[istio-system]-policy[istio_converted_static_strict]-rule[0]"]
+
+
+def inbound(node: Node) -> Inbound | None:
+    return node.engine.applied.inbound.get("uid-1")
+
+
+def lock() -> Any:
+    """An AuthorizationPolicy that lets nobody in."""
+    return authorization_pb2.Authorization(
+        name="lock", namespace="default", scope=authorization_pb2.NAMESPACE
+    )
+
+
+class TestWithoutListener:
+    """A control plane that knows L4 only says that there is no inbound listener."""
+
+    async def test_ports_are_tcp_and_all_policies_are_asked(self, node: Node) -> None:
+        node.server.drop(LISTENER, "virtualInbound")
+        node.server.put(AUTHORIZATION, "default/lock", lock())
+        await node.enroll()
+        found = await node.until(lambda: inbound(node), "inbound")
+        assert (found.ports, found.fallback) == ((), Protocol.TCP)
+        await node.until(lambda: every(node), "policy")
+        assert every(node) == (Rules(RuleAction.ALLOW, ()),)
+
+    async def test_a_listener_that_comes_takes_over_and_stays(self, node: Node) -> None:
+        node.server.drop(LISTENER, "virtualInbound")
+        node.server.put(AUTHORIZATION, "default/lock", lock())
+        await node.enroll()
+        await node.until(lambda: inbound(node) and every(node), "policy")
+        node.server.put(LISTENER, "virtualInbound", listener(http_chain(guard(HTTP_RBAC, rules={}))))
+        await node.until(lambda: not every(node), "the listener's own guards only")
+        guarded = inbound(node)
+        assert guarded is not None
+        assert guarded.fallback_guards.request == (Rules(RuleAction.ALLOW, ()),)
+        node.server.drop(LISTENER, "virtualInbound")
+        await asyncio.sleep(0.2)
+        assert inbound(node) == guarded, "its guards must not go with it"
+
+    async def test_silence_is_no_such_answer(self, server: MeshServer, tmp_path: Path) -> None:
+        server.mute = {LISTENER}
+        async with running(server, tmp_path) as node:
+            view = await node.enroll()
+            controller = node.agent.views.get(view)
+            assert controller is not None
+            controller.stream.protocol.give_up(0)
+            assert controller.lacks_inbound
+            await asyncio.sleep(0.1)
+            assert inbound(node) is None
+            warning = f"view {view}: there is no usable virtualInbound listener; nothing is let in"
+            assert warning in node.agent.state.status().warnings
+
+    async def test_it_is_remembered_over_a_restart(self, server: MeshServer, tmp_path: Path) -> None:
+        server.drop(LISTENER, "virtualInbound")
+        server.put(AUTHORIZATION, "default/lock", lock())
+        async with running(server, tmp_path) as node:
+            await node.enroll()
+            await node.until(lambda: inbound(node) and every(node), "policy")
+        await server.stop()
+        async with running(server, tmp_path) as node:
+            await node.enroll()
+            await node.until(lambda: inbound(node), "inbound from disk")
+            assert every(node) == (Rules(RuleAction.ALLOW, ()),)
+
+
+AUTHORIZER = f"outbound|9000||{xds.fqdn('authz')}"
+
+
+def asking(**fields: Any) -> Mapping[str, Any]:
+    service = {"envoyGrpc": {"clusterName": AUTHORIZER}}
+    return http_chain(guard(HTTP_EXT_AUTHZ, grpcService=service, **fields), destinationPort=9080)
+
+
+class TestCallouts:
+    async def test_the_port_opens_once_the_authorizer_is_known(self, node: Node) -> None:
+        node.server.mute = {ENDPOINTS}
+        node.server.put(CLUSTER, AUTHORIZER, xds.cluster(AUTHORIZER))
+        node.server.put(LISTENER, "virtualInbound", listener(asking()))
+        view = await node.enroll()
+        await node.until(lambda: AUTHORIZER in node.server.wanted(ENDPOINTS), "subscription")
+        assert inbound(node) is None
+        node.server.mute = set()
+        node.server.put(ENDPOINTS, AUTHORIZER, xds.assignment(AUTHORIZER, "10.244.0.77", port=9000))
+        found = await node.until(lambda: inbound(node), "inbound")
+        (stage,) = found.ports[0].guards.request
+        assert isinstance(stage, Callout)
+        first = next(snapshot for snapshot in node.engine.history if "uid-1" in snapshot.inbound)
+        assert stage.cluster in first.views[view].clusters
+        (endpoint,) = first.views[view].endpoints[stage.cluster]
+        assert format_address(endpoint.address) == "10.244.0.77"
+
+    async def test_what_is_in_force_stays_meanwhile(self, node: Node) -> None:
+        await node.enroll()
+        before = inbound(node)
+        assert before is not None
+        node.server.mute = {CLUSTER}
+        node.server.put(LISTENER, "virtualInbound", listener(asking()))
+        await node.until(lambda: AUTHORIZER in node.server.wanted(CLUSTER), "subscription")
+        assert inbound(node) == before
+
+    async def test_an_authorizer_that_does_not_exist_refuses(self, node: Node) -> None:
+        view = await node.enroll()
+        node.server.put(LISTENER, "virtualInbound", listener(asking()))
+        await node.until(lambda: inbound(node) and inbound(node).ports[0].guards.request, "guards")  # type: ignore[union-attr]
+        assert node.view(view).clusters[f"{view}/{AUTHORIZER}"].kind.name == "BLACKHOLE"
+
+    async def test_its_cluster_goes_with_the_guard(self, node: Node) -> None:
+        node.server.put(CLUSTER, AUTHORIZER, xds.cluster(AUTHORIZER))
+        node.server.put(ENDPOINTS, AUTHORIZER, xds.assignment(AUTHORIZER, "10.244.0.77", port=9000))
+        node.server.put(LISTENER, "virtualInbound", listener(asking()))
+        view = await node.enroll()
+        await node.until(lambda: f"{view}/{AUTHORIZER}" in node.view(view).clusters, "cluster")
+        node.server.put(LISTENER, "virtualInbound", xds.inbound_listener({9080: "http"}))
+        await node.until(lambda: f"{view}/{AUTHORIZER}" not in node.view(view).clusters, "the cluster's end")
+        assert AUTHORIZER not in node.server.wanted(CLUSTER)

@@ -328,15 +328,3 @@ def test_what_cannot_be_told_closes_the_port_and_is_named(filter_rules: Any, rea
     (warning,) = warnings
     assert reason in warning
     assert warning.endswith("is not supported yet; what it guards is closed")
-
-
-def test_what_the_engine_refuses_closes_the_port_only() -> None:
-    def check(guards: Guards) -> None:
-        if guards.request:
-            raise ValueError("bad regular expression")
-
-    chains = (http_chain(guard(HTTP_RBAC, rules={}), destinationPort=8080), http_chain(destinationPort=9090))
-    piece = compile_inbound(listener(*chains), Scope("v", check_guards=check))
-    protocols = {port.port: port.protocol for port in assemble_inbound(piece, ()).ports}
-    assert protocols == {8080: Protocol.REFUSE, 9090: Protocol.HTTP}
-    assert piece.warnings == ("filter chain 0.bad regular expression; what it guards is closed",)
