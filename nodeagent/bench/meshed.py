@@ -60,10 +60,8 @@ def client_pod(stage: Stage) -> Iterator[ClientPod]:
     with stage.namespace_for("pod") as name:
         pod = ClientPod(name)
         # A way out that packets take towards services, and where they are captured; none ever gets to its end.
-        stage.run_now(
-            ["ip", "link", "add", "pod0", "up", "type", "veth", "peer", "name", "eth0", "netns", name]
-        )
-        commands = ["link set lo up", "link set eth0 up", f"addr add {mesh.CLIENT_ADDRESS}/8 dev eth0"]
+        commands = ["link add eth0 up type veth peer name out0", "link set out0 up", "link set lo up"]
+        commands += [f"addr add {mesh.CLIENT_ADDRESS}/8 dev eth0"]
         commands += [f"addr add {address}/32 dev lo" for address in mesh.USED_ADDRESSES]
         batch = stage.folder / "addresses.ip"
         batch.write_text("\n".join(commands) + "\n")
