@@ -1,0 +1,90 @@
+/* SPDX-License-Identifier: Apache-2.0
+ *
+ * The normal form of paths.
+ */
+#include "http_path.h"
+
+#include <string.h>
+
+#include "cmocka_common.h"
+
+static void finds_the_normal_form(void **state) {
+  static const struct {
+    const char *path, *normal;
+  } cases[] = {
+      {"/", "/"},
+      {"/a/b", "/a/b"},
+      {"/a/./b", "/a/b"},
+      {"/a/../b", "/b"},
+      {"/a/..", "/"},
+      {"/a/.", "/a/"},
+      {"/..", "/"},
+      {"/../../a", "/a"},
+      {"/a/b/../../c", "/c"},
+      {"/a/b/..", "/a/"},
+      {"/.", "/"},
+      {"/...", "/..."},
+      {"/.a/..b/c..", "/.a/..b/c.."},
+      {"/a//b", "/a//b"}, /* BASE does not merge slashes */
+      {"/a//../b", "/a/b"},
+      {"/%2e/a", "/a"},
+      {"/a/%2E%2e/b", "/b"},
+      {"/a/.%2e/b", "/b"},
+      {"/%61dmin", "/admin"},
+      {"/%41%5f%7E", "/A_~"},
+      {"/a%2fb", "/a%2fb"}, /* an encoded slash is none */
+      {"/a%2Fb", "/a%2Fb"},
+      {"/a%5cb", "/a%5cb"},
+      {"/a\\b", "/a/b"},
+      {"\\a", "/a"},
+      {"/a\\..\\b", "/b"},
+      {"/%", "/%"},
+      {"/%4", "/%4"},
+      {"/%zz", "/%zz"},
+      {"/%252e", "/%252e"},
+      /* What is no encoding does not become one. */
+      {"/%2%65/", "/%2%65/"},
+      {"/%%32e/", "/%%32e/"},
+      {"/%%32%65/", "/%%32e/"},
+      {"/a;b=c/../d", "/d"},
+      {"*", "*"},
+  };
+  for (size_t i = 0; i < COUNT(cases); i++) {
+    char out[64];
+    na_str path = na_str_of(cases[i].path);
+    long n = na_path_normalise(path, out);
+    assert_true(n >= 0 && n <= (long)path.n);
+    out[n] = '\0';
+    if (strcmp(out, cases[i].normal) != 0)
+      fail_msg("%s became %s, not %s", cases[i].path, out, cases[i].normal);
+    if (na_path_is_plain(path))
+      assert_string_equal(out, cases[i].path);
+    long again = na_path_normalise((na_str){out, (uint32_t)n}, out); /* in place, and it is the normal form */
+    assert_int_equal(again, n);
+    assert_memory_equal(out, cases[i].normal, (size_t)n);
+  }
+}
+
+static void refuses_nul(void **state) {
+  char out[64];
+  assert_int_equal(na_path_normalise(na_str_of("/a%00"), out), -1);
+  assert_int_equal(na_path_normalise(na_str_of("/%00/.."), out), -1);
+}
+
+static void knows_what_needs_no_look(void **state) {
+  static const char *const plain[] = {"/", "/a/b.c", "/a..b", "*", ""};
+  static const char *const other[] = {"/.a", "/a/..", "/%41", "/a\\b", "."};
+  for (size_t i = 0; i < COUNT(plain); i++)
+    assert_true(na_path_is_plain(na_str_of(plain[i])));
+  for (size_t i = 0; i < COUNT(other); i++)
+    assert_false(na_path_is_plain(na_str_of(other[i])));
+}
+
+int main(void) {
+  const struct CMUnitTest tests[] = {
+      cmocka_unit_test(finds_the_normal_form),
+      cmocka_unit_test(refuses_nul),
+      cmocka_unit_test(knows_what_needs_no_look),
+  };
+  return cmocka_run_group_tests(tests, NULL, NULL);
+}
