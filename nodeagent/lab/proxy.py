@@ -95,14 +95,20 @@ def _elements(head: str, kind: str, elements: list[str]) -> Iterator[str]:
 
 
 def _hooks() -> list[str]:
+    # Over IPv6 an ICMP error meets connect() while it still holds the socket, and is noticed with the second SYN only, a
+    # second later. A reset waits in the backlog.
     return [
         "  chain services {",
         "    ip daddr . meta l4proto . th dport vmap @services4",
         "    ip6 daddr . meta l4proto . th dport vmap @services6",
         "  }",
+        "  chain reject_unserved {",
+        "    meta l4proto tcp reject with tcp reset",
+        "    reject",
+        "  }",
         "  chain unserved {",
-        "    ip daddr @cluster_ips4 reject",
-        "    ip6 daddr @cluster_ips6 reject",
+        "    ip daddr @cluster_ips4 jump reject_unserved",
+        "    ip6 daddr @cluster_ips6 jump reject_unserved",
         "  }",
         *_hook("prerouting", "nat", _DSTNAT, "jump services"),
         *_hook("output", "nat", _DSTNAT, "jump services"),
