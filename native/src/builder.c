@@ -200,6 +200,11 @@ int na_builder_cluster_remove(na_builder *b, const char *name) {
 
 /* ---- hints and identities -------------------------------------------------------------------------------------- */
 
+int na_builder_answered(na_builder *b, int answered) {
+  b->next->unanswered = !answered;
+  return 0;
+}
+
 int na_builder_hints(na_builder *b, const uint8_t *addresses, size_t n, const uint16_t *ports, size_t m) {
   na_hints *hints;
   int rc = na_hints_new(addresses, n, ports, m, &hints);

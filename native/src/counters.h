@@ -58,6 +58,8 @@
   X(ON_DEMAND_WAITING, "on_demand_waiting", 1, "Connections and requests waiting for configuration")                   \
   X(ON_DEMAND_TIMEOUTS, "on_demand_timeouts_total", 0, "Waits for configuration that timed out")                       \
   X(ON_DEMAND_OVERFLOW, "on_demand_overflow_total", 0, "Waits for configuration skipped: max_parked reached")          \
+  X(ON_DEMAND_UNANSWERED, "on_demand_unanswered_total", 0,                                                             \
+    "Waits for configuration skipped: the control plane is known to be away")                                          \
   X(EVENTS, "events_total", 0, "Events raised")                                                                        \
   X(EVENTS_DROPPED, "events_dropped_total", 0, "Events dropped: queue full (raised again in a second)")                \
   X(STATS_DROPPED, "stats_dropped_total", 0, "Statistics lost: stat_rows reached between two drains")                  \

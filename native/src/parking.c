@@ -127,6 +127,10 @@ bool na_park(na_waiter *waiter, const na_event *event) {
     na_worker_count(worker, NA_COUNTER_ON_DEMAND_OVERFLOW);
     return false;
   }
+  if (worker->snapshot->unanswered) {
+    na_worker_count(worker, NA_COUNTER_ON_DEMAND_UNANSWERED);
+    return false;
+  }
   if (waiter->deadline_ms == 0) {
     waiter->deadline_ms = worker->loop.now_ms + worker->config->on_demand_timeout_ms;
     na_worker_count(worker, NA_COUNTER_ON_DEMAND_WAITS);

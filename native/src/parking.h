@@ -27,7 +27,7 @@ int na_parking_init(na_worker *worker);
 void na_parking_free(na_worker *worker);
 
 void na_waiter_init(na_waiter *waiter, na_worker *worker, void (*fn)(na_waiter *waiter, enum na_wake why));
-/* Wait for what `event` asks for. False (and counted) when too many wait: go on without. */
+/* Wait for what `event` asks for. False (and counted) when too many wait, or nobody answers: go on without. */
 bool na_park(na_waiter *waiter, const na_event *event);
 /* Wait no longer. Harmless when not parked. */
 void na_unpark(na_waiter *waiter);

@@ -122,6 +122,7 @@ typedef struct na_snapshot {
   na_shared_map *inbounds;
   na_shared_map *identities;
   na_hints *hints;
+  bool unanswered;                  /* nobody answers needs: do not wait */
   uint64_t inbound_generation;      /* of the last change of any inbound configuration */
   struct na_snapshot *next_retired; /* the registry's */
 } na_snapshot;

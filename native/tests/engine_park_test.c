@@ -143,6 +143,32 @@ static void unhinted_destinations_do_not_wait(void **state) {
   end(&s);
 }
 
+static void nobody_waits_while_nobody_answers(void **state) {
+  scene s = begin_hosts(NULL);
+  int early = dial(s.port), n;
+  put(early, GET_ROOT);
+  await_counter(&s.r, "on_demand_waiting", 1);
+  get_events(&s, RIG_WAIT_MS, &n);
+  assert_int_equal(na_builder_answered(rig_change(&s.r), 0), 0);
+  rig_commit(&s.r);
+  expect_head(early, "HTTP/1.1 200 OK"); /* of `*`; who waits already waits no more */
+  int late = dial(s.port);
+  put(late, "GET / HTTP/1.1\r\nHost: other\r\n\r\n");
+  expect_head(late, "HTTP/1.1 200 OK");
+  assert_string_equal(get_events(&s, RIG_WAIT_MS, &n)->host, "other"); /* for when there is somebody again */
+  assert_int_equal(counter(&s.r, "on_demand_unanswered_total"), 2);
+  assert_int_equal(counter(&s.r, "on_demand_timeouts_total"), 0);
+  assert_int_equal(na_builder_answered(rig_change(&s.r), 1), 0);
+  rig_commit(&s.r);
+  int again = dial(s.port);
+  put(again, "GET / HTTP/1.1\r\nHost: third\r\n\r\n");
+  await_counter(&s.r, "on_demand_waiting", 1);
+  close(early);
+  close(late);
+  close(again);
+  end(&s);
+}
+
 static void at_most_max_parked_wait(void **state) {
   na_config config = {.max_parked = 1};
   scene s = begin(&config);
@@ -249,6 +275,7 @@ int main(void) {
       cmocka_unit_test(waiting_ends_in_default_routing),
       cmocka_unit_test(a_waiting_client_may_leave),
       cmocka_unit_test(unhinted_destinations_do_not_wait),
+      cmocka_unit_test(nobody_waits_while_nobody_answers),
       cmocka_unit_test(at_most_max_parked_wait),
       cmocka_unit_test(a_request_waits_for_its_host),
       cmocka_unit_test(an_unknown_host_goes_to_the_wildcard),

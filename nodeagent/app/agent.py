@@ -53,7 +53,8 @@ SETTLE_DELAY: Final = 3.0
 FREEZE_STEP: Final = 10_000
 """Workloads and services by which the index grows before its memory is settled."""
 HOPE: Final = 3.0
-"""Seconds after the start during which a control plane that does not answer is waited for."""
+"""Seconds after the start, and after it was last there, that a control plane that does not answer is waited for."""
+HOPE_PERIOD: Final = 0.5
 
 
 def main(config: AgentConfig) -> None:
@@ -86,7 +87,8 @@ class Agent:
         self._frozen = 0
         self._settle_later: asyncio.Handle | None = None
         self._defect = ""
-        self._started = 0.0
+        self._seen = 0.0
+        """When the control plane was last there; at first the start."""
         self.index = WorkloadIndex(config.node, config.network)
         self.engine = dataplane.engine()
         self._check = dataplane.check
@@ -160,7 +162,7 @@ class Agent:
     async def run(self) -> None:
         """Run until stopped."""
         loop = asyncio.get_running_loop()
-        self._started = loop.time()
+        self._seen = loop.time()
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, self.stop)
         logger.info("nodeagent %s on node %s, pid %d", __version__, self._config.node, os.getpid())
@@ -184,6 +186,7 @@ class Agent:
         self._spawn("saver", self._saver.run())
         self._spawn("statistics", self._every(STATS_PERIOD, self._pull_statistics))
         self._spawn("usage", self._every(USAGE_PERIOD, self._pull_usage))
+        self._spawn("hope", self._every(HOPE_PERIOD, self._look_for_control_plane))
         if self._access_log is not None:
             self._spawn("access log", self._follow_access())
         if self._config.static is not None:
@@ -233,8 +236,13 @@ class Agent:
 
     def _is_hopeful(self) -> bool:
         """Whether it makes sense to wait for the control plane."""
-        early = asyncio.get_running_loop().time() - self._started < HOPE
-        return self.workloads.stream.state.connected or early
+        recently = asyncio.get_running_loop().time() - self._seen < HOPE
+        return self.workloads.stream.state.connected or recently
+
+    def _look_for_control_plane(self) -> None:
+        if self.workloads.stream.state.connected:
+            self._seen = asyncio.get_running_loop().time()
+        self.configuration.expect_answers(self._is_hopeful())
 
     # -- events of the parts --
 

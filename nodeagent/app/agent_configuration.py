@@ -74,8 +74,15 @@ class Configuration:
 
     def put_hints(self, hints: Hints) -> None:
         """Where the services of the mesh are."""
+        hints = replace(hints, answered=self._wanted.hints.answered)
         if hints != self._wanted.hints:
             self._want(hints=hints)
+
+    def expect_answers(self, answered: bool) -> None:
+        """Whether connections may wait for what is asked of the control plane."""
+        if answered != self._wanted.hints.answered:
+            logger.info("connections %s configuration", "wait for" if answered else "do without missing")
+            self._want(hints=replace(self._wanted.hints, answered=answered))
 
     def _want(self, **parts: Any) -> None:
         self._wanted = replace(self._wanted, **parts)

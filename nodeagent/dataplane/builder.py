@@ -369,3 +369,4 @@ class ChangeWriter:
             len(hints.ports),
         )
         self._check(code, "the hints")
+        self._check(lib.na_builder_answered(self._builder, hints.answered), "the hints")

@@ -95,8 +95,8 @@ def _elements(head: str, kind: str, elements: list[str]) -> Iterator[str]:
 
 
 def _hooks() -> list[str]:
-    # Over IPv6 an ICMP error meets connect() while it still holds the socket, and is noticed with the second SYN only, a
-    # second later. A reset waits in the backlog.
+    # Over IPv6 an ICMP error meets connect() while it still holds the socket, and is noticed with the second SYN
+    # only, a second later. A reset waits in the backlog.
     return [
         "  chain services {",
         "    ip daddr . meta l4proto . th dport vmap @services4",

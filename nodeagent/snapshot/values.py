@@ -329,6 +329,8 @@ class Hints:
 
     addresses: frozenset[bytes] = frozenset()
     ports: frozenset[int] = frozenset()
+    answered: bool = True
+    """Whether it makes sense to wait for it: the control plane is there, or may be in a moment."""
 
 
 @dataclass(frozen=True, slots=True)

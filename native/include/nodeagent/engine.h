@@ -296,6 +296,9 @@ NA_API int na_builder_destination_remove(na_builder *b, const char *view, const 
 /* What may need configuration on demand: n virtual addresses (16 bytes each) and m ports on which HTTP services of
  * the mesh exist. A destination that is in neither passes through with no event. Replaces the previous set. */
 NA_API int na_builder_hints(na_builder *b, const uint8_t *addresses, size_t n, const uint16_t *ports, size_t m);
+/* Whether somebody answers needs; 1 until said otherwise. With 0 nobody waits: what has no configuration takes default
+ * routing at once. Its need is raised all the same. */
+NA_API int na_builder_answered(na_builder *b, int answered);
 
 /* -- guards: who may do what -- */
 

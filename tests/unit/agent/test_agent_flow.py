@@ -11,6 +11,7 @@ from harness import xds_resources as xds
 from harness.ads import MeshServer
 from harness.agent_node import OUTBOUND, REVIEWS, VIP, FakeDataplane, Node, config, running
 
+from nodeagent.app import agent
 from nodeagent.app.agent import Agent
 from nodeagent.errors import NftError, NodeagentError
 from nodeagent.snapshot.address import parse_address
@@ -419,6 +420,25 @@ class TestLastGood:
                 assert (parse_address(VIP), 9080) in snapshot.views[view].destinations
             assert not node.agent.state.status().snapshot.from_disk
 
+    async def test_nobody_waits_for_a_control_plane_that_is_known_to_be_away(
+        self, server: MeshServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(agent, "HOPE", 1.0)
+        async with running(server, tmp_path) as node:
+            await node.enroll()
+            await node.until(lambda: node.engine.applied.hints.addresses, "services")
+            assert node.engine.applied.hints.answered
+            await server.stop()
+            await asyncio.sleep(0.4)
+            assert node.engine.applied.hints.answered, "it may just be replaced"
+            await node.until(lambda: not node.engine.applied.hints.answered, "no hope")
+            assert node.engine.applied.hints.addresses
+            server.put(ADDRESS, "default/other", xds.service("other", "10.96.0.8"))
+            await server.start()
+            await node.until(lambda: node.engine.applied.hints.answered, "hope", 20)
+            await node.until(lambda: len(node.engine.applied.hints.addresses) == 2, "the new service")
+            assert node.engine.applied.hints.answered
+
     async def test_a_damaged_file_is_passed_over(self, server: MeshServer, tmp_path: Path) -> None:
         async with running(server, tmp_path) as node:
             await node.enroll()
@@ -433,14 +453,14 @@ class TestLastGood:
 async def test_a_part_that_ends_by_itself_ends_the_agent_with_an_error(
     server: MeshServer, tmp_path: Path
 ) -> None:
-    agent = Agent(config(server, tmp_path), FakeDataplane())
+    one = Agent(config(server, tmp_path), FakeDataplane())
 
     async def broken() -> None:
         raise RuntimeError("a defect")
 
-    agent._spawn("saver", broken())
+    one._spawn("saver", broken())
     with pytest.raises(NodeagentError, match=r"saver ended unexpectedly.*a defect"):
-        await agent.run()
+        await one.run()
 
 
 class TestState:
