@@ -110,11 +110,15 @@ class ControlPlane:
 
         return CertificateAuthority(config.ca, config.trust_domain, self.world.registry, self.metrics)
 
-    def _make_secure_xds(self) -> XdsServer | None:
-        if self.ca is None:
-            return None
-        security = Security(self.ca.credentials, self.ca.guard, self.ca.register)
-        return XdsServer(self.hub, self.config.listen_tls, (), security)
+    def _make_secure_xds(self) -> list[XdsServer]:
+        """The servers over TLS: for callers with tokens, and for workloads with certificates."""
+        ca = self.ca
+        if ca is None:
+            return []
+        by_token = Security(ca.credentials, ca.guard, ca.register)
+        by_certificate = Security(ca.mutual_credentials, ca.certificate_guard)
+        pairs = ((self.config.listen_tls, by_token), (self.config.listen_mtls, by_certificate))
+        return [XdsServer(self.hub, addresses, (), security) for addresses, security in pairs if addresses]
 
     async def start(self) -> None:
         """Read the configuration, whatever is wrong with it, then serve."""
@@ -125,9 +129,10 @@ class ControlPlane:
         gc.collect()
         gc.freeze()
         await self.xds.start()
-        if self.ca is not None and self.secure_xds is not None:
+        if self.ca is not None:
             self.ca.start()
-            await self.secure_xds.start()
+        for server in self.secure_xds:
+            await server.start()
         self._watcher = asyncio.create_task(self._watch())
         self.admin.ready = True
         counts = self.report.counts()
@@ -141,7 +146,7 @@ class ControlPlane:
             self._watcher.cancel()
             with contextlib.suppress(asyncio.CancelledError):
                 await self._watcher
-        servers = [server for server in (self.xds, self.secure_xds) if server is not None]
+        servers = (self.xds, *self.secure_xds)
         await asyncio.gather(*(server.stop(self.config.drain_seconds) for server in servers))
         if self.ca is not None:
             await self.ca.stop()

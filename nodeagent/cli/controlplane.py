@@ -64,6 +64,14 @@ def run(
             "listen-tls", "Serve xDS and the CA over TLS here (usually :15012). Repeatable.", "HOST:PORT"
         ),
     ] = None,
+    listen_mtls: Annotated[
+        list[str] | None,
+        _ca_option(
+            "listen-mtls",
+            "Serve xDS to workloads with a certificate of this CA here (usually :15013). Repeatable.",
+            "HOST:PORT",
+        ),
+    ] = None,
     ca_dir: Annotated[
         Path, _ca_option("ca-dir", "Folder of the self-made root; made at the first start.")
     ] = ca_settings.DEFAULT_FOLDER,
@@ -162,6 +170,7 @@ def run(
                 token_keys_root=token_keys_root,
                 log_level=log_level,
                 listen_tls=tuple(listen_tls or ()),
+                listen_mtls=tuple(listen_mtls or ()),
                 ca=authority,
             )
         )

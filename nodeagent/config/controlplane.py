@@ -28,6 +28,8 @@ class ControlPlaneConfig:
     """Unix socket for xDS."""
     listen_tls: tuple[str, ...] = ()
     """`host:port` addresses for xDS and the CA over TLS; none: there is no CA."""
+    listen_mtls: tuple[str, ...] = ()
+    """`host:port` addresses for xDS to workloads that authenticate by their certificates; needs `listen_tls`."""
     ca: CaConfig | None = None
     """Needed for `listen_tls`."""
     admin: Path = DEFAULT_ADMIN
@@ -49,3 +51,5 @@ class ControlPlaneConfig:
     def __post_init__(self) -> None:
         if self.listen_tls and self.ca is None:
             raise ConfigError("--listen-tls: needs the settings of a CA")
+        if self.listen_mtls and not self.listen_tls:
+            raise ConfigError("--listen-mtls: needs --listen-tls, where the certificates are issued")

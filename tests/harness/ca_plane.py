@@ -73,21 +73,22 @@ class CaPlane:
         }
         self.config = CaConfig(**{**defaults, **fields})
         self.plane: ControlPlane | None = None
-        self._port = 0
+        self._port = self.mutual_port = 0
 
     async def start(self) -> None:
         config = ControlPlaneConfig(
             config=(self.root / "config",),
             listen=(),
             listen_tls=(f"127.0.0.1:{self._port}",),
+            listen_mtls=(f"127.0.0.1:{self.mutual_port}",),
             ca=self.config,
             admin=self.root / "admin.sock",
             drain_seconds=0.1,
         )
         self.plane = ControlPlane(config)
         await self.plane.start()
-        assert self.plane.secure_xds is not None
-        self._port = self.plane.secure_xds.ports[0]
+        by_token, by_certificate = self.plane.secure_xds
+        self._port, self.mutual_port = by_token.ports[0], by_certificate.ports[0]
 
     async def stop(self) -> None:
         if self.plane is not None:

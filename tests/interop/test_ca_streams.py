@@ -10,9 +10,11 @@ from typing import Any
 import grpc
 import pytest
 from envoy.service.discovery.v3 import ads_pb2_grpc, discovery_pb2
+from harness import pki
 from harness.ca_plane import TOKENS, CaPlane, ca_plane
 from harness.xds_client import ADDRESS, CDS, node
 
+from nodeagent.controlplane.ca.authority import Authority
 from nodeagent.xds.stream import DeltaStream
 from nodeagent.xds.transport import Tls, Transport
 
@@ -23,10 +25,16 @@ async def plane(tmp_path: Path) -> AsyncIterator[CaPlane]:
         yield found
 
 
-async def first_answer(plane: CaPlane, who: Any, token: str | None, type_url: str = CDS) -> str:
+async def first_answer(
+    plane: CaPlane,
+    who: Any,
+    token: str | None,
+    type_url: str = CDS,
+    channel: grpc.aio.Channel | None = None,
+) -> str:
     """What a stream is answered: OK if it gets resources, else the status and its text."""
     metadata = (("authorization", f"Bearer {token}"),) if token else ()
-    async with plane.channel() as channel:
+    async with channel or plane.channel() as channel:
         call = ads_pb2_grpc.AggregatedDiscoveryServiceStub(channel).DeltaAggregatedResources(
             metadata=metadata
         )
@@ -72,6 +80,79 @@ async def test_without_a_good_token_there_is_nothing(plane: CaPlane) -> None:
     assert plane.metric('nodeagent_controlplane_xds_streams_refused_total{limit="caller"} 2.0')
     assert plane.plane is not None
     assert not plane.plane.hub.streams
+
+
+# -- by certificate --
+
+
+def certified(
+    plane: CaPlane,
+    *names: str,
+    signer: Authority | None = None,
+    lifetime: float = 3600.0,
+) -> grpc.aio.Channel:
+    """A channel to the listener for workloads, with a certificate for these SPIFFE IDs; without names with none."""
+    credentials = grpc.ssl_channel_credentials(plane.bundle.read_bytes())
+    if names:
+        assert plane.plane is not None
+        assert plane.plane.ca is not None
+        key = pki.p256()
+        issued = signer or plane.plane.ca.keeper.authority
+        chain = pki.leaf(issued, key, *map(pki.uri, names), lifetime=lifetime)
+        credentials = grpc.ssl_channel_credentials(
+            plane.bundle.read_bytes(), pki.key_pem(key), "".join(chain[:-1]).encode()
+        )
+    options = (("grpc.use_local_subchannel_pool", 1), ("grpc.enable_retries", 0))
+    return grpc.aio.secure_channel(f"localhost:{plane.mutual_port}", credentials, options=options)
+
+
+ID = "spiffe://cluster.local/ns/default/sa/web"
+
+
+async def test_a_workload_is_known_by_its_certificate(plane: CaPlane) -> None:
+    assert await first_answer(plane, WEB, None, channel=certified(plane, ID)) == "OK"
+    answer = await first_answer(plane, DB, None, channel=certified(plane, ID))
+    assert answer == f"PERMISSION_DENIED: workload {ID} cannot be a proxy of namespace 'data'"
+    other = certified(plane, ID.replace("sa/web", "sa/other"))
+    assert "has another service account" in await first_answer(plane, WEB, None, channel=other)
+
+
+@pytest.mark.parametrize(
+    ("names", "reason"),
+    [
+        ((ID.replace("cluster.local", "elsewhere"),), "is of another trust domain"),
+        ((ID, ID.replace("web", "db")), "the client certificate has 2 URIs; it must have one"),
+        (("https://example.com/",), "is not a SPIFFE ID"),
+    ],
+)
+async def test_certificates_that_name_no_workload(
+    plane: CaPlane, names: tuple[str, ...], reason: str
+) -> None:
+    answer = await first_answer(plane, WEB, None, channel=certified(plane, *names))
+    assert answer.startswith("UNAUTHENTICATED")
+    assert reason in answer
+
+
+async def test_certificates_of_others_are_not_taken(plane: CaPlane, tmp_path: Path) -> None:
+    stranger = pki.authority(tmp_path / "stranger")
+    assert "UNAVAILABLE" in await first_answer(
+        plane, WEB, None, channel=certified(plane, ID, signer=stranger)
+    )
+    assert "UNAVAILABLE" in await first_answer(plane, WEB, None, channel=certified(plane))
+    expired = certified(plane, ID, lifetime=1)
+    await asyncio.sleep(1.5)
+    assert "UNAVAILABLE" in await first_answer(plane, WEB, None, channel=expired)
+    # A token does not stand in for a certificate here.
+    assert "UNAVAILABLE" in await first_answer(plane, WEB, TOKENS["node-a"], channel=certified(plane))
+
+
+async def test_a_stream_ends_with_its_certificate(plane: CaPlane) -> None:
+    async with certified(plane, ID, lifetime=2) as channel:
+        call = ads_pb2_grpc.AggregatedDiscoveryServiceStub(channel).DeltaAggregatedResources()
+        await call.write(discovery_pb2.DeltaDiscoveryRequest(node=WEB, type_url=CDS))
+        assert await asyncio.wait_for(call.read(), 5) is not grpc.aio.EOF
+        assert await asyncio.wait_for(call.code(), 5) is grpc.StatusCode.UNAUTHENTICATED
+        assert await call.details() == "the client certificate has expired; connect with its successor"
 
 
 class _Consumer:

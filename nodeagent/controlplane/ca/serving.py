@@ -33,8 +33,12 @@ class ServingCertificate:
         self._renew_at = utc_now()
         self._current = self._make()
 
-    def credentials(self) -> grpc.ServerCredentials:
-        """Credentials of one listener that always presents the present certificate."""
+    def credentials(self, *, mutual: bool = False) -> grpc.ServerCredentials:
+        """Credentials of one listener that always presents the present certificate.
+
+        `mutual`: clients must present one that leads to the present roots. (gRPC's Python interface knows no listener
+        that asks for certificates and does without.)
+        """
         given = self._current
 
         def fetch() -> Any:
@@ -46,7 +50,7 @@ class ServingCertificate:
             given = current
             return current
 
-        return grpc.dynamic_ssl_server_credentials(given, fetch, require_client_authentication=False)
+        return grpc.dynamic_ssl_server_credentials(given, fetch, require_client_authentication=mutual)
 
     def replace(self) -> None:
         """The authority has changed: the next handshake gets a certificate of the new one."""
@@ -75,7 +79,8 @@ class ServingCertificate:
         # Roots are not part of a TLS chain: who connects has them.
         chain = "".join(issued.chain[:-1]).encode()
         log.info("serving certificate %s, until %s", issued.serial, issued.certificate.not_valid_after_utc)
-        return grpc.ssl_server_certificate_configuration([(key_pem, chain)])
+        roots = self._keeper.authority.bundle.encode()
+        return grpc.ssl_server_certificate_configuration([(key_pem, chain)], root_certificates=roots)
 
 
 def _general_name(name: str) -> x509.GeneralName:

@@ -18,7 +18,7 @@ from nodeagent.controlplane.ca.node_tokens import NodeTokens
 from nodeagent.controlplane.ca.service import CertificateService
 from nodeagent.controlplane.ca.service_accounts import JwksReviewer, ServiceAccountTokens
 from nodeagent.controlplane.ca.serving import ServingCertificate
-from nodeagent.controlplane.ca.streams import TokenGuard
+from nodeagent.controlplane.ca.streams import CertificateGuard, TokenGuard
 from nodeagent.controlplane.metrics import Metrics
 from nodeagent.controlplane.registry import Registry
 from nodeagent.errors import ConfigError
@@ -30,7 +30,8 @@ class CertificateAuthority:
     """Everything of the CA that a control plane needs: start() and stop(), and what TLS listeners are made with."""
 
     def __init__(self, config: CaConfig, trust_domain: str, registry: Registry, metrics: Metrics) -> None:
-        for name in (trust_domain, *config.trust_domain_aliases):
+        trust_domains = {trust_domain, *config.trust_domain_aliases}
+        for name in trust_domains:
             _check_trust_domain(name)
         self._registry = registry
         self.keeper = AuthorityKeeper(config, trust_domain)
@@ -38,10 +39,11 @@ class CertificateAuthority:
         self.keeper.on_change = self._serving.replace
         authenticators = Authenticators(self._authenticators(config, trust_domain))
         self.guard = TokenGuard(authenticators, registry.workload_named)
+        self.certificate_guard = CertificateGuard(trust_domains, registry.workload_named)
         self._service = CertificateService(
             self.keeper,
             authenticators,
-            Grants(registry, {trust_domain, *config.trust_domain_aliases}),
+            Grants(registry, trust_domains),
             CaMetrics(metrics.registry, self.keeper),
             (config.lifetime, config.max_lifetime),
         )
@@ -67,6 +69,10 @@ class CertificateAuthority:
     def credentials(self) -> grpc.ServerCredentials:
         """For one TLS listener."""
         return self._serving.credentials()
+
+    def mutual_credentials(self) -> grpc.ServerCredentials:
+        """For one TLS listener whose clients present certificates of this CA."""
+        return self._serving.credentials(mutual=True)
 
     def register(self, server: grpc.aio.Server) -> None:
         """Add the service to a server that has TLS listeners only: tokens never go over the wire in clear."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 from collections.abc import AsyncIterator, Callable, Iterable
 from dataclasses import dataclass
@@ -12,7 +13,7 @@ import grpc
 from envoy.service.discovery.v3 import ads_pb2_grpc
 
 from nodeagent.controlplane.xds.delta import DeltaStream
-from nodeagent.controlplane.xds.guard import Guard, StreamDenied, anybody
+from nodeagent.controlplane.xds.guard import OPEN, Guard, StreamDenied
 from nodeagent.controlplane.xds.hub import Hub
 from nodeagent.controlplane.xds.sotw import SotwStream
 from nodeagent.controlplane.xds.stream import Stream, StreamRefused
@@ -64,9 +65,7 @@ class _Discovery(ads_pb2_grpc.AggregatedDiscoveryServiceServicer):  # type: igno
         hub.streams.add(stream)
         hub.metrics.clients.labels(kind.variant).inc()
         try:
-            metadata = context.invocation_metadata() or ()
-            stream.permit = await self._guard.admit(metadata) if self._guard else anybody
-            await stream.run(requests)
+            await self._run(stream, requests, context)
         except StreamDenied as error:
             hub.metrics.refused.labels("caller").inc()
             log.warning("refused a stream of %s: %s", context.peer(), error)
@@ -79,6 +78,22 @@ class _Discovery(ads_pb2_grpc.AggregatedDiscoveryServiceServicer):  # type: igno
             hub.metrics.clients.labels(kind.variant).dec()
             log.info("%s left", stream.client.node_id if stream.client else context.peer())
 
+    async def _run(
+        self, stream: Stream, requests: AsyncIterator[Any], context: grpc.aio.ServicerContext[Any, Any]
+    ) -> None:
+        """Serve a stream that the guard admits, as long as it does."""
+        metadata = context.invocation_metadata() or ()
+        admission = await self._guard.admit(metadata, context.auth_context()) if self._guard else OPEN
+        stream.permit = admission.permit
+        try:
+            async with asyncio.timeout(admission.seconds_left()) as limit:
+                await stream.run(requests)
+        except TimeoutError:
+            if not limit.expired():
+                raise
+            message = "the client certificate has expired; connect with its successor"
+            raise StreamDenied(grpc.StatusCode.UNAUTHENTICATED, message) from None
+
 
 @dataclass(frozen=True, slots=True)
 class Security:
@@ -87,7 +102,7 @@ class Security:
     credentials: Callable[[], grpc.ServerCredentials]
     """Called for each address."""
     guard: Guard
-    register: Callable[[grpc.aio.Server], None]
+    register: Callable[[grpc.aio.Server], None] = lambda server: None
     """Adds services that are offered over TLS only."""
 
 

@@ -19,7 +19,7 @@ from envoy.config.core.v3 import base_pb2
 from nodeagent.controlplane.change import Change
 from nodeagent.controlplane.resources import INBOUND
 from nodeagent.controlplane.view import Client, View
-from nodeagent.controlplane.xds.guard import Permit, anybody
+from nodeagent.controlplane.xds.guard import OPEN, Permit
 from nodeagent.controlplane.xds.node import read_node
 from nodeagent.controlplane.xds.subscription import Difference, Subscription
 
@@ -46,7 +46,7 @@ class Stream(abc.ABC):
         self.hub = hub
         self.peer = peer
         self.connected = time.time()
-        self.permit: Permit = anybody
+        self.permit: Permit = OPEN.permit
         self.client: Client | None = None
         self.subscriptions: dict[str, Subscription] = {}
         self._context = context
