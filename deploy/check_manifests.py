@@ -25,6 +25,7 @@ import typer.main
 import yaml
 
 from nodeagent.cli.main import COMMANDS
+from nodeagent.cli.options import Command
 
 DEPLOY: Final = Path(__file__).resolve().parent
 # The oldest and the newest Kubernetes that the manifests are for.
@@ -72,6 +73,12 @@ class Document:
 def command_options(command: str) -> tuple[frozenset[str], frozenset[str]]:
     """Return the options and the environment variables of a `nodeagent` command."""
     module = importlib.import_module(COMMANDS[command][0])
+    if isinstance(module.app, Command):
+        declared = module.app.options
+        return (
+            frozenset(f"--{option.name}" for option in declared),
+            frozenset(variable for option in declared for variable in option.variables),
+        )
     options: set[str] = set()
     variables: set[str] = set()
     for parameter in typer.main.get_command(module.app).params:

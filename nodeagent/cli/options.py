@@ -53,6 +53,11 @@ class Command:
     def __init__(self, function: Function) -> None:
         self._function = function
 
+    @property
+    def options(self) -> list[Option]:
+        """What may be given on its command line."""
+        return [parameter.option for _, parameter in _parameters(self._function)]
+
     def __call__(self, args: list[str], prog_name: str) -> None:
         """Run the command; exits as typer does where the command line is wrong."""
         values = read(self._function, args)
