@@ -12,8 +12,10 @@
 #include <sys/random.h>
 #include <unistd.h>
 
+#include "channel.h"
 #include "conn_guard.h"
 #include "hbone.h"
+#include "jwt.h"
 #include "listener.h"
 #include "parking.h"
 #include "upstream_pool.h"
@@ -224,6 +226,7 @@ static void drain_conns(na_worker *worker, const na_workload *workload) {
 void na_worker_drain(na_worker *worker, na_workload *workload, uint32_t drain_ms) {
   na_listeners_close(worker, workload);
   na_pools_close(worker, workload);
+  na_channels_drain(worker, workload);
   na_hbone_drain(worker, workload);
   drain_conns(worker, workload);
   uint32_t left = count_conns(worker, workload);
@@ -311,6 +314,8 @@ void na_worker_free(na_worker *worker) {
     drain_free(na_container_of(worker->drains.next, na_drain, link));
   assert(na_list_empty(&worker->conns));
   na_pools_free(worker);
+  na_callouts_free(worker);
+  na_jwt_cache_free(worker->jwts);
   na_hbone_free(worker);
   na_parking_free(worker);
   for (uint32_t i = 0; i < worker->npipes; i++) {

@@ -27,6 +27,8 @@ typedef struct na_parking na_parking;       /* parking.h */
 typedef struct na_hbone na_hbone;           /* hbone.h */
 typedef struct na_principals na_principals; /* principals.h */
 typedef struct na_neighbours na_neighbours; /* neighbours.h */
+typedef struct na_jwt_cache na_jwt_cache;   /* jwt.h */
+typedef struct na_callouts na_callouts;     /* channel.h */
 
 /* Pipes kept for splicing, per worker. */
 #define NA_PIPES 16
@@ -75,6 +77,8 @@ struct na_worker {
   na_pools *pools;
   na_parking *parking;
   na_hbone *hbone;
+  na_jwt_cache *jwts;        /* NULL until a token has come */
+  na_callouts *callouts;     /* NULL until somebody was asked */
   na_principals *principals; /* the engine's */
   na_neighbours *neighbours; /* the engine's; NULL: there are none */
   /* The address of a workload by the name of a service of its own; out->port is the service's and may be changed. NULL:
