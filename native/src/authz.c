@@ -18,13 +18,19 @@ enum na_verdict na_stages_ask(const na_stage *stage, na_subject *subject, na_ref
   return NA_VERDICT_ALLOW;
 }
 
+void na_authz_clear(na_authz *authz) {
+  na_metadata_clear(&authz->metadata);
+  na_head_edits_clear(&authz->edits);
+  free(authz->challenge);
+  authz->challenge = NULL;
+}
+
 void na_authz_free(na_authz *authz) {
   if (!authz)
     return;
   if (authz->stage)
     authz->asker.abandon(authz->asker.waiting);
   na_guards_free(authz->guards);
-  na_metadata_clear(&authz->metadata);
-  na_head_edits_clear(&authz->edits);
+  na_authz_clear(authz);
   free(authz);
 }

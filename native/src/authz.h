@@ -54,6 +54,8 @@ typedef struct na_authz {
   na_http_request *request; /* or a request */
   na_metadata metadata;
   na_head_edits edits; /* made again whenever its head is parsed */
+  char *challenge;     /* www-authenticate of a refusal */
+  na_header challenge_header;
 } na_authz;
 
 /* Whom a stage is asked about. */
@@ -81,11 +83,14 @@ struct na_stage_kind {
 };
 
 extern const na_stage_kind na_stage_rules;
+extern const na_stage_kind na_stage_tokens; /* tokens.h */
 
 /* Ask `stage` and those behind it; NULL: there are none, allowed. *waiting is the stage that waits, or that refused. */
 enum na_verdict na_stages_ask(const na_stage *stage, na_subject *subject, na_refusal *refusal,
                               const na_stage **waiting);
 /* The request is over: whatever it waits for must not come. NULL is nobody's. */
 void na_authz_free(na_authz *authz);
+/* Let go of what stages kept; `authz` itself is the caller's. */
+void na_authz_clear(na_authz *authz);
 
 #endif

@@ -37,6 +37,12 @@
   X(GUARDS_RESET, "guards_reset_total", 0, "Open connections reset: their workload's policies changed")                \
   X(GUARDS_HTTP2, "guards_http2_refused_total", 0, "HTTP/2 connections refused: their requests cannot be judged")      \
   X(GUARDS_WAITING, "guards_waiting", 1, "Connections and requests that wait for somebody's verdict")                  \
+  X(JWT_ALLOWED, "jwt_allowed_total", 0, "Requests whose tokens were as they must be")                                 \
+  X(JWT_DENIED, "jwt_denied_total", 0, "Requests refused for their tokens, or for want of one")                        \
+  X(JWT_PREFLIGHTS, "jwt_preflights_total", 0, "CORS preflight requests let through without tokens")                   \
+  X(JWT_VERIFIED, "jwt_verified_total", 0, "Signatures of tokens verified, good or bad")                               \
+  X(JWT_CACHED, "jwt_cache_hits_total", 0, "Tokens that had been verified before")                                     \
+  X(JWT_EVICTED, "jwt_cache_evicted_total", 0, "Verified tokens forgotten for others: the cache was full")             \
   X(HTTP2_FORWARDED, "http2_forwarded_total", 0, "HTTP/2 connections forwarded without L7 routing")                    \
   X(UPGRADES, "upgrades_total", 0, "Connections switched to another protocol (101)")                                   \
   X(UPSTREAM_CX, "upstream_cx_total", 0, "Upstream connections opened")                                                \

@@ -152,8 +152,7 @@ int na_engine_explain_access(na_engine *engine, const na_access_question *questi
   int rc = question->method ? read_request(h, question) : 0;
   if (!rc)
     hear(h, question);
-  na_metadata_clear(&h->authz.metadata);
-  na_head_edits_clear(&h->authz.edits);
+  na_authz_clear(&h->authz);
   free(h);
   if (rc)
     return rc;

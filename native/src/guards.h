@@ -17,6 +17,7 @@
 
 typedef struct na_stage na_stage;
 typedef struct na_stage_kind na_stage_kind; /* authz.h */
+typedef struct na_tokens na_tokens;         /* tokens.h */
 
 /* What every kind of stage begins with. */
 struct na_stage {
@@ -48,6 +49,7 @@ struct na_guards {
   bool keeps;            /* stages keep something about a request: metadata, changes, or that it waits */
   na_stage *stages[2];   /* by enum na_guarded, in order */
   na_rules *rules;       /* under construction: the stage begun last */
+  na_tokens *tokens;     /* likewise */
   na_expression *open;   /* the expression to which na_check_* append; NULL: none */
   const char *open_name; /* whose it is, for errors */
   char error[512];

@@ -87,6 +87,7 @@ int na_guards_append(na_guards *guards, enum na_guarded guarded, na_stage *stage
   }
   *at = stage;
   guards->rules = NULL;
+  guards->tokens = NULL;
   guards->keeps = guards->keeps || stage->kind->keeps;
   return 0;
 }

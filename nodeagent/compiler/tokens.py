@@ -70,9 +70,8 @@ def compile_tokens(message: Any, report: Report) -> TokenStage:
             remote.append((name, _remote(raw.remote_jwks)))
         providers.append(_provider(name, raw, place))
     rules = tuple(_rule(rule, message) for rule in message.rules)
-    if message.bypass_cors_preflight and not all(_passes_without(rule.need) for rule in rules):
-        report.warn("jwt_authn.bypass_cors_preflight is not supported yet: preflights need tokens, too")
-    return TokenStage(Tokens(tuple(providers), rules), tuple(remote))
+    tokens = Tokens(tuple(providers), rules, message.bypass_cors_preflight)
+    return TokenStage(tokens, tuple(remote))
 
 
 def _provider(name: str, message: Any, report: Report) -> TokenProvider:
@@ -182,15 +181,6 @@ def _needs(requirements: Iterable[Any], message: Any) -> Iterator[Need]:
         if need is None:
             raise Unmatchable("jwt_authn requirement (an empty one among others)")
         yield need
-
-
-def _passes_without(need: Need | None) -> bool:
-    """Whether a request without any token passes."""
-    if isinstance(need, NeedAny):
-        return any(map(_passes_without, need.needs))
-    if isinstance(need, NeedAll):
-        return all(map(_passes_without, need.needs))
-    return need is None or isinstance(need, AllowMissing)
 
 
 def _known(provider: str, message: Any) -> str:

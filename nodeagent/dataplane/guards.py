@@ -5,6 +5,8 @@ from __future__ import annotations
 from typing import Any, Final
 
 from nodeagent.dataplane._native import ffi, lib
+from nodeagent.dataplane.guard_calls import did
+from nodeagent.dataplane.token_guards import add_tokens
 from nodeagent.dataplane.virtual_host import c_string
 from nodeagent.errors import EngineError
 from nodeagent.snapshot.policies import (
@@ -21,6 +23,7 @@ from nodeagent.snapshot.policies import (
     RequestStage,
     Rules,
     TextCheck,
+    Tokens,
 )
 
 _NAMED: Final = frozenset({Attribute.HEADER, Attribute.METADATA})
@@ -48,15 +51,15 @@ class _Maker:
         self.guards = guards
 
     def _did(self, code: int, what: str) -> None:
-        if code < 0:
-            reason = ffi.string(lib.na_guards_error(self.guards)).decode(errors="replace")
-            raise EngineError(f"{what}: {reason or f'error {-code}'}")
+        did(self.guards, code, what)
 
     def stage(self, guarded: int, stage: ConnectionStage | RequestStage) -> None:
         """Append a stage."""
         match stage:
             case Rules():
                 self._rules(guarded, stage)
+            case Tokens():
+                add_tokens(self.guards, stage)
             case _:
                 raise EngineError(f"the engine has no stage of kind {type(stage).__name__}")
 

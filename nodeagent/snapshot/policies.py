@@ -239,6 +239,8 @@ class Tokens:
 
     providers: tuple[TokenProvider, ...]
     rules: tuple[TokenRule, ...]
+    pass_preflight: bool = False
+    """CORS preflight requests need no tokens: browsers never send any."""
 
 
 # -- callouts: Envoy's ext_authz --

@@ -363,6 +363,49 @@ NA_API int na_check_address(na_guards *guards, enum na_place place, const uint8_
 /* The destination's port is low..high. */
 NA_API int na_check_port(na_guards *guards, uint32_t low, uint32_t high);
 
+/* -- guards: tokens (Envoy's jwt_authn) -- */
+
+/* Where a token may be. */
+enum na_token_place_kind { NA_TOKEN_HEADER = 0, NA_TOKEN_PARAM = 1, NA_TOKEN_COOKIE = 2 };
+
+/* An issuer of tokens. NULL texts are empty. */
+typedef struct na_provider_config {
+  const char *name;
+  const char *issuer;         /* `iss`; empty: any */
+  const char *payload_header; /* for the payload as it is in the token; empty: none */
+  const char *metadata_key;   /* the payload becomes metadata `envoy.filters.http.jwt_authn\x1f<key>`; empty: not */
+  uint32_t clock_skew_s;
+  uint8_t pad_payload; /* 1: with the padding of base64 */
+  uint8_t forward;     /* 1: leave the token in the request; cookies stay in any case */
+  uint16_t reserved;
+} na_provider_config;
+
+/* Append a stage for requests: tokens are verified and needed. pass_preflight: CORS preflight requests need none.
+ * Providers and rules follow. */
+NA_API int na_guards_tokens(na_guards *guards, int pass_preflight);
+/* Append an issuer to that stage. Headers of payloads and claims are taken away from each request first. */
+NA_API int na_guards_provider(na_guards *guards, const na_provider_config *config);
+/* What the last issuer has: an audience that will do (none: any), a key, a place of tokens (none: `Authorization:
+ * Bearer` and the parameter `access_token`), a claim (nested ones with dots) for a header, a claim whose words become a
+ * list in the metadata.
+ * The key is a SubjectPublicKeyInfo in DER; `kid` and `algorithm` (`RS256`) may be empty: any. -EINVAL for a key that
+ * cannot be used; the issuer then goes without. With no keys at all its tokens are invalid. */
+NA_API int na_provider_audience(na_guards *guards, const char *audience);
+NA_API int na_provider_key(na_guards *guards, const char *kid, const char *algorithm, const uint8_t *der, size_t n);
+NA_API int na_provider_place(na_guards *guards, enum na_token_place_kind kind, const char *name, const char *prefix);
+NA_API int na_provider_claim_header(na_guards *guards, const char *claim, const char *header);
+NA_API int na_provider_split_claim(na_guards *guards, const char *claim);
+/* Append a rule: what requests of a path need. The first one that matches holds. kind: enum na_match_kind, path NULL:
+ * any. The need follows, in prefix order; without one nothing is needed. */
+NA_API int na_guards_token_rule(na_guards *guards, uint32_t kind, const char *path, uint32_t flags);
+/* A valid token of the provider, for one of the n audiences (none: the provider's own). */
+NA_API int na_need_token(na_guards *guards, const char *provider, const char *const *audiences, size_t n);
+/* The next n needs: one, or all of them. */
+NA_API int na_need_any(na_guards *guards, uint32_t n);
+NA_API int na_need_all(na_guards *guards, uint32_t n);
+/* No token, or good ones; within na_need_any only of the providers named there. failed: bad ones will do, too. */
+NA_API int na_need_nothing(na_guards *guards, int failed);
+
 /* -- inbound: what the ports of a workload speak -- */
 
 typedef struct na_inbound_port {

@@ -1,0 +1,15 @@
+"""The calls that build guards: their return codes as errors."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from nodeagent.dataplane._native import ffi, lib
+from nodeagent.errors import EngineError
+
+
+def did(guards: Any, code: int, what: str) -> None:
+    """EngineError with the engine's reason, named `what`, if a call on the guards failed."""
+    if code < 0:
+        reason = ffi.string(lib.na_guards_error(guards)).decode(errors="replace")
+        raise EngineError(f"{what}: {reason or f'error {-code}'}")
