@@ -7,29 +7,19 @@ import contextlib
 import gc
 import logging
 import signal
-from dataclasses import replace
-from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
-from nodeagent.config.controlplane import (
-    DEFAULT_ROOT_NAMESPACE,
-    DEFAULT_TRUST_DOMAIN,
-    ControlPlaneConfig,
-)
+from nodeagent.app.mesh_settings import file_source, mesh_settings, settled
+from nodeagent.config.controlplane import ControlPlaneConfig
 from nodeagent.controlplane.admin import AdminServer
-from nodeagent.controlplane.decode import Problems
 from nodeagent.controlplane.istio.key_sets import KeySource
-from nodeagent.controlplane.istio.mesh_config import MeshConfig, read_mesh_file
 from nodeagent.controlplane.key_fetcher import KeyFetcher
 from nodeagent.controlplane.metrics import Metrics
 from nodeagent.controlplane.report import Report
 from nodeagent.controlplane.sources.base import Batch, Source
-from nodeagent.controlplane.sources.files import FileSource
-from nodeagent.controlplane.sources.mesh_file import MeshFile
-from nodeagent.controlplane.world import MeshSettings, World
+from nodeagent.controlplane.world import World
 from nodeagent.controlplane.xds.hub import Hub
 from nodeagent.controlplane.xds.server import Security, XdsServer
-from nodeagent.errors import ConfigError
 
 if TYPE_CHECKING:
     from nodeagent.controlplane.ca.setup import CertificateAuthority
@@ -41,34 +31,6 @@ FIRST_KEYS_SECONDS: Final = 2.0
 """How long clients wait at the start for key sets: served without, they would refuse good tokens for a moment."""
 
 
-def settled(config: ControlPlaneConfig) -> ControlPlaneConfig:
-    """The settings with what they leave to MeshConfig filled in. ConfigError if its file cannot be read: who is who
-    in the mesh depends on it."""
-    mesh = _mesh_config(config.mesh_config) if config.mesh_config is not None else MeshConfig()
-    return replace(
-        config,
-        trust_domain=config.trust_domain or mesh.trust_domain or DEFAULT_TRUST_DOMAIN,
-        root_namespace=config.root_namespace or mesh.root_namespace or DEFAULT_ROOT_NAMESPACE,
-    )
-
-
-def _mesh_config(path: Path) -> MeshConfig:
-    problems = Problems(str(path), "")
-    try:
-        text = path.read_text()
-    except (OSError, UnicodeDecodeError) as error:
-        raise ConfigError(f"--mesh-config {path}: cannot be read: {error}") from error
-    found = read_mesh_file(MeshFile(path, ""), text, problems)
-    if found is None or problems.failed:
-        raise ConfigError(f"--mesh-config {problems.issues[0]}")
-    return found
-
-
-def _files(config: ControlPlaneConfig, report: Report) -> FileSource:
-    mesh_file = MeshFile(config.mesh_config, config.root_namespace) if config.mesh_config else None
-    return FileSource(config.config, report, mesh_file)
-
-
 class ControlPlane:
     """One control plane; start() to serve, stop() to end."""
 
@@ -77,17 +39,9 @@ class ControlPlane:
         self.config = config = settled(config)
         self.metrics = Metrics()
         self.report = Report()
-        settings = MeshSettings(
-            config.cluster_id,
-            config.domain,
-            config.trust_domain,
-            config.root_namespace,
-            hbone=bool(config.listen_tls),
-            trust_domain_aliases=config.ca.trust_domain_aliases if config.ca is not None else (),
-        )
-        self.world = World(settings, self.report)
+        self.world = World(mesh_settings(config), self.report)
         self.hub = Hub(self.world, self.metrics)
-        self.source = source if source is not None else _files(config, self.report)
+        self.source = source if source is not None else file_source(config, self.report)
         sockets = (config.unix,) if config.unix else ()
         self.xds = XdsServer(self.hub, config.listen, sockets)
         self.ca = self._make_ca()
