@@ -11,6 +11,7 @@ from collections.abc import Awaitable, Callable, Iterable, Iterator
 from dataclasses import dataclass
 from typing import Final
 
+from nodeagent.app.agent_baggage import baggage
 from nodeagent.app.agent_configuration import Configuration
 from nodeagent.app.agent_policies import Policies
 from nodeagent.app.agent_ports import Capture, Engine
@@ -138,8 +139,17 @@ class Enrolment:
         await asyncio.to_thread(workload.capture.apply)
 
     def _add_to_engine(self, workload: Enrolled, view: ViewController) -> None:
+        pod = workload.pod
+        entry = self._index.workload_named(pod.namespace, pod.name)
+        ref = self.ref(pod.uid)
+        assert ref is not None
         self._engine.add_workload(
-            workload.pod.uid, workload.netns, view.name, workload.addresses, identity=workload.identity
+            pod.uid,
+            workload.netns,
+            view.name,
+            workload.addresses,
+            identity=workload.identity,
+            baggage=baggage(ref, entry.locality if entry is not None else "") if workload.identity else "",
         )
 
     async def _await_address(self, pod: EnrolledPod) -> None:

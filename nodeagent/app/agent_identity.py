@@ -31,12 +31,15 @@ class Identities:
 
     def __init__(self, config: AgentConfig) -> None:
         self._trust_domain = config.trust_domain
+        aliases = config.trust_domain_aliases
+        self._trusted = (config.trust_domain, *aliases) if aliases else ()
         self.manager: IdentityManager | None = None
         if config.ca:
             try:
-                check_trust_domain(config.trust_domain)
+                for domain in (config.trust_domain, *config.trust_domain_aliases):
+                    check_trust_domain(domain)
             except ValueError as error:
-                raise ConfigError(f"--trust-domain: {error}") from error
+                raise ConfigError(f"--trust-domain, --trust-domain-aliases: {error}") from error
             from nodeagent.identity.client import IstioCaClient
             from nodeagent.identity.manager import IdentityManager
 
@@ -50,7 +53,11 @@ class Identities:
                 engine.remove_identity(str(identity))
             else:
                 engine.set_identity(
-                    str(identity), certificate.chain_pem, certificate.key_pem, certificate.bundle_pem
+                    str(identity),
+                    certificate.chain_pem,
+                    certificate.key_pem,
+                    certificate.bundle_pem,
+                    self._trusted,
                 )
 
         if self.manager is not None:

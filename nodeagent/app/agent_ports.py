@@ -35,8 +35,9 @@ class Engine(Protocol):
         addresses: Iterable[bytes],
         *,
         identity: str = "",
+        baggage: str = "",
     ) -> None:
-        """Serve a workload; with an identity, by HBONE too."""
+        """Serve a workload; with an identity, by HBONE too. `baggage` is what it tells the peers of its tunnels."""
 
     def add_proxy(self, uid: str, view: str, ports: Sequence[int]) -> None:
         """Listen on ports of the agent's own namespace as an explicit proxy."""
@@ -44,8 +45,10 @@ class Engine(Protocol):
     async def remove_workload(self, uid: str, drain_ms: int) -> None:
         """Let a workload go."""
 
-    def set_identity(self, name: str, chain_pem: str, key_pem: str, bundle_pem: str) -> None:
-        """Put a certificate in force."""
+    def set_identity(
+        self, name: str, chain_pem: str, key_pem: str, bundle_pem: str, trust_domains: Sequence[str] = ()
+    ) -> None:
+        """Put a certificate in force. Peers must be of one of the trust domains; none: of its own."""
 
     def remove_identity(self, name: str) -> None:
         """Take an identity out of force."""

@@ -72,6 +72,7 @@ def workload_row(entry: WorkloadEntry, is_local: bool) -> WorkloadRow:
         canonical_name=ref.canonical_name,
         canonical_revision=ref.canonical_revision,
         cluster_id=ref.cluster,
+        locality=entry.locality,
         trust_domain=ref.trust_domain,
         local=is_local,
     )

@@ -31,6 +31,9 @@ def run(
     ] = "",
     domain: Annotated[str, Option("domain", "DNS domain of services.")] = "cluster.local",
     trust_domain: Annotated[str, Option("trust-domain", "SPIFFE trust domain.")] = "cluster.local",
+    trust_domain_aliases: Annotated[
+        str, Option("trust-domain-aliases", "Further trust domains whose members may connect.", "LIST")
+    ] = "",
     workers: Annotated[int, Option("workers", "Threads of the engine.")] = 1,
     metrics: Annotated[
         str, Option("metrics", "Serve /metrics here; empty: nowhere.", "ADDRESS:PORT")
@@ -109,6 +112,7 @@ def run(
         network=network,
         domain=domain,
         trust_domain=trust_domain,
+        trust_domain_aliases=tuple(filter(None, trust_domain_aliases.replace(" ", "").split(","))),
         workers=workers,
         metrics=metrics,
         ready=ready,

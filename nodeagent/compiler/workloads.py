@@ -69,6 +69,8 @@ class WorkloadEntry:
     network: str = ""
     gateway: GatewayRef | None = None
     """Through which it is reached from other networks."""
+    locality: str = ""
+    """`region/zone/subzone`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -255,6 +257,7 @@ class WorkloadIndex:
             self._share(tuple(message.authorization_policies)),
             intern(message.network),
             _gateway(message, "network_gateway"),
+            _locality(message.locality),
         )
 
     def _share(self, value: T) -> T:
@@ -455,6 +458,11 @@ def _note_service(change: IndexChange, name: str, entry: ServiceEntry) -> None:
     change.hints = True
     change.services.add(name)
     change.gateways |= entry.waypoint is not None
+
+
+def _locality(message: Any) -> str:
+    parts = (message.region, message.zone, message.subzone)
+    return intern("/".join(parts).rstrip("/"))
 
 
 def _labels(message: Any) -> tuple[tuple[str, str], ...] | None:

@@ -39,6 +39,8 @@ class AgentConfig:
     that of the node's workloads."""
     domain: str = "cluster.local"
     trust_domain: str = "cluster.local"
+    trust_domain_aliases: tuple[str, ...] = ()
+    """Further trust domains whose members may connect (MeshConfig.trustDomainAliases)."""
     workers: int = 1
     metrics: str = DEFAULT_METRICS
     """`ADDRESS:PORT`; empty: no metrics port."""

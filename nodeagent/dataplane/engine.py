@@ -171,6 +171,7 @@ class EngineOwner:
         listeners: Sequence[Listener] = CAPTURE_LISTENERS,
         *,
         identity: str = "",
+        baggage: str = "",
     ) -> None:
         """Serve a workload: its listeners open in `namespace` (None: the agent's own), which stays the
         caller's.
@@ -194,6 +195,9 @@ class EngineOwner:
                 if identity:
                     code = lib.na_workload_identity(self._engine, workload, c_string(identity))
                     self._check(code, f"give workload {uid} the identity {identity}")
+                if baggage:
+                    code = lib.na_workload_baggage(self._engine, workload, c_string(baggage))
+                    self._check(code, f"give workload {uid} the baggage {baggage!r}")
             self._put_inbound(uid)
             with self._lock:
                 self._hand_over(uid, workload, opened)
@@ -281,17 +285,20 @@ class EngineOwner:
 
     # -- identities --
 
-    def set_identity(self, name: str, chain_pem: str, key_pem: str, bundle_pem: str) -> None:
+    def set_identity(
+        self, name: str, chain_pem: str, key_pem: str, bundle_pem: str, trust_domains: Sequence[str] = ()
+    ) -> None:
         """Put a certificate in force for the workloads of an identity, in place of its last one.
 
-        Peers must be of the certificate's own trust domain. New tunnels use it; connections go on with the one that
-        they began with. EngineError if it cannot be used; the last one then stays.
+        Peers must be of one of `trust_domains`; none: of the certificate's own. New tunnels use it; connections go on
+        with the one that they began with. EngineError if it cannot be used; the last one then stays.
         """
         if not self._reports:
             return
         texts = (name, chain_pem, key_pem, bundle_pem)
         with self._lock:
-            code = lib.na_identity_set(self._engine, *map(c_string, texts), ffi.NULL, 0)
+            domains = [ffi.new("char[]", c_string(domain)) for domain in trust_domains]
+            code = lib.na_identity_set(self._engine, *map(c_string, texts), domains, len(domains))
             self._check(code, f"use the certificate of {name}")
 
     def remove_identity(self, name: str) -> None:

@@ -40,6 +40,7 @@ class FakeEngine:
         self.history: list[Snapshot] = []
         self.workloads: dict[str, str] = {}
         self.log: list[str] = []
+        self.baggage: dict[str, str] = {}
         self.used: list[Use] = []
         self.refusing = ""
         self.on_need: Callable[[Need], None] | None = None
@@ -54,12 +55,22 @@ class FakeEngine:
         self.log.append("close")
 
     def add_workload(
-        self, uid: str, namespace: Any, view: str, addresses: Iterable[bytes], *, identity: str = ""
+        self,
+        uid: str,
+        namespace: Any,
+        view: str,
+        addresses: Iterable[bytes],
+        *,
+        identity: str = "",
+        baggage: str = "",
     ) -> None:
+        self.baggage[uid] = baggage
         self.log.append(f"add {uid}")
         self.workloads[uid] = view
 
-    def set_identity(self, name: str, chain_pem: str, key_pem: str, bundle_pem: str) -> None:
+    def set_identity(
+        self, name: str, chain_pem: str, key_pem: str, bundle_pem: str, trust_domains: Sequence[str] = ()
+    ) -> None:
         self.log.append(f"identity {name}")
 
     def remove_identity(self, name: str) -> None:

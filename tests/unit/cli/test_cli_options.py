@@ -108,8 +108,9 @@ def test_variables_of_several_values_are_left_to_typer(monkeypatch: pytest.Monke
 
 @pytest.mark.parametrize("function", [run.run, controlplane.run])
 def test_help_tells_of_every_option(
-    function: Callable[..., None], capsys: pytest.CaptureFixture[str]
+    function: Callable[..., None], capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr("typer.rich_utils.MAX_WIDTH", 120)  # else long names are cut
     with pytest.raises(SystemExit):
         Command(function)(args=["--help"], prog_name="nodeagent")
     shown = capsys.readouterr().out
