@@ -78,7 +78,7 @@ def sections(state: AgentState) -> Iterator[tuple[str, Iterable[Mapping[str, Any
     """Yield (section, items), each to be written as a JSON array."""
     yield "workloads", map(workload, state.workloads())
     yield "services", map(service, state.services())
-    yield "policies", ()
+    yield "policies", state.authorizations()
     yield "certificates", map(certificate, state.status().certificates)
     yield "listeners", state.listeners()
     yield "routes", state.routes()

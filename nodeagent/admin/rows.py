@@ -14,6 +14,7 @@ from nodeagent.admin.state import (
     ConnectionRow,
     EndpointRow,
     ListenerRow,
+    PolicyRow,
     RouteRow,
     Row,
     ServiceRow,
@@ -41,6 +42,7 @@ RESOURCES: Final = {
         Resource("clusters", ClusterRow, ("name", "fqdn")),
         Resource("endpoints", EndpointRow, ("cluster", "workload", "address")),
         Resource("listeners", ListenerRow, ("name", "address", "port")),
+        Resource("policies", PolicyRow, ("name",)),
         Resource("connections", ConnectionRow, ("name", "id")),
         Resource("certificates", CertificateRow, ("identity", "serial")),
     )

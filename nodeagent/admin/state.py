@@ -255,6 +255,23 @@ class ListenerRow:
 
 
 @dataclass(frozen=True, slots=True)
+class PolicyRow:
+    """A policy that says who may do what at workloads of this node."""
+
+    name: str
+    namespace: str
+    kind: str  # AuthorizationPolicy, PeerAuthentication, RequestAuthentication, or filter
+    action: str  # ALLOW, DENY, AUDIT, CUSTOM or JWT
+    scope: str  # Global, Namespace or WorkloadSelector; empty: its listener's
+    workloads: tuple[str, ...]  # of this node, namespace/name
+    rules: int
+    dry_run: bool
+    source: str  # `Authorization`, or the listener whose filters hold it
+    state: str  # in force, no workload here, or closed: what it guards lets nothing pass
+    error: str = ""  # why it is closed, or why the version received last is not the one in force
+
+
+@dataclass(frozen=True, slots=True)
 class ConnectionRow:
     """A live downstream connection."""
 
@@ -283,6 +300,7 @@ Row = (
     | ListenerRow
     | ConnectionRow
     | CertificateRow
+    | PolicyRow
 )
 
 
@@ -316,6 +334,12 @@ class AgentState(Protocol):
 
     def listeners(self) -> Iterable[ListenerRow]:
         """Return the destinations and inbound ports in force."""
+
+    def policies(self) -> Iterable[PolicyRow]:
+        """Return the policies received."""
+
+    def authorizations(self) -> Iterable[Mapping[str, Any]]:
+        """Return the L4 policies received, in the JSON of ztunnel's configuration dump."""
 
     def connections(self) -> Iterable[ConnectionRow]:
         """Return the live downstream connections."""

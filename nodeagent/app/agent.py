@@ -103,7 +103,7 @@ class Agent:
             self._index_changed,
             self._workloads_stored,
         )
-        self.policies = Policies(config, self.workloads)
+        self.policies = Policies(config, self.index, self.workloads)
         self.identities = Identities(config)
         self.identities.serve(self.engine)
         events = ViewEvents(self._view_changed, self._inbound_changed, self._view_stored)
@@ -147,6 +147,7 @@ class Agent:
             self._zds,
             self._saver,
             self.identities,
+            self.policies,
             capture_reason,
             self._render_metrics,
             self.stop,

@@ -1,17 +1,29 @@
-"""Policies in the agent: which L4 rules hold for a workload of this node."""
+"""Policies in the agent: which L4 rules hold for a workload of this node, and what people are shown of all."""
 
 from __future__ import annotations
 
+from collections import defaultdict
+from collections.abc import Iterable, Iterator
+from typing import TYPE_CHECKING
+
+from nodeagent.admin.state import PolicyRow
+from nodeagent.app.agent_policy_rows import authorization_row, filter_rows
 from nodeagent.app.agent_workloads import WorkloadStream
-from nodeagent.compiler.workloads import WorkloadEntry
+from nodeagent.compiler.workloads import WorkloadEntry, WorkloadIndex
 from nodeagent.config.agent import AgentConfig
 from nodeagent.snapshot.policies import Rules
+from nodeagent.xds.types import AUTHORIZATION
+
+if TYPE_CHECKING:
+    from nodeagent.app.agent_enrolment import Enrolled
+    from nodeagent.app.agent_view import ViewController
 
 
 class Policies:
     """What the control plane tells of who may do what."""
 
-    def __init__(self, config: AgentConfig, workloads: WorkloadStream) -> None:
+    def __init__(self, config: AgentConfig, index: WorkloadIndex, workloads: WorkloadStream) -> None:
+        self._index = index
         self._has_identities = bool(config.ca)
         self._workloads = workloads
 
@@ -29,3 +41,41 @@ class Policies:
             return None
         listed = entry.policies if entry is not None else ()
         return self._workloads.policies.rules_for(namespace, listed, l4_only=l4_only)
+
+    # -- for people --
+
+    def rows(self, workloads: Iterable[Enrolled], views: Iterable[ViewController]) -> Iterator[PolicyRow]:
+        """L4 policies, then what the listeners of the views hold."""
+        served = [workload for workload in workloads if workload.state == "enrolled"]
+        held = defaultdict(set)
+        for workload in served:
+            for name in self._holding_for(workload):
+                held[name].add(_name(workload))
+        rejected = self._workloads.stream.protocol.types[AUTHORIZATION].rejected
+        for entry in self._workloads.policies:
+            yield authorization_row(entry, held[entry.name], rejected.get(entry.name, ""))
+        for view in views:
+            if view.inbound is not None:
+                users = [_name(workload) for workload in served if workload.view is view]
+                yield from filter_rows(view.name, view.inbound, users)
+
+    def _holding_for(self, workload: Enrolled) -> Iterator[str]:
+        """Names of the L4 policies that are asked at a workload."""
+        if workload.view is None or workload.view.inbound is None:
+            return
+        namespace = workload.pod.namespace
+        entry = self._index.workload_named(namespace, workload.pod.name)
+        listed = entry.policies if entry is not None else ()
+        l4_only = workload.view.inbound.l4_only
+        for policy in self._workloads.policies.holding_for(namespace, listed, l4_only=l4_only):
+            yield policy.name
+
+    def warnings(self) -> Iterator[str]:
+        """Policies that cannot be read, and deny everything for that."""
+        for entry in self._workloads.policies:
+            if entry.error:
+                yield f"policy {entry.name} cannot be read: {entry.error}; whom it may be for lets nothing in"
+
+
+def _name(workload: Enrolled) -> str:
+    return f"{workload.pod.namespace}/{workload.pod.name}"

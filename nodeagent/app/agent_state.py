@@ -22,6 +22,7 @@ from nodeagent.admin.state import (
     EnrolledWorkload,
     EnrolmentStatus,
     ListenerRow,
+    PolicyRow,
     RouteRow,
     ServiceRow,
     SnapshotStatus,
@@ -33,6 +34,8 @@ from nodeagent.app import agent_rows as rows
 from nodeagent.app.agent_configuration import Configuration
 from nodeagent.app.agent_enrolment import Enrolment
 from nodeagent.app.agent_identity import Identities
+from nodeagent.app.agent_policies import Policies
+from nodeagent.app.agent_policy_rows import dump_authorization
 from nodeagent.app.agent_ports import Engine
 from nodeagent.app.agent_resource import resource_json
 from nodeagent.app.agent_saver import Saver
@@ -44,7 +47,7 @@ from nodeagent.enroll.zds import ZdsClient
 from nodeagent.snapshot.values import Snapshot
 from nodeagent.xds.store import TypeState
 from nodeagent.xds.stream import DeltaStream
-from nodeagent.xds.types import L7_TYPES, message_class, short_name
+from nodeagent.xds.types import AUTHORIZATION, L7_TYPES, message_class, short_name
 
 CONNECTIONS_LISTED: Final = 10_000
 WARNINGS_LISTED: Final = 100
@@ -64,6 +67,7 @@ class Parts:
     zds: ZdsClient
     saver: Saver
     identities: Identities
+    policies: Policies
     capture_reason: str
     metrics: Callable[[], Iterable[bytes]]
     quit: Callable[[], None]
@@ -179,6 +183,7 @@ class State:
         if parts.saver.last_error:
             yield parts.saver.last_error
         yield from parts.identities.warnings()
+        yield from parts.policies.warnings()
         for rejection in parts.configuration.rejections:
             yield f"{rejection.kind} {rejection.table}: {rejection.message}"
         for view in parts.views:
@@ -228,6 +233,15 @@ class State:
             if inbound is not None:
                 view = workload.view.name if workload.view is not None else ""
                 yield from rows.inbound_rows(view, workload.pod.name, workload.pod.namespace, inbound)
+
+    def policies(self) -> Iterable[PolicyRow]:
+        """The policies received, and for whom of this node they are."""
+        return self._parts.policies.rows(self._parts.enrolment, self._parts.views)
+
+    def authorizations(self) -> Iterable[Mapping[str, Any]]:
+        """The L4 policies received, as ztunnel dumps them."""
+        for resource in tuple(self._parts.workloads.stream.protocol.types[AUTHORIZATION].resources.values()):
+            yield dump_authorization(message_class(AUTHORIZATION).FromString(resource.body))
 
     def connections(self) -> Iterable[ConnectionRow]:
         """Live downstream connections."""

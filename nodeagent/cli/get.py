@@ -75,7 +75,7 @@ def _moment(name: str) -> Cell:
     return cell
 
 
-SHORT_NAMES: Final = {"certs": "certificates"}
+SHORT_NAMES: Final = {"certs": "certificates", "policys": "policies"}
 _VIEW: Final = {"VIEW": _field("view")}
 LISTINGS: Final = {
     "workloads": Listing(
@@ -155,6 +155,19 @@ LISTINGS: Final = {
         },
         {"NAME": _field("name")},
         ("view", "direction", "port", "address"),
+    ),
+    "policies": Listing(
+        {
+            "NAMESPACE": _field("namespace"),
+            "NAME": _field("name"),
+            "ACTION": lambda row, wide: row["action"] + (" (dry run)" if row["dry_run"] else ""),
+            "SCOPE": _field("scope"),
+            "WORKLOADS": _list("workloads"),
+            "STATE": _field("state"),
+            "ERROR": _field("error"),
+        },
+        {"KIND": _field("kind"), "RULES": _field("rules"), "SOURCE": _field("source")},
+        ("namespace", "name", "source"),
     ),
     "connections": Listing(
         {

@@ -24,9 +24,9 @@ OutputOption = Annotated[
     Output, typer.Option("--output", "-o", help="How to print; wide: a table with more columns.")
 ]
 
-_GOOD: Final = frozenset({"ready", "SYNCED", "HEALTHY", "enrolled", "yes", "Available"})
+_GOOD: Final = frozenset({"ready", "SYNCED", "HEALTHY", "enrolled", "yes", "Available", "in force"})
 _BAD: Final = frozenset(
-    {"not ready", "STALE", "UNHEALTHY", "failed", "no", "error", "Unavailable", "Expired"}
+    {"not ready", "STALE", "UNHEALTHY", "failed", "no", "error", "Unavailable", "Expired", "closed"}
 )
 _DOUBTFUL: Final = frozenset({"NOT SENT", "pending", "DRAINING", "draining", "warning", "Initializing"})
 

@@ -18,6 +18,7 @@ from nodeagent.admin.state import (
     EnrolledWorkload,
     EnrolmentStatus,
     ListenerRow,
+    PolicyRow,
     RouteRow,
     ServicePortRow,
     ServiceRow,
@@ -206,6 +207,18 @@ class FakeState:
                 "0.0.0.0_9080",
                 "default",
             ),
+        )
+
+    def policies(self) -> Iterable[PolicyRow]:
+        common = ("default", "AuthorizationPolicy", "DENY", "Namespace", ("default/reviews-v1",), 1, False)
+        return (
+            PolicyRow("lock", *common, "Authorization", "in force"),
+            PolicyRow("bad", *common, "Authorization", "closed", "scope 9 is not known"),
+        )
+
+    def authorizations(self) -> Iterable[Mapping[str, Any]]:
+        return (
+            {"name": "lock", "namespace": "default", "scope": "Namespace", "action": "Deny", "rules": []},
         )
 
     def connections(self) -> Iterable[ConnectionRow]:

@@ -85,6 +85,8 @@ async def test_socket_is_for_its_owner_only(agent: Running) -> None:
         ("/listeners?name=9080", 1),
         ("/connections?name=7", 1),
         ("/certificates", 1),
+        ("/policies?state=closed", 1),
+        ("/policies?workloads=default/reviews-v1", 2),
     ],
 )
 async def test_lists_and_filters(agent: Running, target: str, count: int) -> None:
@@ -134,6 +136,7 @@ async def test_config_dump_has_ztunnels_sections(agent: Running) -> None:
     assert dump["services"][0]["vips"] == ["/10.96.0.7"]
     assert dump["services"][0]["ports"] == {"9080": 9080}
     assert dump["certificates"][0]["certChain"][0]["expirationTime"] == "2027-01-16T08:00:00Z"
+    assert dump["policies"][0]["action"] == "Deny"
     assert dump["clusters"][0]["name"] == V1
     assert dump["xdsClusters"] == [{"name": V1}]
 

@@ -240,3 +240,80 @@ class TestCallouts:
         node.server.put(LISTENER, "virtualInbound", xds.inbound_listener({9080: "http"}))
         await node.until(lambda: f"{view}/{AUTHORIZER}" not in node.view(view).clusters, "the cluster's end")
         assert AUTHORIZER not in node.server.wanted(CLUSTER)
+
+
+class TestWhatPeopleSee:
+    async def test_an_l4_policy_and_whom_it_is_for(self, node: Node) -> None:
+        node.server.put(AUTHORIZATION, STRICT, strict())
+        node.server.put(AUTHORIZATION, "default/lock", lock())
+        select(node.server, STRICT)
+        await node.enroll()
+        await node.until(lambda: len(node.agent.workloads.policies) == 2 and every(node), "policies")
+        rows = {row.name: row for row in node.agent.state.policies()}
+        row = rows["istio_converted_static_strict"]
+        assert (row.kind, row.action, row.scope) == ("PeerAuthentication", "DENY", "WorkloadSelector")
+        assert (row.workloads, row.state) == (("default/productpage-1",), "in force")
+        # The listener's filters stand for it.
+        assert (rows["lock"].workloads, rows["lock"].state) == ((), "no workload here")
+
+    async def test_the_policies_of_a_listener(self, node: Node) -> None:
+        rule = {"permissions": [{"any": True}], "principals": [{"any": True}]}
+        names = {f"ns[shop]-policy[p]-rule[{index}]": rule for index in (0, 1)}
+        custom = {"istio-ext-authz-own-ns[shop]-policy[ask]-rule[0]": rule}
+        chain = http_chain(
+            guard(HTTP_RBAC, shadowRules={"policies": custom}, shadowRulesStatPrefix="istio_ext_authz_"),
+            guard(HTTP_RBAC, rules={"action": "LOG", "policies": names}),
+            guard(HTTP_EXT_AUTHZ),
+        )
+        node.server.put(LISTENER, "virtualInbound", listener(chain))
+        view = await node.enroll()
+        rows = {(row.namespace, row.name): row for row in node.agent.state.policies()}
+        assert (rows["shop", "p"].action, rows["shop", "p"].rules) == ("AUDIT", 2)
+        assert (rows["shop", "ask"].action, rows["shop", "ask"].dry_run) == ("CUSTOM", False)
+        assert rows["shop", "p"].source == f"virtualInbound of {view}"
+        assert "ext_authz without a service" in rows["", ""].error
+        assert rows["", ""].state == "closed"
+
+    async def test_one_that_cannot_be_read(self, node: Node) -> None:
+        await node.enroll()
+        bad = strict()
+        bad.scope = 9
+        node.server.put(AUTHORIZATION, "default/bad", bad)
+        await node.until(lambda: every(node), "denial")
+        (row,) = node.agent.state.policies()
+        assert (row.name, row.state, row.error) == ("bad", "closed", "scope 9 is not known")
+        warning = (
+            "policy default/bad cannot be read: scope 9 is not known; whom it may be for lets nothing in"
+        )
+        assert warning in node.agent.state.status().warnings
+
+    async def test_the_dump_is_ztunnels(self, node: Node) -> None:
+        message = strict()
+        match = message.rules[0].clauses[0].matches.add()
+        match.principals.add(exact="cluster.local/ns/a/sa/b")
+        match.source_ips.add(address=b"\x0a\x00\x00\x00", length=8)
+        match.destination_ports.append(80)
+        match.service_accounts.add(namespace="a", serviceAccount="b")
+        node.server.put(AUTHORIZATION, STRICT, message)
+        await node.until(lambda: len(node.agent.workloads.policies), "policy")
+        (dumped,) = node.agent.state.authorizations()
+        assert dumped == {
+            "name": "istio_converted_static_strict",
+            "namespace": "istio-system",
+            "scope": "WorkloadSelector",
+            "action": "Deny",
+            "rules": [
+                [
+                    [
+                        {"notPrincipals": [{"Presence": []}]},
+                        {
+                            "principals": [{"Exact": "cluster.local/ns/a/sa/b"}],
+                            "sourceIps": ["10.0.0.0/8"],
+                            "destinationPorts": [80],
+                            "serviceAccounts": [{"namespace": "a", "serviceAccount": "b"}],
+                        },
+                    ]
+                ]
+            ],
+            "dryRun": False,
+        }
