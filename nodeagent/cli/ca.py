@@ -1,4 +1,4 @@
-"""`nodeagent ca`: look at a CA's folder, and replace its root."""
+"""`nodeagent ca`: make a CA's folder, look at it, and replace its root."""
 
 from __future__ import annotations
 
@@ -20,11 +20,29 @@ app = typer.Typer(add_completion=False, pretty_exceptions_enable=False, rich_mar
 FolderOption = Annotated[
     Path, typer.Option("--ca-dir", envvar="NODEAGENT_CA_DIR", help="Folder of the self-made root.")
 ]
+TrustDomainOption = Annotated[
+    str, typer.Option(envvar="NODEAGENT_TRUST_DOMAIN", help="SPIFFE trust domain, part of the root's name.")
+]
 
 
 @app.callback()
 def ca() -> None:
-    """Look at a CA's folder, and replace its root."""
+    """Make a CA's folder, look at it, and replace its root."""
+
+
+@app.command()
+def create(
+    folder: FolderOption = settings.DEFAULT_FOLDER,
+    trust_domain: TrustDomainOption = "cluster.local",
+) -> None:
+    """Make a self-signed root, for control planes that are to share it; one by itself makes its own.
+
+    The files have the names of Istio's `cacerts`: in Kubernetes, make a Secret of the folder. What is there stays.
+    """
+    from nodeagent.controlplane.ca.selfmade import ensure_root
+
+    made = ensure_root(folder, trust_domain, datetime.datetime.now(datetime.UTC))
+    print(f"{folder}: " + ("made a new root" if made else "there is a root already; nothing has changed"))
 
 
 @app.command()
@@ -70,10 +88,7 @@ def _describe(certificate: Certificate) -> dict[str, Any]:
 @app.command()
 def rotate(
     folder: FolderOption = settings.DEFAULT_FOLDER,
-    trust_domain: Annotated[
-        str,
-        typer.Option(envvar="NODEAGENT_TRUST_DOMAIN", help="SPIFFE trust domain, part of the root's name."),
-    ] = "cluster.local",
+    trust_domain: TrustDomainOption = "cluster.local",
     overlap: Annotated[
         float,
         typer.Option(metavar="SECONDS", help="How long certificates live: the least time between two steps."),

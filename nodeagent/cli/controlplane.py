@@ -109,6 +109,9 @@ def run(
         Path | None,
         _ca_option("jwks-root", "Know the server of --jwks by these roots. Default: the machine's."),
     ] = None,
+    jwks_token: Annotated[
+        Path | None, _ca_option("jwks-token", "File with a bearer token for the server of --jwks.")
+    ] = None,
     jwt_issuer: Annotated[str, _ca_option("jwt-issuer", "The issuer of service account tokens.")] = "",
     jwt_audience: Annotated[
         str, _ca_option("jwt-audience", "The audience of service account tokens.")
@@ -151,6 +154,7 @@ def run(
             node_tokens=node_tokens,
             jwks=jwks,
             jwks_root=jwks_root,
+            jwks_token=jwks_token,
             jwt_issuer=jwt_issuer,
             jwt_audience=jwt_audience,
             node_accounts=tuple(node_account or ca_settings.DEFAULT_NODE_ACCOUNTS),

@@ -41,6 +41,8 @@ class CaConfig:
     """File or https URL with the keys that sign service account tokens."""
     jwks_root: Path | None = None
     """Root certificates of the server at `jwks`; None: the machine's."""
+    jwks_token: Path | None = None
+    """File with a bearer token for the server at `jwks`."""
     jwt_issuer: str = ""
     jwt_audience: str = DEFAULT_AUDIENCE
     node_accounts: tuple[str, ...] = DEFAULT_NODE_ACCOUNTS

@@ -28,6 +28,7 @@ class KeyServer:
         self.status = 200
         self.body: bytes | None = None
         self.url = ""
+        self.token = ""
         key = pki.p256()
         chain = pki.leaf(pki.authority(folder / "ca"), key, x509.DNSName("localhost"))
         (folder / "server.pem").write_bytes(chain[0].encode() + pki.key_pem(key))
@@ -36,6 +37,8 @@ class KeyServer:
 
     async def answer(self, request: web.Request) -> web.StreamResponse:
         self.requests += 1
+        if self.token and request.headers.get("Authorization") != f"Bearer {self.token}":
+            return web.Response(status=403)
         if self.status == 302:
             raise web.HTTPFound("https://elsewhere.example/keys")
         return web.Response(status=self.status, body=self.body or self.issuer.path.read_bytes())
@@ -112,6 +115,25 @@ async def test_a_server_with_a_certificate_of_others_is_not_believed(server: Key
     keys = KeySet(server.url)
     assert await keys.key("kid-1") is None
     assert "certificate verify failed" in keys.last_error
+
+
+@pytest.mark.usefixtures("impatient")
+async def test_a_server_that_wants_a_token_gets_the_present_one(server: KeyServer, tmp_path: Path) -> None:
+    server.token = "first"
+    token = tmp_path / "token"
+    token.write_text("first\n")
+    keys = KeySet(server.url, server.root, token)
+    assert await keys.key("kid-1") is not None
+    server.token = "second"
+    assert await keys.key("kid-2") is None
+    assert "the server answers 403" in keys.last_error
+    token.write_text("second\n")
+    assert await keys.key("kid-2") is None
+    assert keys.last_error == ""
+    token.unlink()
+    assert await keys.key("kid-2") is None
+    assert "No such file" in keys.last_error
+    assert await keys.key("kid-1") is not None
 
 
 async def test_a_root_that_is_not_there(server: KeyServer) -> None:

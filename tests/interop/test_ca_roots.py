@@ -18,6 +18,7 @@ from harness.ca_plane import CaPlane, ca_plane
 from harness.pki import WEB, csr
 
 from nodeagent.controlplane.ca import rotation
+from nodeagent.controlplane.ca.folder import load_authority
 from nodeagent.controlplane.ca.rotation import Step
 from nodeagent.errors import ConfigError
 
@@ -216,6 +217,21 @@ class TestRotation:
             first = await issued(plane)
         async with ca_plane(tmp_path) as plane:
             assert (await issued(plane))[-1] == first[-1]
+
+    def test_a_root_can_be_made_beforehand(self, tmp_path: Path) -> None:
+        folder = tmp_path / "cacerts"
+        command = [sys.executable, "-m", "nodeagent.cli.main", "ca", "create", "--ca-dir", str(folder)]
+        for said in ("made a new root", "there is a root already"):
+            done = subprocess.run(command, capture_output=True, text=True, check=True)
+            assert said in done.stdout
+        authority = load_authority(folder, pki.now())
+        assert "cluster.local" in authority.certificate.subject.rfc4514_string()
+        assert {path.name for path in folder.iterdir()} == {
+            ".lock",
+            "ca-cert.pem",
+            "ca-key.pem",
+            "root-cert.pem",
+        }
 
     def test_the_command_keeps_the_time_between_steps(self, tmp_path: Path) -> None:
         pki.authority(tmp_path)

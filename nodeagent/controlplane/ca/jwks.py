@@ -27,10 +27,15 @@ FETCH_TIMEOUT: Final = 5.0
 
 
 class KeySet:
-    """The keys by id. The last good set stays while the source cannot be read."""
+    """The keys by id. The last good set stays while the source cannot be read.
 
-    def __init__(self, source: str, root: Path | None = None) -> None:
+    `token` is a file with a bearer token that a server at a URL wants, read anew each time: the API server of
+    Kubernetes tells its keys to service accounts.
+    """
+
+    def __init__(self, source: str, root: Path | None = None, token: Path | None = None) -> None:
         self._root = root
+        self._token = token
         self._path = None if source.startswith("https://") else Path(source.removeprefix("file://"))
         self._url = source if self._path is None else ""
         if source.startswith("http://"):
@@ -86,8 +91,9 @@ class KeySet:
     async def _fetch(self) -> bytes:
         timeout = aiohttp.ClientTimeout(total=FETCH_TIMEOUT)
         context = ssl.create_default_context(cafile=self._root)
+        headers = {"Authorization": f"Bearer {self._token.read_text().strip()}"} if self._token else {}
         async with (
-            aiohttp.ClientSession(timeout=timeout, trust_env=False) as session,
+            aiohttp.ClientSession(timeout=timeout, trust_env=False, headers=headers) as session,
             session.get(self._url, allow_redirects=False, ssl=context) as response,
         ):
             if response.status != 200:

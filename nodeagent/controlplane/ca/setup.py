@@ -52,9 +52,8 @@ class CertificateAuthority:
     def _authenticators(self, config: CaConfig, trust_domain: str) -> list[Authenticator]:
         kinds: list[Authenticator] = []
         if config.jwks:
-            reviewer = JwksReviewer(
-                KeySet(config.jwks, config.jwks_root), config.jwt_issuer, config.jwt_audience
-            )
+            keys = KeySet(config.jwks, config.jwks_root, config.jwks_token)
+            reviewer = JwksReviewer(keys, config.jwt_issuer, config.jwt_audience)
             kinds.append(
                 ServiceAccountTokens(reviewer, trust_domain, config.node_accounts, self._node_of_pod)
             )

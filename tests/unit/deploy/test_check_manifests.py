@@ -7,8 +7,12 @@ import shutil
 import sys
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 import pytest
+import yaml
+
+from nodeagent.config.ca import DEFAULT_AUDIENCE, DEFAULT_NODE_ACCOUNTS
 
 pytest.importorskip(
     "kubernetes_validate", reason="kubernetes-validate is not installed; `make lint` installs it"
@@ -125,3 +129,43 @@ def test_a_service_without_pods(checker: ModuleType, tree: Path) -> None:
     messages = "\n".join(checker.check(tree).messages)
     assert "Service else: selects no pod template" in messages
     assert "PodDisruptionBudget else: selects no pod template" in messages
+
+
+def _container(name: str) -> dict[str, Any]:
+    documents = yaml.safe_load_all((DEPLOY / "kubernetes" / f"{name}.yaml").read_text())
+    return next(document for document in documents if document["kind"] in ("DaemonSet", "Deployment"))
+
+
+def test_agents_know_the_control_plane_by_the_name_it_has_and_are_known_by_their_account() -> None:
+    agent, plane = _container("agent"), _container("controlplane")
+    spec = agent["spec"]["template"]["spec"]
+    env = {variable["name"]: variable for variable in spec["containers"][0]["env"]}
+    arguments = plane["spec"]["template"]["spec"]["containers"][0]["args"]
+    (name,) = [text.partition("=")[2] for text in arguments if text.startswith("--tls-name=")]
+    (port,) = [text.rpartition(":")[2] for text in arguments if text.startswith("--listen-tls=")]
+    assert env["NODEAGENT_XDS"]["value"] == f"https://{name}:{port}"
+    assert env["NODEAGENT_CA"]["value"] == f"{name}:{port}"
+    assert f"nodeagent-system/{spec['serviceAccountName']}" in DEFAULT_NODE_ACCOUNTS
+    volumes = {volume["name"]: volume for volume in spec["volumes"]}
+    (token,) = volumes["token"]["projected"]["sources"]
+    assert token["serviceAccountToken"]["audience"] == DEFAULT_AUDIENCE
+    (mount,) = [each for each in spec["containers"][0]["volumeMounts"] if each["name"] == "token"]
+    path = f"{mount['mountPath']}/{token['serviceAccountToken']['path']}"
+    assert env["NODEAGENT_TOKEN"]["value"] == path
+    assert volumes["root-cert"]["secret"]["items"] == [{"key": "root-cert.pem", "path": "root-cert.pem"}]
+
+
+def test_the_agent_is_told_which_pod_it_is() -> None:
+    container = _container("agent")["spec"]["template"]["spec"]["containers"][0]
+    fields = {
+        variable["name"]: variable["valueFrom"]["fieldRef"]["fieldPath"]
+        for variable in container["env"]
+        if "valueFrom" in variable
+    }
+    assert fields == {
+        "NODEAGENT_NODE": "spec.nodeName",
+        "POD_NAME": "metadata.name",
+        "POD_NAMESPACE": "metadata.namespace",
+        "INSTANCE_IP": "status.podIP",
+        "SERVICE_ACCOUNT": "spec.serviceAccountName",
+    }
