@@ -226,6 +226,11 @@ static value protocol(formatter *f, const na_access_record *record) {
   return ours(record->protocol != 0 && record->method[0] ? "HTTP/2" : NULL);
 }
 
+/* Opaque, also when it is HTTP/2 that nobody looked at. */
+static bool is_connection(const na_access_record *record) {
+  return record->protocol == 0 || record->protocol == 3;
+}
+
 static value cluster(const formatter *f, const na_access_record *record) {
   for (size_t i = 0; record->cluster_tag && i < f->names_n; i++)
     if (f->names[i].tag == record->cluster_tag)
@@ -257,7 +262,9 @@ static value value_of(formatter *f, const na_access_record *record, enum field f
   case RESPONSE_FLAGS:
     return flags(f, record->flags);
   case RESPONSE_CODE_DETAILS:
-    return foreign(record->detail);
+    return is_connection(record) ? ours(NULL) : foreign(record->detail);
+  case CONNECTION_TERMINATION_DETAILS:
+    return is_connection(record) ? foreign(record->detail) : ours(NULL);
   case UPSTREAM_TRANSPORT_FAILURE_REASON:
     return foreign(record->upstream_failure);
   case BYTES_RECEIVED:
@@ -292,7 +299,6 @@ static value value_of(formatter *f, const na_access_record *record, enum field f
     return peer(f, record, true);
   case UPSTREAM_PEER:
     return peer(f, record, false);
-  case CONNECTION_TERMINATION_DETAILS: /* not recorded */
   case REQUESTED_SERVER_NAME:
     break;
   }

@@ -79,6 +79,8 @@ struct na_stage_kind {
   void (*explain)(const na_stage *stage, const na_subject *subject, na_out *out);
   /* Complete it, and check it: na_guards_fail(). NULL: nothing to do. */
   int (*seal)(na_guards *guards, na_stage *stage);
+  /* Take numbers for what is reported by name. NULL: nothing is. */
+  void (*enlist)(na_stage *stage, na_names *names);
   void (*free)(na_stage *stage);
 };
 

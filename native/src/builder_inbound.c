@@ -55,6 +55,8 @@ static int take_guards(na_builder *b, na_inbound *inbound, na_guards *const *gua
   if (m && !inbound->guards)
     return na_builder_out(b, -ENOMEM);
   for (size_t i = 0; i < m; i++) {
+    if (b->registry->policies)
+      na_guards_enlist(guards[i], b->registry->policies);
     int rc = na_guards_seal(guards[i]);
     if (rc)
       return na_builder_fail(b, rc, "workload %u: guards %zu: %s", inbound->workload, i + 1,

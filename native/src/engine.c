@@ -125,11 +125,13 @@ int na_engine_new(const na_config *config, na_engine **out) {
   memset(engine, 0, size);
   engine->config = complete;
   na_principals_init(&engine->principals);
+  na_principals_init(&engine->policies);
   na_neighbours_init(&engine->neighbours);
   engine->event_fd = eventfd(0, EFD_NONBLOCK | EFD_CLOEXEC);
   error = engine->event_fd < 0 ? -errno : na_snapshots_init(&engine->snapshots, complete.workers, wake_all, engine);
   if (error)
     goto fail;
+  engine->snapshots.policies = &engine->policies;
   error = init_workers(engine);
   if (!error) {
     *out = engine;
@@ -140,6 +142,7 @@ fail:
   if (engine->event_fd >= 0)
     close(engine->event_fd);
   na_principals_free(&engine->principals);
+  na_principals_free(&engine->policies);
   na_neighbours_free(&engine->neighbours);
   free(engine);
   return error;
@@ -185,6 +188,7 @@ void na_engine_free(na_engine *engine) {
   }
   na_snapshots_free(&engine->snapshots);
   na_principals_free(&engine->principals);
+  na_principals_free(&engine->policies);
   close(engine->event_fd);
   free(engine);
 }

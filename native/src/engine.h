@@ -17,6 +17,7 @@ struct na_engine {
   int event_fd;
   na_event_filter event_filter;
   na_principals principals;
+  na_names policies;
   na_neighbours neighbours;
   bool running;
   bool stopped;

@@ -60,6 +60,10 @@ int na_workload_baggage(na_engine *engine, uint32_t id, const char *baggage) {
   return na_workload_set_text(&workload->baggage, baggage);
 }
 
+const char *na_engine_policy(na_engine *engine, uint32_t id) {
+  return na_principals_text(&engine->policies, id);
+}
+
 const char *na_engine_principal(na_engine *engine, uint32_t id) {
   return na_principals_text(&engine->principals, id);
 }

@@ -15,6 +15,7 @@
 #define NA_MAX_POLICIES    8192 /* of a stage */
 #define NA_MAX_POLICY_NAME 256
 
+typedef struct na_principals na_names; /* principals.h */
 typedef struct na_stage na_stage;
 typedef struct na_stage_kind na_stage_kind; /* authz.h */
 typedef struct na_tokens na_tokens;         /* tokens.h */
@@ -28,6 +29,7 @@ struct na_stage {
 /* A named reason to allow or to deny. */
 typedef struct na_policy {
   char *name;
+  uint32_t id;  /* na_engine_policy() */
   char *detail; /* of what it refuses, as Envoy words it */
   na_expression check;
 } na_policy;
@@ -67,6 +69,8 @@ int na_guards_begin(na_guards *guards);
 int na_guards_append(na_guards *guards, enum na_guarded guarded, na_stage *stage);
 /* Have na_check_* append to this expression, of something by that name. */
 void na_guards_open(na_guards *guards, na_expression *expression, const char *name);
+/* Give the policies their numbers, unless the guards are complete already. */
+void na_guards_enlist(na_guards *guards, na_names *names);
 /* Complete them; after that nothing can be added. */
 int na_guards_seal(na_guards *guards);
 

@@ -97,6 +97,13 @@ void na_guards_open(na_guards *guards, na_expression *expression, const char *na
   guards->open_name = name;
 }
 
+void na_guards_enlist(na_guards *guards, na_names *names) {
+  for (int side = 0; side < 2 && !guards->sealed; side++)
+    for (na_stage *stage = guards->stages[side]; stage; stage = stage->next)
+      if (stage->kind->enlist)
+        stage->kind->enlist(stage, names);
+}
+
 int na_guards_seal(na_guards *guards) {
   if (guards->sealed)
     return 0;

@@ -15,7 +15,7 @@
 #include "http_body.h"
 
 typedef struct na_upstream na_upstream; /* http_upstream.h */
-typedef struct na_refusal na_refusal; /* authz.h */
+typedef struct na_refusal na_refusal;   /* authz.h */
 typedef struct na_tunnel na_tunnel;     /* http_tunnel.h */
 
 /* Attempts after failed connects (Istio's default retry policy: connect-failure, 2 attempts more). */

@@ -7,7 +7,11 @@
 #include <string.h>
 
 #include "authz.h"
-#include "worker.h"
+#include "conn.h"
+#include "principals.h"
+
+/* The number of a policy for which there was no room among the names. */
+#define NA_UNNAMED_POLICY UINT32_MAX
 
 /* Envoy: rbac_filter.cc */
 #define RBAC_METADATA "envoy.filters.http.rbac"
@@ -28,9 +32,25 @@ static const na_policy *first_match(const na_rules *rules, const na_facts *facts
   return NULL;
 }
 
-static void count(const na_subject *subject, enum na_counter_id id) {
-  if (subject->worker && !subject->again)
-    na_worker_count(subject->worker, id);
+/* Count a decision, for all and by its policy; NULL: that none matched. */
+static void count(const na_subject *subject, const na_policy *matched, enum na_outcome outcome) {
+  static const enum na_counter_id counters[] = {NA_COUNTER_RBAC_ALLOWED, NA_COUNTER_RBAC_DENIED,
+                                                NA_COUNTER_RBAC_SHADOW_ALLOWED, NA_COUNTER_RBAC_SHADOW_DENIED,
+                                                NA_COUNTER_RBAC_LOGGED};
+  na_worker *worker = subject->worker;
+  if (!worker || subject->again)
+    return;
+  na_worker_count(worker, counters[outcome]);
+  const na_stat_key key = {.kind = NA_STAT_POLICY,
+                           .workload = subject->conn->workload->id,
+                           .cluster_tag = matched ? matched->id : 0,
+                           .flags = outcome,
+                           .inbound = 1,
+                           .protocol = subject->request ? NA_PROTOCOL_HTTP1 : NA_PROTOCOL_OPAQUE};
+  bool decided = matched || outcome == NA_OUTCOME_DENIED || outcome == NA_OUTCOME_SHADOW_DENIED;
+  na_stat_row *row = decided ? na_stats_row(&worker->stats, &key) : NULL;
+  if (row)
+    row->count++;
 }
 
 /* Keep what a shadow found for later stages. */
@@ -53,18 +73,18 @@ static enum na_verdict ask(const na_stage *stage, na_subject *subject, na_refusa
   const na_policy *matched = first_match(rules, &subject->facts);
   if (rules->action == NA_RULE_LOG) {
     if (matched)
-      count(subject, NA_COUNTER_RBAC_LOGGED);
+      count(subject, matched, NA_OUTCOME_LOGGED);
     return NA_VERDICT_ALLOW;
   }
   bool allowed = (rules->action == NA_RULE_ALLOW) == (matched != NULL);
   if (rules->shadow) {
-    count(subject, allowed ? NA_COUNTER_RBAC_SHADOW_ALLOWED : NA_COUNTER_RBAC_SHADOW_DENIED);
+    count(subject, matched, allowed ? NA_OUTCOME_SHADOW_ALLOWED : NA_OUTCOME_SHADOW_DENIED);
     if (!subject->authz || keep_outcome(rules, subject->authz, matched, allowed) == 0)
       return NA_VERDICT_ALLOW;
     *refusal = refusal_of("rbac_access_denied_no_memory"); /* later stages would go by what they do not see */
     return NA_VERDICT_DENY;
   }
-  count(subject, allowed ? NA_COUNTER_RBAC_ALLOWED : NA_COUNTER_RBAC_DENIED);
+  count(subject, matched, allowed ? NA_OUTCOME_ALLOWED : NA_OUTCOME_DENIED);
   if (allowed)
     return NA_VERDICT_ALLOW;
   *refusal = refusal_of(matched ? matched->detail : NONE_MATCHED);
@@ -108,6 +128,14 @@ static char *detail_of(const char *name) {
   return detail;
 }
 
+static void enlist(na_stage *stage, na_names *names) {
+  na_rules *rules = na_container_of(stage, na_rules, stage);
+  for (uint32_t i = 0; i < rules->n; i++) {
+    uint32_t id = na_principals_intern(names, rules->policies[i].name);
+    rules->policies[i].id = id ? id : NA_UNNAMED_POLICY;
+  }
+}
+
 static int seal(na_guards *guards, na_stage *stage) {
   na_rules *rules = na_container_of(stage, na_rules, stage);
   for (uint32_t i = 0; i < rules->n; i++) {
@@ -133,4 +161,4 @@ static void rules_free(na_stage *stage) {
 }
 
 const na_stage_kind na_stage_rules = {
-    .name = "rules", .ask = ask, .explain = explain, .seal = seal, .free = rules_free};
+    .name = "rules", .ask = ask, .explain = explain, .seal = seal, .enlist = enlist, .free = rules_free};

@@ -184,6 +184,7 @@ typedef struct na_snapshots {
   uint64_t seed;           /* where balancers start */
   na_slots *cluster_names; /* control thread, but for the reference counts of slots */
   na_slots *table_names;
+  na_names *policies;   /* the engine's; or NULL */
   na_snapshot *retired; /* oldest first */
   na_snapshot *last_retired;
   void (*wake)(void *context); /* make every worker begin a loop turn soon; or NULL */

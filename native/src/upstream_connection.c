@@ -144,10 +144,13 @@ static void on_timer(na_timer *timer) {
 
 static void on_connecting(na_upstream *upstream, uint32_t events) {
   int error = events ? upstream->stream.transport->connected(&upstream->stream) : -EINPROGRESS;
-  if (error == 0)
+  if (error == 0) {
     connected(upstream);
-  else if (error != -EINPROGRESS)
+    if (!upstream->dead && upstream->stream.readable)
+      na_upstream_resume(upstream); /* it spoke at once: nobody will tell that again */
+  } else if (error != -EINPROGRESS) {
     connect_failed(upstream, error);
+  }
 }
 
 static void on_event(na_watch *watch, uint32_t events) {

@@ -223,6 +223,44 @@ static void a_refused_body_is_no_request(void **state) {
   close(server);
 }
 
+static void decisions_are_counted_by_policy(void **state) {
+  need_capture(ready);
+  int n;
+  na_guards *guards = new_guards(NA_GUARDED_REQUEST, NA_RULE_ALLOW, "readers");
+  guard_text(guards, NA_ATTRIBUTE_HEADER, NA_MATCH_EXACT, ":method", "GET", 0);
+  put_in_force(NA_PROTOCOL_HTTP, guards, NULL);
+  (void)get_stats(&engine, &n);
+  int server = listen_at(false, POD, 8080);
+  int client = dial_from(false, CLIENT, POD, 8080);
+  put(client, GET_ROOT);
+  int upstream = answer(server);
+  expect_head(upstream, "GET / HTTP/1.1");
+  put(upstream, OK_HELLO);
+  expect_head(client, "HTTP/1.1 200 OK");
+  expect(client, "hello");
+  for (int i = 0; i < 2; i++) {
+    put(client, "PUT / HTTP/1.1\r\nHost: a\r\nContent-Length: 0\r\n\r\n");
+    expect_403(client);
+  }
+  uint64_t allowed = 0, denied = 0;
+  const na_stat_row *rows = get_stats(&engine, &n);
+  for (int i = 0; i < n; i++) {
+    if (rows[i].kind != NA_STAT_POLICY)
+      continue;
+    assert_int_equal(rows[i].workload, 7);
+    assert_int_equal(rows[i].protocol, 1);
+    bool readers = strcmp(na_engine_policy(engine.engine, rows[i].cluster_tag), "readers") == 0;
+    assert_int_equal(rows[i].flags, readers ? NA_OUTCOME_ALLOWED : NA_OUTCOME_DENIED);
+    allowed += readers ? rows[i].count : 0;
+    denied += readers ? 0 : rows[i].count;
+  }
+  assert_int_equal(allowed, 1);
+  assert_int_equal(denied, 2);
+  close(client);
+  close(upstream);
+  close(server);
+}
+
 /* ---- TCP, and what shows later ---- */
 
 static void connections_are_judged(void **state) {
@@ -417,6 +455,7 @@ int main(void) {
       cmocka_unit_test(no_spelling_slips_past),
       cmocka_unit_test(headers_and_hosts_are_judged),
       cmocka_unit_test(a_refused_body_is_no_request),
+      cmocka_unit_test(decisions_are_counted_by_policy),
       cmocka_unit_test(connections_are_judged),
       cmocka_unit_test(every_connection_is_asked_first),
       cmocka_unit_test(undeclared_ports_are_judged_by_what_they_speak),

@@ -446,6 +446,19 @@ static void cuts_a_broken_response(void **state) {
   end(&s);
 }
 
+/* Some servers say that they are busy without hearing what about. */
+static void passes_on_an_answer_that_comes_with_the_connection(void **state) {
+  for (int i = 0; i < 20; i++) {
+    scene s = begin();
+    put(s.client, GET_ROOT);
+    int server = answer(s.listener);
+    put(server, "HTTP/1.1 503 Service Unavailable\r\nContent-Length: 0\r\nConnection: close\r\n\r\n");
+    expect_head(s.client, "HTTP/1.1 503 Service Unavailable");
+    close(server);
+    end(&s);
+  }
+}
+
 static void answers_502_for_a_malformed_response(void **state) {
   scene s = begin();
   put(s.client, GET_ROOT);
@@ -500,6 +513,7 @@ int main(void) {
       cmocka_unit_test(closes_upstream_when_the_client_leaves),
       cmocka_unit_test(notices_that_a_one_shot_client_leaves),
       cmocka_unit_test(cuts_a_broken_response),
+      cmocka_unit_test(passes_on_an_answer_that_comes_with_the_connection),
       cmocka_unit_test(answers_502_for_a_malformed_response),
       cmocka_unit_test(answers_503_when_the_upstream_closes),
   };

@@ -312,6 +312,7 @@ class Agent:
 
     def _pull_statistics(self) -> None:
         self._metrics.update(self.engine.drain_stats())
+        self._metrics.update_decisions(self.engine.drain_decisions())
 
     async def _follow_access(self) -> None:
         from nodeagent.telemetry.pace import Pace

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Protocol
 
 from nodeagent.dataplane.netns import NetworkNamespace
-from nodeagent.dataplane.report import Connection, Counter, LineFormat, Lines, StatRow
+from nodeagent.dataplane.report import Connection, Counter, Decision, LineFormat, Lines, StatRow
 from nodeagent.snapshot.values import Need, Snapshot, Use, VirtualHost
 
 if TYPE_CHECKING:
@@ -79,6 +79,9 @@ class Engine(Protocol):
 
     def drain_stats(self) -> Sequence[StatRow]:
         """Statistics since the last call."""
+
+    def drain_decisions(self) -> Mapping[Decision, int]:
+        """What policies decided, of what drain_stats() has read."""
 
     def drain_access_lines(self, form: LineFormat) -> Sequence[Lines]:
         """Access records since the last call, as lines of a log."""

@@ -27,7 +27,7 @@ from nodeagent.dataplane.builder import (
 )
 from nodeagent.dataplane.listeners import Opener, open_listeners
 from nodeagent.dataplane.netns import NetworkNamespace
-from nodeagent.dataplane.report import AccessRecord, Connection, Counter, LineFormat, Lines, StatRow
+from nodeagent.dataplane.report import AccessRecord, Connection, Counter, Decision, LineFormat, Lines, StatRow
 from nodeagent.dataplane.report_reader import ReportReader
 from nodeagent.dataplane.ruleset import HBONE_PORT, INBOUND_PORT, OUTBOUND_PORT
 from nodeagent.dataplane.tags import TagTable
@@ -456,6 +456,11 @@ class EngineOwner:
             return []
         with self._lock:
             return self._reader.stats(self._engine)
+
+    def drain_decisions(self) -> dict[Decision, int]:
+        """How often policies decided, as far as drain_stats() has read it since the last call."""
+        with self._lock:
+            return self._reader.decisions()
 
     def drain_access(self) -> list[AccessRecord]:
         """The access records since the last call; none unless the settings ask for them."""

@@ -22,6 +22,16 @@ class StatKind(IntEnum):
     TCP_BYTES = 4
 
 
+class Outcome(IntEnum):
+    """enum na_outcome: what a policy decided."""
+
+    ALLOWED = 0
+    DENIED = 1
+    SHADOW_ALLOWED = 2
+    SHADOW_DENIED = 3
+    LOGGED = 4
+
+
 class WireProtocol(IntEnum):
     """What a connection turned out to speak, in rows and records."""
 
@@ -101,6 +111,17 @@ class StatRow:
     response_size: tuple[int, ...]
     principal: str = ""
     mutual_tls: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Decision:
+    """What is counted of policies that decided alike (NA_STAT_POLICY). `workload` is the uid of the one that was to be
+    reached; `policy` is "" where ALLOW rules had none that matched."""
+
+    workload: str
+    policy: str
+    outcome: Outcome
+    protocol: WireProtocol
 
 
 @dataclass(frozen=True, slots=True)

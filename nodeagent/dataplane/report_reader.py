@@ -13,8 +13,10 @@ from nodeagent.dataplane.report import (
     Connection,
     ConnectionState,
     Counter,
+    Decision,
     LineFormat,
     Lines,
+    Outcome,
     StatKind,
     StatRow,
     WireProtocol,
@@ -39,6 +41,11 @@ def _principal(engine: Any, number: int) -> str:
     return _text(lib.na_engine_principal(engine, number)) if number else ""
 
 
+def _policy(engine: Any, number: int) -> str:
+    """A policy's name; "" for none, `overflow` for one that had no room among the names."""
+    return (_text(lib.na_engine_policy(engine, number)) or "overflow") if number else ""
+
+
 class ReportReader:
     """Reads from one engine. The caller holds the engine's lock."""
 
@@ -46,6 +53,7 @@ class ReportReader:
         self._tags = tags
         self._uids = uids
         self._rows = ffi.new("na_stat_row[]", BATCH)
+        self._decisions: dict[Decision, int] = {}
         self._records: Any = None
         self._writer: LineWriter | None = None
         self._names = [
@@ -58,12 +66,30 @@ class ReportReader:
         ]
 
     def stats(self, engine: Any) -> list[StatRow]:
-        """All rows since the last call."""
-        return _drain(
+        """All rows since the last call, but for decisions of policies, which are kept for decisions()."""
+        rows = _drain(
             lambda: lib.na_engine_drain_stats(engine, self._rows, BATCH),
             self._rows,
-            lambda row: self._row(engine, row),
+            lambda row: self._row_or_decision(engine, row),
         )
+        return [row for row in rows if row is not None]
+
+    def decisions(self) -> dict[Decision, int]:
+        """How often policies decided, of the rows that stats() has read since the last call."""
+        found, self._decisions = self._decisions, {}
+        return found
+
+    def _row_or_decision(self, engine: Any, row: Any) -> StatRow | None:
+        if row.kind != lib.NA_STAT_POLICY:
+            return self._row(engine, row)
+        decision = Decision(
+            workload=self._uids.resolve(row.workload) or "",
+            policy=_policy(engine, row.cluster_tag),
+            outcome=Outcome(row.flags),
+            protocol=WireProtocol(row.protocol),
+        )
+        self._decisions[decision] = self._decisions.get(decision, 0) + row.count
+        return None
 
     def access(self, engine: Any) -> list[AccessRecord]:
         """All records since the last call."""

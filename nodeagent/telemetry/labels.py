@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from typing import Final, NamedTuple, Protocol
 
-from nodeagent.dataplane.report import StatKind, StatRow, WireProtocol, format_flags
+from nodeagent.dataplane.report import Decision, StatKind, StatRow, WireProtocol, format_flags
 from nodeagent.snapshot.values import ServiceRef, WorkloadRef
 
 UNKNOWN: Final = "unknown"
@@ -54,6 +54,16 @@ class TcpLabels(NamedTuple):
     request_protocol: str
     response_flags: str
     connection_security_policy: str
+
+
+class DecisionLabels(NamedTuple):
+    """Labels of nodeagent_policy_decisions_total. `policy` is `none` where ALLOW policies had none that matched."""
+
+    destination_workload: str
+    destination_workload_namespace: str
+    policy: str
+    decision: str
+    request_protocol: str
 
 
 class RequestLabels(NamedTuple):
@@ -146,3 +156,15 @@ def _protocol(row: StatRow) -> str:
     if row.kind is not StatKind.HTTP:
         return "tcp"
     return "grpc" if row.protocol is WireProtocol.GRPC else "http"
+
+
+def decision_labels(decision: Decision, lookup: WorkloadLookup) -> DecisionLabels:
+    """Labels of what policies decided."""
+    workload = lookup.by_uid(decision.workload)
+    return DecisionLabels(
+        (workload.workload_name if workload else "") or UNKNOWN,
+        (workload.namespace if workload else "") or UNKNOWN,
+        decision.policy or "none",
+        decision.outcome.name.lower(),
+        "tcp" if decision.protocol is WireProtocol.TCP else "http",
+    )

@@ -106,6 +106,11 @@ def upstream_cluster(record: AccessRecord) -> str | None:
     return INBOUND_PASSTHROUGH if record.inbound else PASSTHROUGH
 
 
+def _is_connection(record: AccessRecord) -> bool:
+    """Opaque, also when it is HTTP/2 that nobody looked at."""
+    return record.protocol in {WireProtocol.TCP, WireProtocol.HTTP2}
+
+
 def _service_time(record: AccessRecord) -> int | None:
     return record.upstream_us // 1000 if record.upstream_us else None
 
@@ -118,8 +123,10 @@ _PLAIN: Final[dict[str, Field]] = {
     "PROTOCOL": _protocol,
     "RESPONSE_CODE": lambda record: record.status,
     "RESPONSE_FLAGS": lambda record: format_flags(record.flags),
-    "RESPONSE_CODE_DETAILS": lambda record: record.detail or None,
-    "CONNECTION_TERMINATION_DETAILS": _nothing,
+    "RESPONSE_CODE_DETAILS": lambda record: None if _is_connection(record) else record.detail or None,
+    "CONNECTION_TERMINATION_DETAILS": lambda record: (
+        record.detail or None if _is_connection(record) else None
+    ),
     "UPSTREAM_TRANSPORT_FAILURE_REASON": lambda record: record.upstream_failure or None,
     "BYTES_RECEIVED": lambda record: record.bytes_in,
     "BYTES_SENT": lambda record: record.bytes_out,

@@ -6,19 +6,21 @@ Rows come drained from the engine in batches; nothing in here is on the path of 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from itertools import chain, islice
 from operator import add
 from typing import Final
 
 from prometheus_client import CollectorRegistry, generate_latest
 
-from nodeagent.dataplane.report import Counter, StatKind, StatRow
+from nodeagent.dataplane.report import Counter, Decision, StatKind, StatRow
 from nodeagent.telemetry import exposition
 from nodeagent.telemetry.labels import (
+    DecisionLabels,
     RequestLabels,
     TcpLabels,
     WorkloadLookup,
+    decision_labels,
     request_labels,
     tcp_labels,
 )
@@ -88,6 +90,21 @@ class _TcpSeries:
             self.sent += row.bytes_out
 
 
+class _DecisionSeries:
+    """How often a policy decided in one way."""
+
+    __slots__ = ("count", "text", "touched")
+
+    def __init__(self, labels: DecisionLabels) -> None:
+        self.text = exposition.label_text(DecisionLabels._fields, labels)
+        self.touched = 0.0
+        self.count = 0
+
+
+def _fold_decisions(labels: DecisionLabels) -> DecisionLabels:
+    return DecisionLabels(_OVERFLOW, _OVERFLOW, _OVERFLOW, labels.decision, labels.request_protocol)
+
+
 def _fold_tcp(labels: TcpLabels) -> TcpLabels:
     return TcpLabels(*(_OVERFLOW for _ in _TCP_NAMES))._replace(reporter=labels.reporter)
 
@@ -114,6 +131,9 @@ class Metrics:
             _RequestSeries, _fold_requests, clock, limit
         )
         self._tcp: SeriesTable[TcpLabels, _TcpSeries] = SeriesTable(_TcpSeries, _fold_tcp, clock, limit)
+        self._decisions: SeriesTable[DecisionLabels, _DecisionSeries] = SeriesTable(
+            _DecisionSeries, _fold_decisions, clock, limit
+        )
 
     def update(self, rows: Iterable[StatRow]) -> None:
         """Add rows drained from the engine."""
@@ -123,6 +143,11 @@ class Metrics:
             else:
                 self._tcp.get(tcp_labels(row, self._lookup)).add(row)
 
+    def update_decisions(self, decisions: Mapping[Decision, int]) -> None:
+        """Add what policies decided."""
+        for decision, count in decisions.items():
+            self._decisions.get(decision_labels(decision, self._lookup)).count += count
+
     def pages(self, counters: Iterable[Counter] = ()) -> Iterator[bytes]:
         """The whole page: Istio's metrics, the engine's `counters`, the agent's own.
 
@@ -130,7 +155,11 @@ class Metrics:
         sets it has 500 MB.
         """
         lines = chain(
-            self._render_requests(), self._render_tcp(), self._render_self(), _render_engine(counters)
+            self._render_requests(),
+            self._render_tcp(),
+            self._render_decisions(),
+            self._render_self(),
+            _render_engine(counters),
         )
         while piece := "".join(islice(lines, _PIECE)):
             yield piece.encode()
@@ -175,11 +204,18 @@ class Metrics:
             yield exposition.header(name, "counter", text)
             yield from (exposition.sample(name, series.text, value(series)) for series in self._tcp)
 
+    def _render_decisions(self) -> Iterator[str]:
+        name = "nodeagent_policy_decisions_total"
+        yield exposition.header(name, "counter", "Connections and requests on which a policy decided.")
+        yield from (exposition.sample(name, series.text, series.count) for series in self._decisions)
+
     def _render_self(self) -> Iterator[str]:
-        tables: dict[str, SeriesTable[RequestLabels, _RequestSeries] | SeriesTable[TcpLabels, _TcpSeries]] = {
-            "requests": self._requests,
-            "tcp": self._tcp,
-        }
+        tables: dict[
+            str,
+            SeriesTable[RequestLabels, _RequestSeries]
+            | SeriesTable[TcpLabels, _TcpSeries]
+            | SeriesTable[DecisionLabels, _DecisionSeries],
+        ] = {"requests": self._requests, "tcp": self._tcp, "policies": self._decisions}
         name = "nodeagent_metrics_series"
         yield exposition.header(name, "gauge", "Label sets of Istio's metrics that are held.")
         yield from (exposition.sample(name, f'family="{key}"', len(table)) for key, table in tables.items())

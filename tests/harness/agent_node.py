@@ -112,6 +112,9 @@ class FakeEngine:
     def drain_stats(self) -> Sequence[Any]:
         return ()
 
+    def drain_decisions(self) -> dict[Any, int]:
+        return {}
+
     def drain_access_lines(self, form: Any) -> Sequence[Any]:
         return ()
 

@@ -489,6 +489,17 @@ enum na_stat_kind {
   NA_STAT_TCP_OPENED = 2, /* an opened TCP connection */
   NA_STAT_TCP_CLOSED = 3, /* a closed one, with flags */
   NA_STAT_TCP_BYTES = 4,  /* bytes since the last report of a connection: received in bytes_in, sent in bytes_out */
+  NA_STAT_POLICY = 5,     /* a decision of rules: cluster_tag is the policy (na_engine_policy), flags an enum na_outcome;
+                             of workload, protocol and count the rest */
+};
+
+/* What a policy decided. */
+enum na_outcome {
+  NA_OUTCOME_ALLOWED = 0,
+  NA_OUTCOME_DENIED = 1,
+  NA_OUTCOME_SHADOW_ALLOWED = 2, /* dry run */
+  NA_OUTCOME_SHADOW_DENIED = 3,
+  NA_OUTCOME_LOGGED = 4, /* matched rules that only log */
 };
 
 #define NA_DURATION_BUCKETS 20
@@ -523,6 +534,9 @@ NA_API int na_engine_drain_stats(na_engine *engine, na_stat_row *rows, size_t ma
 
 /* The SPIFFE ID of a principal; "" for 0. Valid for the life of the engine. */
 NA_API const char *na_engine_principal(na_engine *engine, uint32_t id);
+
+/* The name of a policy; "" for 0: ALLOW rules of which none matched. Valid for the life of the engine. */
+NA_API const char *na_engine_policy(na_engine *engine, uint32_t id);
 
 /* One finished request or TCP connection. Strings are cut to their field. */
 typedef struct na_access_record {

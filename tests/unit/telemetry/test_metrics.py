@@ -12,7 +12,15 @@ from prometheus_client import Counter as OwnCounter
 from prometheus_client.parser import text_string_to_metric_families
 from prometheus_client.samples import Sample
 
-from nodeagent.dataplane.report import Counter, ResponseFlag, StatKind, StatRow, WireProtocol
+from nodeagent.dataplane.report import (
+    Counter,
+    Decision,
+    Outcome,
+    ResponseFlag,
+    StatKind,
+    StatRow,
+    WireProtocol,
+)
 from nodeagent.snapshot.address import parse_address
 from nodeagent.telemetry.metrics import DURATION_BOUNDS_MS, Metrics
 
@@ -190,7 +198,11 @@ def test_too_many_label_sets_fold_into_overflow(lookup: object, row: RowMaker) -
     assert folded[0].labels["source_workload"] == "overflow"
     assert sum(sample.value for sample in found) == 25, "nothing is lost"
     overflow = samples(page, "nodeagent_metrics_overflow_total")
-    assert {sample.labels["family"]: sample.value for sample in overflow} == {"requests": 15, "tcp": 0}
+    assert {sample.labels["family"]: sample.value for sample in overflow} == {
+            "requests": 15,
+            "tcp": 0,
+            "policies": 0,
+        }
 
 
 def test_idle_series_make_room(lookup: object, row: RowMaker) -> None:
@@ -229,3 +241,20 @@ def test_many_series_come_in_small_pieces(lookup: object, row: RowMaker) -> None
     page = b"".join(pieces).decode()
     assert sum(line.startswith("istio_requests_total{") for line in page.splitlines()) == 1000
     assert b"".join(pieces).count(b"\n") > 57_000
+
+
+def test_decisions_of_policies(lookup: object, inbound_row: StatRow) -> None:
+    metrics = Metrics(lookup)
+    denied = Decision(inbound_row.workload, "ns[a]-policy[b]-rule[0]", Outcome.DENIED, WireProtocol.HTTP1)
+    nobody = Decision("gone", "", Outcome.DENIED, WireProtocol.TCP)
+    metrics.update_decisions({denied: 2, nobody: 1})
+    metrics.update_decisions({denied: 3})
+    found = samples(b"".join(metrics.pages()), "nodeagent_policy_decisions_total")
+    assert {(sample.labels["policy"], sample.value) for sample in found} == {
+        ("ns[a]-policy[b]-rule[0]", 5),
+        ("none", 1),
+    }
+    assert found[0].labels["decision"] == "denied"
+    assert [sample.labels["request_protocol"] for sample in found] == ["http", "tcp"]
+    assert found[0].labels["destination_workload"] != "unknown"
+    assert found[1].labels["destination_workload"] == "unknown"
