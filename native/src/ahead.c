@@ -7,6 +7,7 @@
 #include <unistd.h>
 
 #include "connect.h"
+#include "hbone.h"
 #include "tcp_proxy.h"
 #include "upstream_pool.h"
 
@@ -74,7 +75,8 @@ static bool is_pooled(const na_conn *conn) {
   uint32_t tag;
   if (source)
     memcpy(key.source.ip, source->ip, sizeof key.source.ip);
-  return inbound && na_inbound_protocol(inbound, conn->local.port, &tag) == NA_PROTOCOL_HTTP &&
+  return inbound && !na_hbone_is_proxied(conn) &&
+         na_inbound_protocol(inbound, conn->local.port, &tag) == NA_PROTOCOL_HTTP &&
          na_pool_has_idle(conn->worker, &key);
 }
 

@@ -42,6 +42,9 @@ static int check_config(na_builder *b, const na_inbound *inbound) {
   if (config->fallback > NA_PROTOCOL_REFUSE)
     return na_builder_fail(b, -EINVAL, "workload %u: fallback protocol %u is unknown", inbound->workload,
                            config->fallback);
+  if (config->tunnel > NA_APPLICATION_TUNNEL_PROXY || config->tunnel_port > UINT16_MAX)
+    return na_builder_fail(b, -EINVAL, "workload %u: application tunnel %u to port %u", inbound->workload,
+                           config->tunnel, config->tunnel_port);
   if (config->fallback_guards > inbound->nguards || config->every > inbound->nguards)
     return na_builder_fail(b, -EINVAL, "workload %u: guards %u or %u of %u", inbound->workload, config->fallback_guards,
                            config->every, inbound->nguards);
@@ -63,6 +66,26 @@ static int take_guards(na_builder *b, na_inbound *inbound, na_guards *const *gua
                              na_guards_error(guards[i]));
     inbound->guards[inbound->nguards++] = na_guards_ref(guards[i]);
   }
+  return 0;
+}
+
+static int take_names(na_builder *b, na_inbound *inbound) {
+  const na_inbound_config *config = &inbound->config;
+  inbound->names = config->n_names ? calloc(config->n_names, sizeof *inbound->names) : NULL;
+  if (config->n_names && !inbound->names)
+    return na_builder_out(b, -ENOMEM);
+  for (uint32_t i = 0; i < config->n_names; i++) {
+    const na_inbound_name *name = &config->names[i];
+    if (!*name->host || !name->port || !name->target)
+      return na_builder_fail(b, -EINVAL, "workload %u: name '%s' stands for port %u as %u", inbound->workload,
+                             name->host, name->target, name->port);
+    inbound->names[i] = *name;
+    inbound->names[i].host = strdup(name->host);
+    if (!inbound->names[i].host)
+      return na_builder_out(b, -ENOMEM);
+    inbound->nnames++;
+  }
+  inbound->config.names = NULL; /* the caller's */
   return 0;
 }
 
@@ -89,7 +112,9 @@ int na_builder_guarded_inbound(na_builder *b, uint32_t workload, const na_inboun
   na_inbound *inbound = new_inbound(b, workload, ports, n, config);
   if (!inbound)
     return na_builder_out(b, -ENOMEM);
-  int rc = take_guards(b, inbound, guards, m);
+  int rc = take_names(b, inbound);
+  if (!rc)
+    rc = take_guards(b, inbound, guards, m);
   if (!rc)
     rc = check_config(b, inbound);
   if (!rc)

@@ -45,6 +45,7 @@ typedef struct na_via {
   char *identities; /* whom the peer may be; separated by spaces */
   char *authority;  /* what to ask the peer for; NULL: the endpoint's address and port */
   char *inner;      /* whom the peer of a second tunnel, inside the first one, may be; NULL: there is none */
+  char *network;    /* what that peer is told; or NULL */
 } na_via;
 
 /* One endpoint of one version of a cluster. */

@@ -90,10 +90,13 @@ static int fill_via(na_via *via, const na_tunnel_config *config) {
     error = copy_text(&via->inner, config->inner);
   if (!error)
     error = copy_text(&via->authority, config->authority);
+  if (!error)
+    error = copy_text(&via->network, config->network);
   via->hash = na_hash(via->address, 16) ^ via->port;
   via->hash = hash_text(via->hash, via->identities);
   via->hash = hash_text(via->hash, via->inner);
   via->hash = hash_text(via->hash, via->authority);
+  via->hash = hash_text(via->hash, via->network);
   via->hash += via->hash == 0; /* 0 is for no tunnel */
   return error;
 }
@@ -275,6 +278,7 @@ static void free_via(na_via *via) {
   free(via->identities);
   free(via->inner);
   free(via->authority);
+  free(via->network);
 }
 
 static void hosts_free(na_hosts *hosts) {

@@ -213,6 +213,8 @@ static void resolve_inbound(na_conn *conn) {
   uint32_t tag = 0;
   /* Not in force: find out whether there is an HTTP client that can be told (503). */
   uint32_t protocol = inbound ? (uint32_t)na_inbound_protocol(inbound, conn->local.port, &tag) : NA_PROTOCOL_DETECT;
+  if (na_hbone_is_proxied(conn))
+    protocol = NA_PROTOCOL_TCP;
   conn->tag = tag;
   if (!inbound || !inbound->guards || na_conn_guard(conn, inbound))
     go_on(conn, protocol, tag);

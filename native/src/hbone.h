@@ -12,6 +12,7 @@
 #include "cluster.h"
 #include "conn.h"
 #include "h2.h"
+#include "proxy_protocol.h"
 
 /* Per worker. */
 struct na_hbone {
@@ -56,6 +57,9 @@ bool na_hbone_idle(const na_worker *worker);
 void na_hbone_accept(na_worker *worker, na_workload *workload, int fd, const na_address *peer, const na_address *local);
 /* The application is there: answer 200. -errno when the stream has gone. */
 int na_hbone_open(na_conn *conn);
+/* Whether the application is to get a PROXY header first (na_inbound_config.tunnel), and that header. */
+bool na_hbone_is_proxied(const na_conn *conn);
+size_t na_hbone_proxy_header(const na_conn *conn, uint8_t out[NA_PROXY_HEADER_MAX]);
 /* What to answer if the connection is closed before that; 503 by default. */
 void na_hbone_refusal(na_conn *conn, uint16_t status);
 
@@ -66,7 +70,7 @@ typedef struct na_hbone_dial {
   na_workload *workload;
   const na_via *via;
   const na_address *remote; /* where the stream shall lead */
-  const na_address *client; /* who asks: of the downstream connection */
+  const na_address *client; /* who asks: of the downstream connection; or NULL */
   na_str host;              /* the name that the client used, or empty */
   const char *traceparent;  /* to pass on, or NULL */
 } na_hbone_dial;

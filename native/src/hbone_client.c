@@ -4,8 +4,9 @@
  *
  *   call    a stream that somebody dials; waits for a tunnel, then for the answer to its CONNECT
  *   target  where tunnels of one kind lead: from one workload (so from one identity) to one address, whose owner must
- * be one of a set of identities. Calls wait here, behind the one tunnel that is being made. tunnel  a connection of a
- * target
+ *           be one of a set of identities. Calls wait here, behind the one tunnel that is being made. Or, of an inner
+ *           tunnel: to one name, through the gateway at the address
+ *   tunnel  a connection of a target
  */
 #include "hbone.h"
 
@@ -18,6 +19,8 @@
 
 #include "connect.h"
 #include "hbone_headers.h"
+#include "hbone_key.h"
+#include "hbone_passage.h"
 #include "hbone_sides.h"
 #include "principals.h"
 
@@ -36,10 +39,9 @@ struct na_hbone_target {
   na_link calls;                  /* waiting */
   struct ssl_session_st *session; /* to resume; NULL: none */
   na_identity *session_identity;  /* that it was made with: the peer will take us for that */
-  na_address address;
-  const char *identities; /* in the key */
+  na_hbone_place place;           /* in the key */
   uint32_t key_n;
-  char key[]; /* workload id, address, port, identities with their NUL */
+  char key[]; /* hbone_key.h */
 };
 
 struct na_hbone_tunnel {
@@ -49,9 +51,10 @@ struct na_hbone_tunnel {
   na_identity *identity;
   uint32_t principal;
   bool ready;
-  bool proven;     /* the peer has answered in it */
-  int64_t expires; /* when a certificate of either side runs out */
-  char *why;       /* it ended */
+  bool proven;         /* the peer has answered in it */
+  int64_t expires;     /* when a certificate of either side runs out */
+  char *why;           /* it ended */
+  na_passage *passage; /* of an inner tunnel; else NULL */
 };
 
 typedef struct na_hbone_call {
@@ -64,7 +67,7 @@ typedef struct na_hbone_call {
   char *uri;     /* of the peer */
   char *failure; /* for people */
   char *baggage; /* that the peer answered with */
-  char authority[NA_ADDRESS_TEXT];
+  char authority[NA_MAX_AUTHORITY + 1];
   char forwarded[384];
   char traceparent[NA_TRACEPARENT_TEXT];
 } na_hbone_call;
@@ -82,31 +85,13 @@ static na_hbone_call *call_of(const na_h2_stream *stream) {
 
 /* ---- targets ---- */
 
-static size_t make_key(const na_hbone_dial *dial, char *out) {
-  const na_via *via = dial->via;
-  na_address address = {.port = via->port};
-  memcpy(address.ip, na_ip_is_any(via->address) ? dial->remote->ip : via->address, sizeof address.ip);
-  size_t n = strlen(via->identities) + 1, at = 0;
-  memcpy(out, &dial->workload->id, sizeof dial->workload->id);
-  at += sizeof dial->workload->id;
-  memcpy(out + at, address.ip, sizeof address.ip);
-  at += sizeof address.ip;
-  memcpy(out + at, &address.port, sizeof address.port);
-  at += sizeof address.port;
-  memcpy(out + at, via->identities, n);
-  return at + n;
-}
-
 static na_hbone_target *new_target(const na_hbone_dial *dial, const char *key, size_t n) {
-  const size_t ip_at = sizeof dial->workload->id;
   na_hbone_target *target = calloc(1, sizeof *target + n);
   if (!target)
     return NULL;
   memcpy(target->key, key, n);
   target->key_n = (uint32_t)n;
-  memcpy(target->address.ip, key + ip_at, 16);
-  memcpy(&target->address.port, key + ip_at + 16, sizeof target->address.port);
-  target->identities = target->key + ip_at + 18;
+  na_hbone_key_read(target->key, n, &target->place);
   target->worker = dial->worker;
   na_link_init(&target->resting);
   na_link_init(&target->tunnels);
@@ -128,10 +113,10 @@ static void stop_resting(na_hbone_target *target) {
 }
 
 static na_hbone_target *target_for(const na_hbone_dial *dial) {
-  char *key = malloc(sizeof dial->workload->id + 18 + strlen(dial->via->identities) + 1);
+  size_t n;
+  char *key = na_hbone_key_make(dial, &n);
   if (!key)
     return NULL;
-  size_t n = make_key(dial, key);
   na_hbone_target *target = na_map_find(&dial->worker->hbone->targets, key, (uint32_t)n);
   if (target)
     stop_resting(target);
@@ -211,15 +196,22 @@ static void stream_free(na_h2_stream *stream) {
   na_loop_bury(stream->loop, &stream->grave, call_free);
 }
 
+/* Append a header, unless there is nothing to say. */
+static size_t say(nghttp2_nv *headers, size_t n, const char *name, const char *value) {
+  if (value && *value)
+    headers[n++] = na_h2_header(name, value, strlen(value));
+  return n;
+}
+
 static int request(na_hbone_call *call, na_hbone_tunnel *tunnel) {
-  const char *baggage = na_workload_text(&tunnel->target->workload->baggage);
-  nghttp2_nv headers[5] = {na_h2_header(":method", "CONNECT", 7),
-                           na_h2_header(":authority", call->authority, strlen(call->authority)),
-                           na_h2_header("forwarded", call->forwarded, strlen(call->forwarded)),
-                           na_h2_header("traceparent", call->traceparent, strlen(call->traceparent))};
-  size_t n = 4;
-  if (*baggage)
-    headers[n++] = na_h2_header("baggage", baggage, strlen(baggage));
+  const na_hbone_target *target = tunnel->target;
+  nghttp2_nv headers[6];
+  size_t n = say(headers, 0, ":method", "CONNECT");
+  n = say(headers, n, ":authority", call->authority);
+  n = say(headers, n, "forwarded", call->forwarded);
+  n = say(headers, n, "traceparent", call->traceparent);
+  n = say(headers, n, "baggage", na_workload_text(&target->workload->baggage));
+  n = say(headers, n, "x-forwarded-network", target->place.network);
   call->principal = tunnel->principal;
   free(call->uri);
   call->uri = strdup(na_tls_peer(&tunnel->h2.io));
@@ -366,6 +358,8 @@ static void closed(na_h2 *h2) {
   na_worker *worker = h2->worker;
   assign(target); /* calls that it did not get to */
   release_target(target);
+  if (tunnel->passage)
+    na_passage_close(tunnel->passage);
   na_loop_bury(&worker->loop, &h2->grave, tunnel_free);
   na_worker_tunnel_gone(worker);
 }
@@ -385,18 +379,40 @@ static const na_h2_role role = {
 
 /* ---- making tunnels ---- */
 
+static void passage_lost(void *owner, int error, const char *why) {
+  na_hbone_tunnel *tunnel = owner;
+  char text[192];
+  size_t prefix = strncmp(why, "HBONE: ", 7) == 0 ? 7 : 0; /* will be there once more */
+  snprintf(text, sizeof text, "gateway: %s", why + prefix);
+  na_h2_close(&tunnel->h2, error, text);
+}
+
+/* A socket that leads to the target, or through its gateway's tunnel. */
+static int open_socket(na_hbone_tunnel *tunnel) {
+  na_hbone_target *target = tunnel->target;
+  if (!target->place.outer)
+    return na_connect(target->worker, target->workload, &target->place.address, NULL);
+  na_via via = {.port = target->place.address.port,
+                .identities = (char *)target->place.outer,
+                .authority = (char *)target->place.authority};
+  memcpy(via.address, target->place.address.ip, sizeof via.address);
+  const na_hbone_dial dial = {
+      .worker = target->worker, .workload = target->workload, .via = &via, .remote = &target->place.address};
+  return na_passage_open(&dial, passage_lost, tunnel, &tunnel->passage);
+}
+
 static int open_io(na_hbone_tunnel *tunnel) {
   na_hbone_target *target = tunnel->target;
   na_worker *worker = target->worker;
   na_stream *io = &tunnel->h2.io;
   na_stream_init(io, &worker->loop, NULL, NULL);
-  int fd = na_connect(worker, target->workload, &target->address, NULL);
+  int fd = open_socket(tunnel);
   int error = fd < 0 ? fd : na_stream_connect(io, fd, &na_transport_tcp);
   if (error)
     return error;
   const na_tls_args args = {.memory = &worker->tls,
                             .identity = tunnel->identity,
-                            .expected = target->identities,
+                            .expected = target->place.identities,
                             .session = target->session_identity == tunnel->identity ? target->session : NULL};
   error = na_tls_begin(io, &args);
   if (error)
@@ -413,6 +429,8 @@ static int open_tunnel(na_hbone_target *target, na_identity *identity) {
   tunnel->identity = identity;
   int error = open_io(tunnel);
   if (error) {
+    if (tunnel->passage)
+      na_passage_close(tunnel->passage);
     free(tunnel);
     return error;
   }
@@ -487,8 +505,12 @@ static na_hbone_call *new_call(const na_hbone_dial *dial) {
     return NULL;
   na_h2_stream_init(&call->stream, &role, &worker->loop);
   na_link_init(&call->waiting);
-  na_address_format(dial->remote, call->authority);
-  na_forwarded_format(dial->client, dial->host, call->forwarded, sizeof call->forwarded);
+  if (dial->via->authority)
+    snprintf(call->authority, sizeof call->authority, "%s", dial->via->authority);
+  else
+    na_address_format(dial->remote, call->authority);
+  if (dial->client)
+    na_forwarded_format(dial->client, dial->host, call->forwarded, sizeof call->forwarded);
   if (dial->traceparent)
     snprintf(call->traceparent, sizeof call->traceparent, "%s", dial->traceparent);
   else

@@ -39,6 +39,8 @@ typedef struct na_hbone_inbound {
   uint32_t principal;
   uint16_t status; /* of the answer if it comes to nothing */
   bool is_connect;
+  bool proxied; /* the application is told of it by a PROXY header */
+  na_address requested;
   char *uri; /* of the peer */
   char *authority;
   char *baggage;
@@ -111,6 +113,15 @@ void na_hbone_refusal(na_conn *conn, uint16_t status) {
     inbound_of(conn->stream.state)->status = status;
 }
 
+bool na_hbone_is_proxied(const na_conn *conn) {
+  return conn->kind == NA_LISTENER_HBONE && inbound_of(conn->stream.state)->proxied;
+}
+
+size_t na_hbone_proxy_header(const na_conn *conn, uint8_t out[NA_PROXY_HEADER_MAX]) {
+  const na_hbone_inbound *inbound = inbound_of(conn->stream.state);
+  return na_proxy_header(&conn->peer, &inbound->requested, inbound->uri, out);
+}
+
 /* ---- requests ---- */
 
 static na_h2_stream *opened(na_h2 *h2) {
@@ -157,23 +168,45 @@ static bool is_own_port(uint16_t port) {
   return port == 15001 || port == 15006 || port == 15008;
 }
 
-/* Where the request wants to go; false if that is not here. */
-static bool find_destination(const na_hbone_server *server, const na_hbone_inbound *inbound, na_address *out) {
-  na_worker *worker = server->h2.worker;
+/* What is asked for, as an address of this workload's or (of a proxy) of anybody's; false if that is not here. */
+static bool find_requested(const na_hbone_server *server, const na_hbone_inbound *inbound, const na_inbound *in_force,
+                           na_address *out) {
   na_hbone_authority authority;
   if (!inbound->is_connect || !inbound->authority ||
       !na_hbone_parse_authority(na_str_of(inbound->authority), &authority))
     return false;
   *out = authority.address;
-  if (authority.host.n &&
-      !(worker->resolve_host && worker->resolve_host(worker, server->workload, authority.host, out)))
+  if (!authority.host.n)
+    return true;
+  memcpy(out->ip, server->local.ip, sizeof out->ip);
+  out->port = in_force ? na_inbound_target(in_force, authority.host, authority.address.port) : 0;
+  return out->port != 0;
+}
+
+/* Where the request leads to; false if that is not here. */
+static bool find_destination(const na_hbone_server *server, na_hbone_inbound *inbound, na_address *out) {
+  const na_worker *worker = server->h2.worker;
+  const na_inbound *in_force = na_snapshot_inbound(worker->snapshot, server->workload->id);
+  if (!find_requested(server, inbound, in_force, out))
     return false;
+  inbound->requested = *out;
+  inbound->proxied = in_force && in_force->config.tunnel == NA_APPLICATION_TUNNEL_PROXY;
+  if (inbound->proxied) {
+    memcpy(out->ip, server->local.ip, sizeof out->ip);
+    out->port = in_force->config.tunnel_port ? (uint16_t)in_force->config.tunnel_port : out->port;
+  }
   return !is_own_port(out->port) && memcmp(out->ip, server->local.ip, sizeof out->ip) == 0;
 }
 
 static void answer(na_h2_stream *stream, uint16_t status) {
   if (respond(stream, status, "", true) < 0)
     na_h2_stream_reset(stream, NGHTTP2_INTERNAL_ERROR);
+}
+
+/* Whether policy is about requests, which go unseen behind a PROXY header. */
+static bool asks_requests(const na_inbound *in_force, uint16_t port) {
+  na_guards *guards;
+  return na_inbound_stages(in_force, port, NA_GUARDED_REQUEST, &guards) != NULL;
 }
 
 /* The request is one for this workload: make a connection of it. */
@@ -185,7 +218,7 @@ static void admit(na_hbone_server *server, na_hbone_inbound *inbound, const na_a
     return;
   }
   const na_inbound *in_force = na_snapshot_inbound_port(worker->snapshot, conn->workload->id, destination->port);
-  if (!in_force) {
+  if (!in_force || (inbound->proxied && asks_requests(in_force, destination->port))) {
     na_worker_count(worker, NA_COUNTER_DOWNSTREAM_CX_NOT_IN_FORCE);
     na_tcp_refuse(conn, NA_FLAG_NC);
   } else if (in_force->guards) {

@@ -179,6 +179,12 @@ static bool may_meet(const na_identity *own, const na_identity *other, const cha
          na_identity_trusts(other, id.trust_domain);
 }
 
+/* Whether its application hears of connections by PROXY headers, which are for tunnels. */
+static bool is_told_by_header(const na_worker *worker, const na_workload *target) {
+  const na_inbound *in_force = na_snapshot_inbound(worker->snapshot, target->id);
+  return in_force && in_force->config.tunnel != NA_APPLICATION_TUNNEL_NONE;
+}
+
 /* ---- the transport: TCP, with somebody at the other end ---- */
 
 static int connected(na_stream *stream) {
@@ -265,7 +271,7 @@ static int connect_to(na_stream *stream, const na_hbone_dial *dial, const na_wor
   const na_workload *source = dial->workload;
   const na_identity *own = valid_identity(worker, na_workload_text(&source->identity));
   const na_identity *other = valid_identity(worker, na_workload_text(&target->identity));
-  if (!own || !other || !may_meet(own, other, dial->via->identities))
+  if (!own || !other || !may_meet(own, other, dial->via->identities) || is_told_by_header(worker, target))
     return -ENOENT;
   introduction *i = calloc(1, sizeof *i);
   if (!i)

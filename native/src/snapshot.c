@@ -6,6 +6,7 @@
 
 #include <stdlib.h>
 #include <string.h>
+#include <strings.h>
 
 #include "http1_parse.h"
 #include "snapshot_parts.h"
@@ -103,6 +104,15 @@ const na_stage *na_inbound_every(const na_inbound *inbound) {
   if (!inbound->guards || !inbound->config.every)
     return NULL;
   return inbound->guards[inbound->config.every - 1]->stages[NA_GUARDED_CONNECTION];
+}
+
+uint16_t na_inbound_target(const na_inbound *inbound, na_str host, uint16_t port) {
+  for (uint32_t i = 0; i < inbound->nnames; i++) {
+    const na_inbound_name *name = &inbound->names[i];
+    if (name->port == port && strlen(name->host) == host.n && strncasecmp(name->host, host.p, host.n) == 0)
+      return name->target;
+  }
+  return 0;
 }
 
 const na_inbound *na_snapshot_inbound_port(const na_snapshot *snapshot, uint32_t workload, uint16_t port) {

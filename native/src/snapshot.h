@@ -82,6 +82,8 @@ typedef struct na_inbound {
   na_inbound_config config; /* guards by number, from 1 */
   uint32_t nguards;
   na_guards **guards; /* references; NULL: there are none at all */
+  uint32_t nnames;
+  na_inbound_name *names; /* owned, as their hosts are */
   uint32_t n;
   na_inbound_port ports[]; /* by port */
 } na_inbound;
@@ -156,6 +158,8 @@ const na_stage *na_inbound_stages(const na_inbound *inbound, uint16_t port, enum
                                   na_guards **guards);
 /* The same of what is asked of each connection to any port first. */
 const na_stage *na_inbound_every(const na_inbound *inbound);
+/* The workload's port for a port of one of its services; 0: it has none of the name. */
+uint16_t na_inbound_target(const na_inbound *inbound, na_str host, uint16_t port);
 
 /* The host of an authority as events and unknown hosts have it: lower case, without port. NUL-terminated and cut to
  * size; returns its length. */

@@ -50,6 +50,9 @@ void na_inbound_unref(na_inbound *inbound) {
   for (uint32_t i = 0; i < inbound->nguards; i++)
     na_guards_free(inbound->guards[i]);
   free(inbound->guards);
+  for (uint32_t i = 0; i < inbound->nnames; i++)
+    free((char *)inbound->names[i].host);
+  free(inbound->names);
   free(inbound);
 }
 

@@ -153,6 +153,14 @@ static void note_peer(na_tcp_proxy *proxy) {
   proxy->report.principal = peer.principal;
 }
 
+/* What the application has to know before anything else. */
+static int introduce(na_tcp_proxy *proxy) {
+  uint8_t header[NA_PROXY_HEADER_MAX];
+  if (!na_hbone_is_proxied(proxy->conn))
+    return 0;
+  return na_stream_send(&proxy->upstream, header, na_hbone_proxy_header(proxy->conn, header));
+}
+
 static void connected(na_tcp_proxy *proxy) {
   na_conn *conn = proxy->conn;
   na_timer_disarm(&proxy->connect_timer);
@@ -161,6 +169,10 @@ static void connected(na_tcp_proxy *proxy) {
   na_connect_local(na_stream_socket(&proxy->upstream), &proxy->report.from);
   note_peer(proxy);
   na_report_tcp_opened(conn, &proxy->report);
+  if (introduce(proxy) < 0) {
+    fail(proxy, NA_FLAG_UC);
+    return;
+  }
   na_relay_start(&proxy->relay, conn->worker, &conn->stream, &proxy->upstream, on_relay_end, on_report);
   proxy->relaying = true;
   size_t early = na_input_length(&conn->in);

@@ -81,9 +81,6 @@ struct na_worker {
   na_callouts *callouts;     /* NULL until somebody was asked */
   na_principals *principals; /* the engine's */
   na_neighbours *neighbours; /* the engine's; NULL: there are none */
-  /* The address of a workload by the name of a service of its own; out->port is the service's and may be changed. NULL:
-   * there are no names. */
-  bool (*resolve_host)(na_worker *worker, const na_workload *workload, na_str host, na_address *out);
   na_tls_memory tls;
   na_gather gather;
   uint32_t handshakes_left; /* steps of TLS handshakes in this turn */

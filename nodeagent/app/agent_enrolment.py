@@ -8,7 +8,7 @@ import contextlib
 import logging
 from collections import OrderedDict
 from collections.abc import Awaitable, Callable, Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final
 
 from nodeagent.app.agent_baggage import baggage
@@ -222,7 +222,11 @@ class Enrolment:
         if every is None:
             return
         services = self._index.services_of(entry) if entry is not None else ()
-        self._configuration.put_inbound(uid, assemble_inbound(piece, services, every))
+        inbound = assemble_inbound(piece, services, every)
+        if entry is not None:
+            names = self._index.names_of(entry)
+            inbound = replace(inbound, names=names, tunnel=entry.application_tunnel)
+        self._configuration.put_inbound(uid, inbound)
 
     def refresh_view(self, view: ViewController) -> None:
         """The inbound configuration of a view's workloads has changed."""

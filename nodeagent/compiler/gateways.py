@@ -111,7 +111,12 @@ class Gateways:
         if not ways:
             # Nobody answers there: refused, and never sent on in another way.
             return Tunnel((entry.ref.principal,), inner=inner, authority=target)
-        return replace(_merged(ways), inner=tuple(dict.fromkeys(inner)), authority=target)
+        return replace(
+            _merged(ways),
+            inner=tuple(dict.fromkeys(inner)),
+            authority=target,
+            network=self._index.network,
+        )
 
 
 def _merged(ways: tuple[Way, ...]) -> Tunnel:

@@ -14,7 +14,7 @@ from typing import Any, Final, TypeAlias, TypeVar
 
 from nodeagent.model.identity import Identity
 from nodeagent.snapshot.address import format_address, widen_address
-from nodeagent.snapshot.values import Hints, ServiceRef, WorkloadRef
+from nodeagent.snapshot.values import ApplicationTunnel, Hints, InboundName, ServiceRef, WorkloadRef
 
 logger = logging.getLogger(__name__)
 
@@ -23,6 +23,7 @@ _TYPES: Final = ("deployment", "cronjob", "pod", "job")  # enum WorkloadType
 _HBONE: Final = 1
 _HBONE_PORT: Final = 15008
 _HOST_NETWORK: Final = 1
+_PROXY: Final = 1  # ApplicationTunnel.Protocol
 _HTTP_PROTOCOLS: Final = frozenset((1, 2, 3))  # AppProtocol HTTP11, HTTP2, GRPC
 _UNKNOWN_PROTOCOL: Final = 0
 _SHARED_SPARE: Final = 10_000
@@ -71,6 +72,7 @@ class WorkloadEntry:
     """Through which it is reached from other networks."""
     locality: str = ""
     """`region/zone/subzone`."""
+    application_tunnel: ApplicationTunnel | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -258,6 +260,7 @@ class WorkloadIndex:
             intern(message.network),
             _gateway(message, "network_gateway"),
             _locality(message.locality),
+            _application_tunnel(message),
         )
 
     def _share(self, value: T) -> T:
@@ -287,6 +290,11 @@ class WorkloadIndex:
         """The workload at an address, as workload_at()."""
         uid = self._by_address.get(address)
         return None if uid is None else self._workloads[uid]
+
+    @property
+    def network(self) -> str:
+        """The network of this agent."""
+        return self._network
 
     def is_elsewhere(self, entry: WorkloadEntry) -> bool:
         """Whether a workload is in another network than this agent."""
@@ -347,6 +355,16 @@ class WorkloadIndex:
             if service is not None:
                 for _, target_port in ports:
                     yield target_port, service.ref
+
+    def names_of(self, entry: WorkloadEntry) -> tuple[InboundName, ...]:
+        """The ports of services that a workload serves, by the services' host names."""
+        return tuple(
+            InboundName(self._services[name].ref.host, port, target)
+            for name, ports in entry.services
+            if name in self._services
+            for port, target in ports
+            if 0 < port < 65536 and 0 < target < 65536
+        )
 
     def hints(self) -> Hints:
         """All addresses and ports that may need configuration on demand."""
@@ -443,6 +461,15 @@ def _gateway(message: Any, field_name: str) -> GatewayRef | None:
         raise ValueError(f"{field_name} says neither a host name nor an address")
     address = value.address
     return GatewayRef(network=intern(address.network), address=widen_address(address.address), port=port)
+
+
+def _application_tunnel(message: Any) -> ApplicationTunnel | None:
+    tunnel = message.application_tunnel
+    if not message.HasField("application_tunnel") or tunnel.protocol != _PROXY:
+        return None
+    if tunnel.port > 65535:
+        raise ValueError(f"application_tunnel.port {tunnel.port} is out of range")
+    return ApplicationTunnel(tunnel.port)
 
 
 def _note_workload(change: IndexChange, name: str, entry: WorkloadEntry) -> None:

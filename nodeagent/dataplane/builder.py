@@ -215,7 +215,12 @@ class ChangeWriter:
         texts = [
             [
                 ffi.new("char[]", c_string(text))
-                for text in (" ".join(tunnel.identities), tunnel.authority, " ".join(tunnel.inner))
+                for text in (
+                    " ".join(tunnel.identities),
+                    tunnel.authority,
+                    " ".join(tunnel.inner),
+                    tunnel.network,
+                )
             ]
             for tunnel in tunnels
         ]
@@ -226,8 +231,9 @@ class ChangeWriter:
                 "identities": identities,
                 "authority": authority,
                 "inner": inner,
+                "network": network,
             }
-            for tunnel, (identities, authority, inner) in zip(tunnels, texts, strict=True)
+            for tunnel, (identities, authority, inner, network) in zip(tunnels, texts, strict=True)
         ]
         return int(
             lib.na_builder_tunnelled_endpoints(
@@ -340,12 +346,22 @@ class ChangeWriter:
             for port, protocol, guards in made.ports
         ]
         self._replaced.append((parent, frozenset((*parent, port.port) for port in inbound.ports)))
+        # Kept in a name: a struct does not keep what its pointers lead to.
+        hosts = [ffi.new("char[]", c_string(name.host)) for name in inbound.names]
+        names = ffi.new(
+            "na_inbound_name[]",
+            [(host, name.port, name.target) for host, name in zip(hosts, inbound.names, strict=True)],
+        )
         config = ffi.new(
             "na_inbound_config *",
             {
                 "fallback": int(made.fallback),
                 "fallback_guards": made.fallback_guards,
                 "every": made.every,
+                "names": names,
+                "n_names": len(names),
+                "tunnel": int(inbound.tunnel is not None),
+                "tunnel_port": inbound.tunnel.port if inbound.tunnel is not None else 0,
             },
         )
         code = lib.na_builder_guarded_inbound(

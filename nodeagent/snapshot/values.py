@@ -125,6 +125,8 @@ class Tunnel:
     """`host:port` to ask the peer for, instead of the endpoint's address and port."""
     inner: tuple[str, ...] = ()
     """Double HBONE: whose tunnel is made within this one."""
+    network: str = ""
+    """With `inner`: the name of our own network."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -312,6 +314,23 @@ class InboundPort:
 
 
 @dataclass(frozen=True, slots=True)
+class InboundName:
+    """na_inbound_name: a port of a service that the workload serves at its port `target`."""
+
+    host: str
+    port: int
+    target: int
+
+
+@dataclass(frozen=True, slots=True)
+class ApplicationTunnel:
+    """NA_APPLICATION_TUNNEL_PROXY: what came through a tunnel begins with a PROXY header (version 2) for the
+    application. `port` 0: the port that was asked for."""
+
+    port: int = 0
+
+
+@dataclass(frozen=True, slots=True)
 class Inbound:
     """What the ports of a workload speak, and who may come in. `fallback` and `fallback_guards` are for ports that
     are not listed; `every` is asked of each connection to any port, before the port's own guards."""
@@ -320,6 +339,9 @@ class Inbound:
     fallback: Protocol = Protocol.DETECT
     fallback_guards: Guards = OPEN
     every: tuple[Rules, ...] = ()
+    names: tuple[InboundName, ...] = ()
+    """By which tunnel peers may ask for it instead of its address."""
+    tunnel: ApplicationTunnel | None = None
 
 
 @dataclass(frozen=True, slots=True)

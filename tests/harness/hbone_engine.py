@@ -144,6 +144,7 @@ class Service:
         gateway: str = "",
         inner: str = "",
         authority: str = "",
+        network: str = "",
     ) -> None:
         """What the view's workloads send to address:port goes to its port `target`, through a tunnel to one of
         the identities, there or at the gateway."""
@@ -152,15 +153,15 @@ class Service:
         lib, ffi, cluster = self.lib, self.ffi, f"{address}:{port}".encode()
         raw = parse_address(address)
         config = ffi.new("na_destination_config *", {"protocol": lib.NA_PROTOCOL_TCP})
-        name, expected, within, place = (
+        name, expected, within, place, own = (
             ffi.new("char[]", text)
-            for text in (cluster, identities.encode(), inner.encode(), authority.encode())
+            for text in (cluster, *(each.encode() for each in (identities, inner, authority, network)))
         )
 
         def destination(builder: Any) -> None:
             self.check(lib.na_builder_cluster(builder, name, ffi.new("na_cluster_config *")))
             endpoint = ffi.new("na_endpoint *", {"address": raw, "port": target, "healthy": 1, "weight": 1})
-            fields = {"identities": expected, "inner": within, "authority": place}
+            fields = {"identities": expected, "inner": within, "authority": place, "network": own}
             if gateway:
                 fields["address"] = parse_address(gateway)
             tunnel = ffi.new("na_tunnel_config *", fields)
@@ -172,6 +173,20 @@ class Service:
             )
 
         self.change(destination)
+
+    def name(self, workload: int, host: str, port: int, target: int) -> None:
+        """A workload's port, by a name and port of its service."""
+        text = self.ffi.new("char[]", host.encode())
+        names = self.ffi.new("na_inbound_name[]", [(text, port, target)])
+        config = self.ffi.new(
+            "na_inbound_config *", {"fallback": self.lib.NA_PROTOCOL_DETECT, "names": names, "n_names": 1}
+        )
+        null = self.ffi.NULL
+        self.change(
+            lambda builder: self.check(
+                self.lib.na_builder_guarded_inbound(builder, workload, null, 0, config, null, 0)
+            )
+        )
 
     def change(self, write: Callable[[Any], None]) -> None:
         slot = self.ffi.new("na_builder **")

@@ -6,7 +6,7 @@ import json
 import socket
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -142,8 +142,9 @@ class Scene:
     def tls_files(self, identity: str, context: str, peer: str) -> dict[str, Any]:
         """Envoy's transport socket for HBONE as that identity, with peers of that identity."""
         chain, key = self.certificate(identity)
+        stem = f"{context}.{identity.rpartition('/')[2]}"
         for name, text in (("chain", "".join(chain[:-1])), ("key", key), ("root", self.ca.bundle)):
-            (self.folder / f"{context}.{name}.pem").write_text(text)
+            (self.folder / f"{stem}.{name}.pem").write_text(text)
         base = f"type.googleapis.com/envoy.extensions.transport_sockets.tls.v3.{context}"
         common = {
             "alpn_protocols": ["h2"],
@@ -153,12 +154,12 @@ class Scene:
             },
             "tls_certificates": [
                 {
-                    "certificate_chain": {"filename": str(self.folder / f"{context}.chain.pem")},
-                    "private_key": {"filename": str(self.folder / f"{context}.key.pem")},
+                    "certificate_chain": {"filename": str(self.folder / f"{stem}.chain.pem")},
+                    "private_key": {"filename": str(self.folder / f"{stem}.key.pem")},
                 }
             ],
             "validation_context": {
-                "trusted_ca": {"filename": str(self.folder / f"{context}.root.pem")},
+                "trusted_ca": {"filename": str(self.folder / f"{stem}.root.pem")},
                 "match_typed_subject_alt_names": [{"san_type": "URI", "matcher": {"exact": peer}}],
             },
         }
@@ -237,12 +238,24 @@ def assignment(cluster: str, address: str, port: int) -> dict[str, Any]:
 
 
 def envoy_server(
-    scene: Scene, identity: str, app: dict[str, Any], *, peer: str = WEB, domain: str = "*"
+    scene: Scene,
+    identity: str,
+    app: dict[str, Any],
+    *,
+    peer: str = WEB,
+    domain: str = "*",
+    headers: Mapping[str, str] | None = None,
 ) -> dict[str, Any]:
-    """Envoy as the end of tunnels: takes CONNECT for `domain` on 15008, and leads it to the cluster `app`."""
+    """Envoy as the end of tunnels: takes CONNECT for `domain`, with these headers, on 15008, and leads it to the
+    cluster `app`."""
     upgrade = {"upgrade_type": "CONNECT"}
     route = {
-        "match": {"connect_matcher": {}},
+        "match": {
+            "connect_matcher": {},
+            "headers": [
+                {"name": name, "string_match": {"exact": value}} for name, value in (headers or {}).items()
+            ],
+        },
         "route": {"cluster": "app", "upgrade_configs": [upgrade | {"connect_config": {}}]},
     }
     manager = {

@@ -189,10 +189,11 @@ typedef struct na_tunnel_config {
   const char *authority;  /* `host:port` to CONNECT to instead; NULL or "" */
   const char *inner;      /* double HBONE, through the gateway of another network: within the CONNECT there is another
                            * tunnel, whose peer must have one of these identities, and CONNECT to the same; NULL or "" */
+  const char *network;    /* with `inner`: the name of our own network, which its peer is told; NULL or "" */
 } na_tunnel_config;
 
-/* As na_builder_endpoints; endpoint i goes through tunnels[via[i] - 1], or directly if via[i] is 0. The same address and
- * port may be there several times by different tunnels. */
+/* As na_builder_endpoints; endpoint i goes through tunnels[via[i] - 1], or directly if via[i] is 0. The same address
+ * and port may be there several times by different tunnels. */
 NA_API int na_builder_tunnelled_endpoints(na_builder *b, const char *cluster, const na_endpoint *endpoints, size_t n,
                                           const uint32_t *via, const na_tunnel_config *tunnels, size_t m);
 NA_API int na_builder_cluster_remove(na_builder *b, const char *name);
@@ -355,7 +356,8 @@ NA_API int na_check_always(na_guards *guards);
 NA_API int na_check_all(na_guards *guards, uint32_t n);
 NA_API int na_check_any(na_guards *guards, uint32_t n);
 NA_API int na_check_not(na_guards *guards);
-/* `kind`: enum na_match_kind or NA_MATCH_TEMPLATE; `name` of a header or of metadata, else NULL; `flags`: NA_MATCH_*. */
+/* `kind`: enum na_match_kind or NA_MATCH_TEMPLATE; `name` of a header or of metadata, else NULL; `flags`: NA_MATCH_*.
+ */
 NA_API int na_check_text(na_guards *guards, enum na_attribute attribute, uint32_t kind, const char *name,
                          const char *value, uint32_t flags);
 /* `prefix` is of 128 bits. */
@@ -420,12 +422,29 @@ typedef struct na_inbound_port {
 NA_API int na_builder_inbound(na_builder *b, uint32_t workload, const na_inbound_port *ports, size_t n,
                               uint32_t fallback);
 
+/* A port of a service that the workload serves: tunnel peers may ask for it by the service's name. */
+typedef struct na_inbound_name {
+  const char *host;
+  uint16_t port;
+  uint16_t target; /* the workload's */
+} na_inbound_name;
+
+enum na_application_tunnel {
+  NA_APPLICATION_TUNNEL_NONE = 0,
+  NA_APPLICATION_TUNNEL_PROXY = 1, /* PROXY protocol version 2, with the client's SPIFFE ID in TLV 0xD0 */
+};
+
 /* The rest of a workload's inbound configuration. Guards by number as in na_inbound_port. */
 typedef struct na_inbound_config {
   uint32_t fallback;        /* enum na_protocol of ports that are not listed */
   uint32_t fallback_guards; /* theirs */
   uint32_t every; /* asked of each connection to any port, before the port's own; of these guards, what is asked of
                      connections */
+  const na_inbound_name *names; /* n_names of them; copied */
+  uint32_t n_names;
+  uint32_t tunnel;      /* enum na_application_tunnel: how the application hears of what came through a tunnel. It may
+                           then be asked for any address: it is a proxy. The port takes TCP, whatever is declared */
+  uint32_t tunnel_port; /* of the application; 0: the port that was asked for */
 } na_inbound_config;
 
 /* As na_builder_inbound, with guards: m of them, of which the builder takes references. They cannot be changed any

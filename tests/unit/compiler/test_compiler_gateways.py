@@ -78,7 +78,7 @@ def gate_service() -> Any:
 
 @pytest.fixture
 def index() -> WorkloadIndex:
-    index = WorkloadIndex("node-a")
+    index = WorkloadIndex("node-a", "near")
     put(index, gate_service(), gate(0, gate=(15008, 15009)), gate(1, gate=(15008, 15008)), pod())
     return index
 
@@ -215,6 +215,7 @@ class TestOtherNetworks:
                 15010,
                 parse_address(GATES[1]),
                 authority=self.TARGET,
+                network="near",
                 inner=(
                     "spiffe://cluster.local/ns/default/sa/reviews",
                     "spiffe://cluster.local/ns/default/sa/any-reviews",

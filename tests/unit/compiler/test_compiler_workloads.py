@@ -13,6 +13,7 @@ from harness.ads import resource
 from nodeagent.compiler.workloads import IndexChange, WorkloadIndex, apply_addresses
 from nodeagent.proto import workload_pb2
 from nodeagent.snapshot.address import parse_address
+from nodeagent.snapshot.values import ApplicationTunnel, InboundName
 from nodeagent.xds.protocol import DeltaProtocol
 from nodeagent.xds.store import WILDCARD
 from nodeagent.xds.types import ADDRESS
@@ -166,6 +167,25 @@ class TestServices:
         entry = index.workload(name_of(pods[0]))
         assert entry is not None
         assert [(port, ref.name) for port, ref in index.services_of(entry)] == [(8080, "reviews")]
+
+    def test_a_workload_is_known_by_its_services_names(self) -> None:
+        pod = xds.workload("r-1", "10.0.0.1", services={"reviews": (80, 8080), "gone": (81, 8081)})
+        index = index_of(xds.service("reviews", "10.96.0.7", (80, "http")), pod)
+        entry = index.workload(name_of(pod))
+        assert entry is not None
+        assert index.names_of(entry) == (InboundName(xds.fqdn("reviews"), 80, 8080),)
+        assert entry.application_tunnel is None
+
+    @pytest.mark.parametrize(
+        ("port", "expected"), [(0, ApplicationTunnel()), (15088, ApplicationTunnel(15088))]
+    )
+    def test_an_application_tunnel_is_kept(self, port: int, expected: ApplicationTunnel) -> None:
+        pod = xds.workload("r-1", "10.0.0.1")
+        pod.workload.application_tunnel.protocol = workload_pb2.ApplicationTunnel.PROXY
+        pod.workload.application_tunnel.port = port
+        entry = index_of(pod).workload(name_of(pod))
+        assert entry is not None
+        assert entry.application_tunnel == expected
 
     @pytest.mark.parametrize("port", [0, 70000])
     def test_a_port_out_of_range_is_refused(self, port: int) -> None:

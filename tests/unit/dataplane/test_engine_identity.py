@@ -16,11 +16,13 @@ from nodeagent.dataplane.report import StatRow
 from nodeagent.errors import EngineError
 from nodeagent.snapshot.address import parse_address
 from nodeagent.snapshot.values import (
+    ApplicationTunnel,
     Cluster,
     Destination,
     Endpoint,
     Forward,
     Inbound,
+    InboundName,
     Protocol,
     Route,
     RouteTable,
@@ -39,9 +41,9 @@ CLUSTER = Cluster("v/back", "back")
 HOST = VirtualHost("back", ("*",), (Route("r", Forward((WeightedCluster(CLUSTER.name),))),))
 
 
-def snapshot(*identities: str) -> Snapshot:
+def snapshot(*identities: str, authority: str = "", inbound: Inbound = Inbound()) -> Snapshot:  # noqa: B008
     """All requests go to one endpoint, through a tunnel in which one of `identities` must answer."""
-    endpoint = Endpoint(LOOPBACK, BACK, tunnel=Tunnel(identities))
+    endpoint = Endpoint(LOOPBACK, BACK, tunnel=Tunnel(identities, authority=authority))
     destination = Destination(LOOPBACK, FRONT, Protocol.HTTP, table="v/80")
     view = View(
         "v",
@@ -50,7 +52,7 @@ def snapshot(*identities: str) -> Snapshot:
         {"v/80": RouteTable("v/80", "80", {HOST.name: HOST})},
         {destination.key: destination},
     )
-    return Snapshot(views={"v": view}, inbound={"pod": Inbound()})
+    return Snapshot(views={"v": view}, inbound={"pod": inbound})
 
 
 class Caller:
@@ -135,6 +137,21 @@ async def test_somebody_else_must_not_answer(web: Caller) -> None:
     assert await web.get() == 503
     web.engine.apply(snapshot("spiffe://cluster.local/ns/default/sa/other", pki.WEB))
     assert await web.get() == 200
+
+
+async def test_it_may_be_asked_for_its_service_by_name(web: Caller) -> None:
+    web.certify()
+    names = (InboundName("back.shop", 80, BACK),)
+    web.engine.apply(snapshot(pki.WEB, authority="back.shop:80", inbound=Inbound(names=names)))
+    assert await web.get() == 200
+    web.engine.apply(snapshot(pki.WEB, authority="back.shop:81", inbound=Inbound(names=names)))
+    assert await web.get() == 503
+
+
+async def test_an_application_tunnel_has_a_header_that_http_servers_do_not_know(web: Caller) -> None:
+    web.certify()
+    web.engine.apply(snapshot(pki.WEB, inbound=Inbound(tunnel=ApplicationTunnel(BACK))))
+    assert await web.get() in (400, 503)
 
 
 async def test_a_certificate_that_cannot_be_used_leaves_the_last_one_in_force(web: Caller) -> None:
