@@ -4,11 +4,14 @@
 #include <string.h>
 
 bool na_path_is_plain(na_str path) {
-  for (uint32_t i = 0; i < path.n; i++) {
-    char c = path.p[i];
-    if (c == '%' || c == '\\' || (c == '.' && (i == 0 || path.p[i - 1] == '/')))
+  if (memchr(path.p, '%', path.n) || memchr(path.p, '\\', path.n))
+    return false;
+  const char *end = path.p + path.n, *dot = path.p;
+  while ((dot = memchr(dot, '.', (size_t)(end - dot))))
+    if (dot == path.p || dot[-1] == '/')
       return false;
-  }
+    else
+      dot++;
   return true;
 }
 
