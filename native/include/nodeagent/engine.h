@@ -508,8 +508,8 @@ enum na_stat_kind {
   NA_STAT_TCP_OPENED = 2, /* an opened TCP connection */
   NA_STAT_TCP_CLOSED = 3, /* a closed one, with flags */
   NA_STAT_TCP_BYTES = 4,  /* bytes since the last report of a connection: received in bytes_in, sent in bytes_out */
-  NA_STAT_POLICY = 5,     /* a decision of rules: cluster_tag is the policy (na_engine_policy), flags an enum na_outcome;
-                             of workload, protocol and count the rest */
+  NA_STAT_POLICY = 5, /* a decision of rules: cluster_tag is the policy (na_engine_policy), flags an enum na_outcome;
+                         of workload, protocol and count the rest */
 };
 
 /* What a policy decided. */

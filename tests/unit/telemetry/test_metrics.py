@@ -199,10 +199,10 @@ def test_too_many_label_sets_fold_into_overflow(lookup: object, row: RowMaker) -
     assert sum(sample.value for sample in found) == 25, "nothing is lost"
     overflow = samples(page, "nodeagent_metrics_overflow_total")
     assert {sample.labels["family"]: sample.value for sample in overflow} == {
-            "requests": 15,
-            "tcp": 0,
-            "policies": 0,
-        }
+        "requests": 15,
+        "tcp": 0,
+        "policies": 0,
+    }
 
 
 def test_idle_series_make_room(lookup: object, row: RowMaker) -> None:
