@@ -100,7 +100,7 @@ def exec_(
 def apply(files: Files, name: Name = "default") -> None:
     """Put objects in force.
 
-    Kubernetes and Istio objects of YAML files; returns when the control plane has them.
+    Kubernetes and Istio objects of YAML files; returns when the control plane and the agents have them.
     """
     objects = [manifest.pack() for manifest in read_manifests(files)]
     _report(_call(_names(name), "apply", objects=objects))

@@ -129,7 +129,7 @@ def print_issues(issues: list[dict[str, Any]]) -> None:
 
 
 def print_results(answer: dict[str, Any]) -> bool:
-    """Print what became of each object; False when one was refused or the control plane found an error."""
+    """Print what became of each object; False when one was refused, by whomever, or has an error."""
     good = True
     for result in answer["results"]:
         print(f"{result['object']} {result['action']}")
@@ -139,6 +139,9 @@ def print_results(answer: dict[str, Any]) -> bool:
             good = False
             print(f"error: {result['error']}", file=sys.stderr)
     print_issues(answer["issues"])
+    for refusal in answer["refused"]:
+        good = False
+        print(f"error: {refusal}", file=sys.stderr)
     if answer["waiting"]:
         print(f"warning: {answer['waiting']}", file=sys.stderr)
     return good and not any(issue.get("severity") == _ERROR for issue in answer["issues"])

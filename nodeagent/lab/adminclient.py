@@ -13,12 +13,13 @@ _SECONDS: Final = 5.0
 _MAXIMUM: Final = 64 << 20
 
 
-async def get(path: Path, target: str) -> tuple[int, bytes]:
-    """GET `target` over a unix socket; returns status and body. AdminError when nobody answers."""
+async def get(path: Path, target: str, seconds: float = 0) -> tuple[int, bytes]:
+    """GET `target` over a unix socket; returns status and body. AdminError when nobody answers in time (0: 5 s)."""
+    seconds = seconds or _SECONDS
     try:
-        return await asyncio.wait_for(_exchange(path, target), _SECONDS)
+        return await asyncio.wait_for(_exchange(path, target), seconds)
     except TimeoutError:
-        raise AdminError(f"{path}: no answer within {_SECONDS:g} s") from None
+        raise AdminError(f"{path}: no answer within {seconds:g} s") from None
     except (OSError, asyncio.IncompleteReadError, ValueError) as error:
         raise AdminError(f"{path}: {error}") from None
 

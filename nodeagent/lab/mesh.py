@@ -79,6 +79,10 @@ class ControlPlane(MeshProcess):
         answer = await adminclient.get_json(self.admin, "/config_errors")
         return list(answer["issues"])
 
+    async def clients(self) -> list[dict[str, Any]]:
+        """Who is connected, and how each of its types stands."""
+        return list(await adminclient.get_json(self.admin, "/debug/syncz"))
+
     async def loaded(self) -> dict[str, str]:
         """SHA-256 by path of the configuration files that are in force."""
         answer = await adminclient.get_json(self.admin, "/config_files")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from typing import Any, Final
 
 from nodeagent.config.yaml_fields import suggestion
@@ -16,9 +16,9 @@ from nodeagent.lab.pods import Pod
 from nodeagent.lab.rpc import Handler
 from nodeagent.lab.running import RunningLab
 from nodeagent.lab.service_objects import is_pod
+from nodeagent.lab.settling import Settling
 from nodeagent.lab.status import describe
 
-_SETTLE_SECONDS: Final = 10.0
 _SETTLE_LOOK: Final = 0.02
 
 
@@ -86,20 +86,28 @@ class Verbs:
     async def apply(self, request: dict[str, Any]) -> dict[str, Any]:
         """Take objects in force; answers what became of each."""
         async with self._configuring:
-            before = await self._issues()
+            settling = Settling(self._lab)
+            await settling.begin()
             results = [await self._apply_one(item) for item in request["objects"]]
-            return await self._finish(results, before)
+            return await self._finish(results, settling)
 
     async def delete(self, request: dict[str, Any]) -> dict[str, Any]:
         """Take objects out of force."""
         async with self._configuring:
-            before = await self._issues()
+            settling = Settling(self._lab)
+            await settling.begin()
             results = [await self._delete_one(ObjectKey(*item)) for item in request["keys"]]
-            return await self._finish(results, before)
+            return await self._finish(results, settling)
 
     async def issues(self, _: dict[str, Any]) -> list[dict[str, Any]]:
         """What the control plane has to say of the whole configuration."""
-        return await self._issues()
+        plane = self._lab.controlplane
+        if plane is None or not plane.ready:
+            return []
+        try:
+            return await Settling(self._lab).issues(plane)
+        except AdminError:
+            return []
 
     async def _apply_one(self, item: dict[str, Any]) -> dict[str, Any]:
         manifest = Manifest.unpack(item)
@@ -120,54 +128,11 @@ class Verbs:
             return _result(key, "deleted")
         return _result(key, "not found", error=f"{key}: there is no such object")
 
-    async def _finish(self, results: list[dict[str, Any]], before: list[dict[str, Any]]) -> dict[str, Any]:
-        """Bring it in force, wait for the control plane, and add what that has to say."""
+    async def _finish(self, results: list[dict[str, Any]], settling: Settling) -> dict[str, Any]:
+        """Bring it in force, wait for the control plane and the agents, and add what they have to say."""
         await self._lab.refresh()
-        waiting = await self._settle()
-        new = [
-            issue for issue in await self._issues() if issue not in before or self._concerns(issue, results)
-        ]
-        return {"results": results, "issues": new, "waiting": waiting}
-
-    @staticmethod
-    def _concerns(issue: dict[str, Any], results: Iterable[dict[str, Any]]) -> bool:
-        return any(issue.get("resource") == result["object"] for result in results)
-
-    async def _issues(self) -> list[dict[str, Any]]:
-        plane = self._lab.controlplane
-        if plane is None or not plane.ready:
-            return []
-        try:
-            return [self._from_user_file(issue) for issue in await plane.issues()]
-        except AdminError:
-            return []
-
-    def _from_user_file(self, issue: dict[str, Any]) -> dict[str, Any]:
-        """Name the user's file in place of the lab's copy of the object."""
-        path, _, line = str(issue.get("source", "")).rpartition(":")
-        for manifest in self._lab.registry.store.objects():
-            if path == str(self._lab.registry.store.path(manifest.key)):
-                number = manifest.line + int(line) - 1 if line.isdigit() else manifest.line
-                return {**issue, "source": f"{manifest.source}:{number}"}
-        return issue
-
-    async def _settle(self) -> str:
-        """Wait until the control plane has read the folder; else returns why it has not."""
-        plane = self._lab.controlplane
-        if plane is None:
-            return ""
-        if not plane.ready:
-            return f"the control plane is not ready ({plane.not_ready}); it takes this when it is"
-        deadline = time.monotonic() + _SETTLE_SECONDS
-        while time.monotonic() < deadline:
-            try:
-                # Asked for anew each time: pods that become ready change the folder meanwhile.
-                if await plane.loaded() == self._lab.registry.store.digests():
-                    return ""
-            except AdminError as error:
-                return f"the control plane does not answer: {error}"
-            await asyncio.sleep(_SETTLE_LOOK)
-        return f"the control plane has not read it within {_SETTLE_SECONDS:g} s"
+        issues, refused = await settling.end({result["object"] for result in results})
+        return {"results": results, "issues": issues, "refused": refused, "waiting": settling.waiting}
 
     # -- names --
 

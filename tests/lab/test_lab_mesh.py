@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
 import json
 import os
 import signal
+import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -12,6 +16,7 @@ import pytest
 from harness import require
 from harness.labs import LabUnderTest
 from harness.mesh import eventually
+from harness.xds_client import CDS, DeltaClient, node
 
 pytestmark = pytest.mark.lab
 
@@ -88,6 +93,104 @@ def test_routes_come_change_and_go_live(lab: LabUnderTest) -> None:
     eventually(lambda: version(lab), lambda found: found == "v1", within=5)
     assert lab.must("delete", route(lab, "v1")) == "VirtualService default/web deleted\n"
     eventually(lambda: {version(lab) for _ in range(8)}, lambda found: found == {"v1", "v2"}, within=15)
+
+
+def test_a_change_is_in_force_when_the_command_returns(lab: LabUnderTest) -> None:
+    for _ in range(5):
+        for subset in ("v2", "v1"):
+            lab.must("apply", route(lab, subset))
+            assert version(lab) == subset
+    lab.must("delete", route(lab, "v1"))
+
+
+class Refusing:
+    """A client of the lab's control plane that refuses, or never answers, clusters after the first ones."""
+
+    def __init__(self, lab: LabUnderTest, error: str) -> None:
+        self._target = f"unix:/run/nodeagent/lab/{lab.name}/controlplane/xds.sock"
+        self._error = error
+        self._ready = threading.Event()
+        self._loop = asyncio.new_event_loop()
+        self._thread = threading.Thread(target=self._loop.run_until_complete, args=(self._main(),))
+
+    async def _main(self) -> None:
+        self._stop = asyncio.Event()
+        async with DeltaClient(self._target, node(pod="stubborn", address="10.0.0.77")) as client:
+            await client.fetch(CDS)
+            self._ready.set()
+            with contextlib.suppress(asyncio.TimeoutError, AssertionError):
+                response = await client.receive(CDS, timeout=20)
+                if self._error:
+                    await client.ask(CDS, nonce=response.nonce, error=self._error)
+            await self._stop.wait()
+
+    def __enter__(self) -> None:
+        self._thread.start()
+        assert self._ready.wait(10)
+
+    def __exit__(self, *_: object) -> None:
+        self._loop.call_soon_threadsafe(self._stop.set)
+        self._thread.join()
+        self._loop.close()
+
+
+LATE = """
+apiVersion: v1
+kind: Service
+metadata: {name: late}
+spec: {selector: {app: web}, ports: [{name: http, port: 82, targetPort: 8080}]}
+"""
+
+
+def test_who_refuses_a_change_is_named(lab: LabUnderTest) -> None:
+    file = lab.write("late.yaml", LATE)
+    with Refusing(lab, "no thanks"):
+        done = lab.run("apply", file)
+        assert (done.returncode, done.stdout) == (1, "Service default/late created\n")
+        assert "error: default/stubborn refuses Cluster: no thanks" in done.stderr
+        again = lab.run("apply", lab.write("other.yaml", LATE.replace("late", "other")))
+        assert "refuses" not in again.stderr, "it was told before"
+    lab.must("delete", file)
+    lab.must("delete", lab.write("other.yaml", LATE.replace("late", "other")))
+
+
+def test_who_does_not_take_a_change_is_named(lab: LabUnderTest) -> None:
+    file = lab.write("late.yaml", LATE)
+    with Refusing(lab, ""):
+        began = time.monotonic()
+        done = lab.run("apply", file)
+        assert done.returncode == 0
+        assert "warning: not taken within 5 s by default/stubborn" in done.stderr
+        assert time.monotonic() - began < 8
+    lab.must("delete", file)
+
+
+def test_a_control_plane_that_hangs_is_waited_for_once(lab: LabUnderTest) -> None:
+    pid = lab.status()["controlplane"]["pid"]
+    os.kill(pid, signal.SIGSTOP)
+    try:
+        began = time.monotonic()
+        done = lab.run("apply", route(lab, "v2"))
+        assert time.monotonic() - began < 4
+        assert "the control plane" in done.stderr
+    finally:
+        os.kill(pid, signal.SIGCONT)
+    eventually(lambda: version(lab), lambda found: found == "v2", within=10)
+    eventually(lambda: lab.status()["controlplane"]["ready"], bool, within=10)
+    lab.must("delete", route(lab, "v2"))
+
+
+def test_what_is_stopped_is_not_waited_for(lab: LabUnderTest) -> None:
+    for target, why in (("controlplane", "not ready (stopped)"), ("node-a", "no agent is ready on node-a")):
+        lab.must("stop", target)
+        began = time.monotonic()
+        done = lab.run("apply", route(lab, "v2"))
+        took = time.monotonic() - began
+        lab.must("start", target)
+        assert (done.returncode, took < 3) == (0, True), took
+        assert why in done.stderr
+        eventually(lambda: version(lab), lambda found: found == "v2", within=15)
+        lab.must("delete", route(lab, "v2"))
 
 
 def test_what_the_control_plane_finds_names_the_users_file_and_line(lab: LabUnderTest) -> None:

@@ -52,6 +52,7 @@ def _describe(stream: Stream) -> dict[str, Any]:
         "transport": stream.variant,
         "on_demand": client.on_demand,
         "connected": stream.connected,
+        "busy": stream.busy,
         "types": {
             type_url: {
                 "state": subscription.acknowledgement.state.value,

@@ -54,6 +54,12 @@ class Stream(abc.ABC):
         self._wake = asyncio.Event()
         self._unknown: set[str] = set()
         self._changed_at: float | None = None
+        self._sending = False
+
+    @property
+    def busy(self) -> bool:
+        """Whether something is to be sent, or being sent."""
+        return self._wake.is_set() or self._sending
 
     async def run(self, requests: AsyncIterator[Any]) -> None:
         """Serve until the client leaves, breaks a limit, or the server closes."""
@@ -83,7 +89,9 @@ class Stream(abc.ABC):
             await self._wake.wait()
             self._wake.clear()
             changed_at, self._changed_at = self._changed_at, None
+            self._sending = True
             sent = await self.flush()
+            self._sending = False
             if sent and changed_at is not None:
                 self.hub.metrics.push_seconds.observe(time.monotonic() - changed_at)
 
