@@ -107,7 +107,16 @@ class Agent:
         self.identities = Identities(config)
         self.identities.serve(self.engine)
         events = ViewEvents(self._view_changed, self._inbound_changed, self._view_stored)
-        self.views = Views(config, self.index, events, store, self._saver, dataplane.check)
+        self.views = Views(
+            config,
+            self.index,
+            events,
+            store,
+            self._saver,
+            dataplane.check,
+            self.identities.client_certificate,
+        )
+        self.identities.follow(self.views.certificate_changed)
         self.enrolment = self._make_enrolment(dataplane)
         self.workloads.policies_changed = self.enrolment.refresh_all
         self._zds = ZdsClient(str(config.zds), self.enrolment)

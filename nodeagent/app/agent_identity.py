@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING
 
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
@@ -17,6 +17,7 @@ from nodeagent.config.agent import AgentConfig
 from nodeagent.enroll.zds import EnrolledPod
 from nodeagent.errors import ConfigError
 from nodeagent.model.identity import Identity, check_trust_domain
+from nodeagent.xds.transport import ClientCertificate
 
 if TYPE_CHECKING:
     # Imported only if a CA is given: an agent without identities does without the cryptography library.
@@ -62,6 +63,21 @@ class Identities:
 
         if self.manager is not None:
             self.manager.observe(put)
+
+    def follow(self, changed: Callable[[str], None]) -> None:
+        """Call with each SPIFFE ID that has another certificate, or none any more."""
+        if self.manager is not None:
+            self.manager.observe(lambda identity, certificate: changed(str(identity)))
+
+    def client_certificate(self, principal: str) -> ClientCertificate | None:
+        """The certificate in force of a SPIFFE ID, to be shown to the control plane."""
+        if self.manager is None:
+            return None
+        try:
+            found = self.manager.get(Identity.parse(principal))
+        except ValueError:
+            return None  # no identity can have that name, and arrived() has said so
+        return ClientCertificate(found.chain_pem, found.key_pem) if found is not None else None
 
     def start(self) -> None:
         """Begin, on the event loop."""

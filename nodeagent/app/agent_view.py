@@ -15,7 +15,6 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, Final
 
-from nodeagent.app.agent_access import xds_transport
 from nodeagent.app.agent_demand import Demand, DemandCounters, Waypoints, want_for
 from nodeagent.compiler.cluster import compile_cluster, compile_endpoints
 from nodeagent.compiler.inbound import L4_ONLY, VIRTUAL_INBOUND, compile_inbound
@@ -41,6 +40,7 @@ from nodeagent.xds.lastgood import Held
 from nodeagent.xds.protocol import Update
 from nodeagent.xds.store import WILDCARD, TypeState
 from nodeagent.xds.stream import DeltaStream
+from nodeagent.xds.transport import Transport
 from nodeagent.xds.types import (
     CLUSTER,
     L7_TYPES,
@@ -88,8 +88,10 @@ class ViewController:
         scope: Scope,
         events: ViewEvents,
         counters: DemandCounters,
+        access: Callable[[], Transport],
         waypoints: Waypoints | None = None,
     ) -> None:
+        """`access` tells before each connection to the control plane how to connect."""
         self.name = name
         self._waypoints = waypoints
         self.view = View(name)
@@ -97,8 +99,7 @@ class ViewController:
         """In force, with all clusters that its callouts ask in `view`."""
         self._next_inbound: InboundPiece | None = None
         """Received, and waiting for such clusters."""
-        transport = xds_transport(config)
-        self.stream = DeltaStream(name, transport.address, node, L7_TYPES, self, transport)
+        self.stream = DeltaStream(name, access().address, node, L7_TYPES, self, choose=access)
         self.warnings: dict[tuple[str, str], tuple[str, ...]] = {}
         self.users: set[str] = set()
         """Uids of the workloads that use it."""

@@ -9,6 +9,7 @@ from dataclasses import dataclass, replace
 from typing import Any, Final
 
 from nodeagent import __version__
+from nodeagent.app.agent_access import workload_access
 from nodeagent.app.agent_demand import DemandCounters, Waypoints
 from nodeagent.app.agent_saver import Saver
 from nodeagent.app.agent_view import ViewController, ViewEvents
@@ -20,6 +21,7 @@ from nodeagent.model.extensions import ON_DEMAND_FEATURE
 from nodeagent.snapshot.address import format_address
 from nodeagent.snapshot.values import VirtualHost
 from nodeagent.xds.lastgood import LastGood
+from nodeagent.xds.transport import ClientCertificate
 from nodeagent.xds.types import Message
 
 logger = logging.getLogger(__name__)
@@ -101,7 +103,10 @@ class Views:
         store: LastGood,
         saver: Saver,
         check: Callable[[VirtualHost], None],
+        certificate_of: Callable[[str], ClientCertificate | None] = lambda principal: None,
     ) -> None:
+        """`certificate_of` gives the certificate in force of a SPIFFE ID."""
+        self._certificate_of = certificate_of
         self._config = config
         self._index = index
         self.gateways = Gateways(index)
@@ -110,6 +115,8 @@ class Views:
         self._saver = saver
         self._check = check
         self._views: dict[str, ViewController] = {}
+        self._principals: dict[str, str] = {}
+        """By name of the view: the SPIFFE ID of its workloads."""
         self._provisional: set[str] = set()
         """Views of workloads that the control plane had not told of when they came."""
         self.counters = DemandCounters()
@@ -134,8 +141,10 @@ class Views:
             waypoints = Waypoints(self.gateways, self._principal(subject))
             scope = replace(scope, tunnel_to=self.gateways.tunnel_to, waypoint_of=waypoints.endpoints_of)
         node = node_of(subject, self._config)
+        principal = self._principals[name] = self._principal(subject)
+        access = workload_access(self._config, lambda: self._certificate_of(principal))
         return ViewController(
-            name, node, self._config, self._index, scope, self._events, self.counters, waypoints
+            name, node, self._config, self._index, scope, self._events, self.counters, access, waypoints
         )
 
     def _principal(self, subject: Subject) -> str:
@@ -156,8 +165,17 @@ class Views:
         if not view.users and self._views.get(view.name) is view:
             del self._views[view.name]
             self._provisional.discard(view.name)
+            self._principals.pop(view.name, None)
             self._saver.forget(view.stream)
             await view.stop()
+
+    def certificate_changed(self, principal: str) -> None:
+        """A SPIFFE ID has another certificate, or none any more: streams in its name are opened anew by it."""
+        if not self._config.xds_mtls:
+            return
+        for name, view in self._views.items():
+            if self._principals.get(name) == principal:
+                view.stream.reopen()
 
     def get(self, name: str) -> ViewController | None:
         """The view of a name."""

@@ -79,6 +79,15 @@ def run(
             "xds-hostname", "Name in the control plane's certificate.", "ALT_XDS_HOSTNAME", "NAME"
         ),
     ] = "",
+    xds_mtls: Annotated[
+        str,
+        _identity_option(
+            "xds-mtls",
+            "Where the control plane knows workloads by their certificates (its --listen-mtls).",
+            "",
+            "HOST:PORT",
+        ),
+    ] = "",
     token: Annotated[
         str,
         _identity_option("token", "Authenticate by this token; over TLS only.", "AUTH_TOKEN", "PATH|TOKEN"),
@@ -128,6 +137,7 @@ def run(
         ca_hostname=ca_hostname,
         xds_root=xds_root,
         xds_hostname=xds_hostname,
+        xds_mtls=xds_mtls,
         token=token,
         cert_lifetime=cert_lifetime,
         static=static,

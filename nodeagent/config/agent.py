@@ -69,6 +69,9 @@ class AgentConfig:
     xds_root: str = ""
     """As `ca_root`, for the control plane; empty: `ca_root`."""
     xds_hostname: str = ""
+    xds_mtls: str = ""
+    """`host:port` where the control plane knows workloads by their certificates. Streams in the name of a workload go
+    there once it has one; empty: all of them by the node's token."""
     token: str = DEFAULT_TOKEN
     """What the agent is known by: a path (it begins with / or .) or the token. Sent over TLS only."""
     cert_lifetime: float = 86400.0
@@ -79,6 +82,8 @@ class AgentConfig:
     def __post_init__(self) -> None:
         if not self.node:
             raise ConfigError("--node: the name of this node is needed (in Kubernetes: spec.nodeName)")
+        if self.xds_mtls and not self.ca:
+            raise ConfigError("--xds-mtls: needs --ca, from where workloads have their certificates")
         _one_of("--log-level", self.log_level, LOG_LEVELS)
         _one_of("--xds-mode", self.xds_mode, XDS_MODES)
         _one_of("--access-log", self.access_log, ACCESS_LOGS)

@@ -14,6 +14,7 @@ from nodeagent.lab.names import LabNames
 from nodeagent.lab.plan import FABRIC4
 
 TLS_PORT: Final = 15012
+MUTUAL_TLS_PORT: Final = 15013
 _TOKEN_BYTES: Final = 32
 
 
@@ -38,6 +39,7 @@ class LabIdentity:
         """What makes the control plane a CA."""
         return (
             "--listen-tls", f"{FABRIC4}:{TLS_PORT}",
+            "--listen-mtls", f"{FABRIC4}:{MUTUAL_TLS_PORT}",
             "--tls-name", str(FABRIC4),
             "--ca-dir", str(self.folder / "ca"),
             "--root-cert-out", str(self.root_certificates),
@@ -48,6 +50,7 @@ class LabIdentity:
         """What makes a node's agent obtain certificates."""
         return (
             "--ca", f"{FABRIC4}:{TLS_PORT}",
+            "--xds-mtls", f"{FABRIC4}:{MUTUAL_TLS_PORT}",
             "--ca-root", str(self.root_certificates),
             "--token", str(self.token(node)),
             "--cert-lifetime", str(self.cert_lifetime),

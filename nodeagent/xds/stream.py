@@ -6,7 +6,7 @@ import asyncio
 import contextlib
 import logging
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final
 
@@ -69,6 +69,8 @@ class DeltaStream:
     consumer: Consumer
     transport: Transport | None = None
     """How to connect; None: to `address` in plain text."""
+    choose: Callable[[], Transport] | None = None
+    """Asked before each connection how to connect, in place of `transport`."""
     backoff: Backoff = field(default_factory=Backoff)
     fetch_timeout: float = INITIAL_FETCH_TIMEOUT
     state: StreamState = field(default_factory=StreamState, init=False)
@@ -136,6 +138,11 @@ class DeltaStream:
 
     async def _connect_once(self) -> bool:
         """Exchange until the stream ends; True if it ended because it is to be opened anew."""
+        # What asks for another stream from here on means what this one is about to be.
+        self._reopen.clear()
+        if self.choose is not None:
+            self._transport = self.choose()
+            self.address = self._transport.address
         async with self._transport.channel(_OPTIONS) as channel:
             await self._await_connection(channel)
             from envoy.service.discovery.v3 import discovery_pb2
@@ -169,7 +176,6 @@ class DeltaStream:
 
     async def _exchange(self, call: Any) -> bool:
         self.protocol.reopen()
-        self._reopen.clear()
         self._wake.set()
         receiver = asyncio.create_task(self._receive(call))
         reopen = asyncio.create_task(self._reopen.wait())

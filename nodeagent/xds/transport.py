@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import ssl
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
 
@@ -36,6 +36,14 @@ def grpc_target(address: str) -> str:
 
 
 @dataclass(frozen=True, slots=True)
+class ClientCertificate:
+    """What a client shows of itself, in PEM."""
+
+    chain: str
+    key: str = field(repr=False)
+
+
+@dataclass(frozen=True, slots=True)
 class Tls:
     """How the server is known, and how it knows us."""
 
@@ -46,6 +54,8 @@ class Tls:
     hostname: str = ""
     """Name to look for in the server's certificate; empty: that of the address (Istio's ALT_CA_HOSTNAME)."""
     cluster_id: str = ""
+    certificate: ClientCertificate | None = None
+    """Shown where the server asks for one."""
 
     def roots(self) -> bytes:
         """The root certificates, in PEM; IdentityError if they cannot be read."""
@@ -110,7 +120,12 @@ class Transport:
             return grpc.aio.insecure_channel(target, options=options)
         if self.tls.hostname:
             options = (*options, ("grpc.ssl_target_name_override", self.tls.hostname))
-        credentials = grpc.ssl_channel_credentials(root_certificates=self.tls.roots())
+        shown = self.tls.certificate
+        credentials = grpc.ssl_channel_credentials(
+            self.tls.roots(),
+            shown.key.encode() if shown is not None else None,
+            shown.chain.encode() if shown is not None else None,
+        )
         return grpc.aio.secure_channel(target, credentials, options=options)
 
     def metadata(self) -> tuple[tuple[str, str], ...]:

@@ -14,9 +14,13 @@ from harness import pki
 from harness.ca_plane import TOKENS, CaPlane, ca_plane
 from harness.xds_client import ADDRESS, CDS, node
 
+from nodeagent.app.agent_access import workload_access
+from nodeagent.config.agent import AgentConfig
+from nodeagent.config.controlplane import ControlPlaneConfig
 from nodeagent.controlplane.ca.authority import Authority
+from nodeagent.errors import ConfigError
 from nodeagent.xds.stream import DeltaStream
-from nodeagent.xds.transport import Tls, Transport
+from nodeagent.xds.transport import ClientCertificate, Tls, Transport
 
 
 @pytest.fixture
@@ -200,3 +204,50 @@ async def test_the_agents_stream_says_what_is_wrong(
     stream = DeltaStream("test", transport.address, AGENT, (ADDRESS,), _Consumer(), transport)
     stream.subscribe(ADDRESS, ["*"])
     await run_until(stream, text)
+
+
+async def test_the_agents_stream_goes_over_to_the_workloads_certificate(plane: CaPlane) -> None:
+    """As soon as there is one, and back to the node's token when there is none any more."""
+    assert plane.plane is not None
+    assert plane.plane.ca is not None
+    key = pki.p256()
+    chain = pki.leaf(plane.plane.ca.keeper.authority, key, pki.uri(ID))
+    certificate = ClientCertificate("".join(chain[:-1]), pki.key_pem(key).decode())
+    held: list[ClientCertificate] = []
+    config = AgentConfig(
+        node="node-a",
+        xds=f"https://{plane.address}",
+        xds_mtls=f"localhost:{plane.mutual_port}",
+        ca=plane.address,
+        ca_root=str(plane.bundle),
+        token=str(plane.root / "tokens" / "node-a"),
+    )
+    access = workload_access(config, lambda: held[0] if held else None)
+    stream = DeltaStream("test", access().address, WEB, (CDS,), _Consumer(), choose=access)
+    stream.subscribe(CDS, ["*"])
+    hub = plane.plane.hub
+
+    async def known_as(caller: str) -> None:
+        async with asyncio.timeout(5):
+            while {open_stream.caller for open_stream in hub.streams} != {caller}:
+                await asyncio.sleep(0.02)
+
+    task = asyncio.create_task(stream.run())
+    try:
+        await known_as("node node-a")
+        held.append(certificate)
+        stream.reopen()
+        await known_as(f"workload {ID}")
+        held.clear()
+        stream.reopen()
+        await known_as("node node-a")
+        assert stream.state.last_error == ""
+    finally:
+        task.cancel()
+
+
+def test_the_port_for_certificates_needs_a_ca() -> None:
+    with pytest.raises(ConfigError, match="--xds-mtls: needs --ca"):
+        AgentConfig(node="a", xds_mtls="localhost:15013")
+    with pytest.raises(ConfigError, match="--listen-mtls: needs --listen-tls"):
+        ControlPlaneConfig(config=(), listen_mtls=("localhost:15013",))

@@ -145,6 +145,22 @@ def test_an_outsider_reaches_the_mesh_in_plaintext(mesh: Mesh) -> None:
     )
 
 
+def test_streams_of_workloads_are_known_by_their_certificates(mesh: Mesh) -> None:
+    """A node asks for what concerns it by its token, each workload's configuration is asked for as the workload."""
+
+    def callers() -> dict[str, set[str]]:
+        found: dict[str, set[str]] = {}
+        for client in mesh.status("controlplane")["clients"]:
+            found.setdefault(client["type"], set()).add(client["caller"])
+        return found
+
+    wanted = {
+        "ztunnel": {"node node-a", "node node-b"},
+        "sidecar": {f"workload {spiffe(name)}" for name in ("client", "near", "far", "drifter")},
+    }
+    eventually(callers, lambda found: found == wanted)
+
+
 @pytest.mark.parametrize(("target", "node"), [("near", "node-a"), ("far", "node-b")])
 def test_both_sides_tell_who_has_proved_to_be_whom(mesh: Mesh, target: str, node: str) -> None:
     labels = {

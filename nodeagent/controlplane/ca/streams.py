@@ -35,7 +35,7 @@ class TokenGuard:
             caller = await self._authenticators.caller(metadata)
         except Refusal as refusal:
             raise StreamDenied(refusal.code, refusal.message) from refusal
-        return Admission(lambda client: _check(caller, client, self._workload_named))
+        return Admission(lambda client: _check(caller, client, self._workload_named), caller.name)
 
 
 class CertificateGuard:
@@ -58,7 +58,7 @@ class CertificateGuard:
         identity = self._identity(certificate)
         caller = Caller(f"workload {identity}", identity)
         ends = certificate.not_valid_after_utc.timestamp()
-        return Admission(lambda client: _check(caller, client, self._workload_named), ends)
+        return Admission(lambda client: _check(caller, client, self._workload_named), caller.name, ends)
 
     def _identity(self, certificate: x509.Certificate) -> Identity:
         try:

@@ -30,6 +30,8 @@ class Admission:
     """What an admitted stream may do, and how long."""
 
     permit: Permit
+    caller: str = ""
+    """Who was admitted, for people; empty: nobody asked."""
     ends: float | None = None
     """Seconds since the epoch at which what it was admitted by is void; None: at no certain time."""
 

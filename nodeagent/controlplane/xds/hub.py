@@ -49,6 +49,7 @@ def _describe(stream: Stream) -> dict[str, Any]:
         "namespace": client.namespace,
         "pod": client.pod,
         "peer": stream.peer,
+        "caller": stream.caller,
         "transport": stream.variant,
         "on_demand": client.on_demand,
         "connected": stream.connected,

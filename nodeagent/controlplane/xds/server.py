@@ -84,7 +84,7 @@ class _Discovery(ads_pb2_grpc.AggregatedDiscoveryServiceServicer):  # type: igno
         """Serve a stream that the guard admits, as long as it does."""
         metadata = context.invocation_metadata() or ()
         admission = await self._guard.admit(metadata, context.auth_context()) if self._guard else OPEN
-        stream.permit = admission.permit
+        stream.permit, stream.caller = admission.permit, admission.caller
         try:
             async with asyncio.timeout(admission.seconds_left()) as limit:
                 await stream.run(requests)

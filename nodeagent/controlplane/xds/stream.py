@@ -47,6 +47,8 @@ class Stream(abc.ABC):
         self.peer = peer
         self.connected = time.time()
         self.permit: Permit = OPEN.permit
+        self.caller = ""
+        """Who has authenticated, for people; empty: nobody had to."""
         self.client: Client | None = None
         self.subscriptions: dict[str, Subscription] = {}
         self._context = context
