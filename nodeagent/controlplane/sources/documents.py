@@ -15,6 +15,8 @@ _STRING_TAG: Final = "tag:yaml.org,2002:str"
 _MERGE_TAG: Final = "tag:yaml.org,2002:merge"
 _MAX_DEPTH: Final = 100
 _MAX_NODES: Final = 5_000_000
+_MAX_ALIASED: Final = 100_000
+"""Values that aliases may add: they are read once, but looked at each time."""
 # Sexagesimal numbers and timestamps of YAML 1.1 surprise everyone (10:30 is 630): Kubernetes reads them as strings.
 _SEXAGESIMAL: Final = re.compile(r"^[-+]?\d[\d_]*(:[0-5]?\d)+(\.\d*)?$")
 
@@ -75,21 +77,49 @@ _Loader.add_constructor("tag:yaml.org,2002:float", _construct_number)
 _Loader.add_constructor("tag:yaml.org,2002:timestamp", _construct_text)
 
 
+class _Sizes:
+    """Counts what a document becomes when aliases are followed, looking at each node once."""
+
+    def __init__(self) -> None:
+        self._known: dict[int, tuple[int, int]] = {}
+        self._open: set[int] = set()
+        self.own = 0
+        """Values that are written out."""
+
+    def measure(self, node: yaml.Node, depth: int = 0) -> tuple[int, int]:
+        """(values in a node, levels below it); DocumentError if it holds itself, or is too deep."""
+        key = id(node)
+        line = node.start_mark.line + 1
+        if key in self._open:
+            raise DocumentError(line, "an alias leads back to what it is in")
+        size, levels = self._known.get(key, (0, 0))
+        if depth + levels > _MAX_DEPTH:
+            raise DocumentError(line, f"nested more than {_MAX_DEPTH} deep")
+        if size == 0:
+            self.own += 1
+            self._open.add(key)
+            parts = [self.measure(child, depth + 1) for child in _children(node)]
+            size, levels = 1 + sum(size for size, _ in parts), max((1 + deep for _, deep in parts), default=0)
+            self._known[key] = size, levels
+            self._open.remove(key)
+        return size, levels
+
+
+def _children(node: yaml.Node) -> list[yaml.Node]:
+    if isinstance(node, yaml.MappingNode):
+        return [value for _, value in node.value]
+    return node.value if isinstance(node, yaml.SequenceNode) else []
+
+
 def _check_size(root: yaml.Node) -> None:
     """Refuse what would explode when aliases are followed, or overflow the stack."""
-    pending = [(root, 0)]
-    visited = 0
-    while pending:
-        node, depth = pending.pop()
-        visited += 1
-        if depth > _MAX_DEPTH:
-            raise DocumentError(node.start_mark.line + 1, f"nested more than {_MAX_DEPTH} deep")
-        if visited > _MAX_NODES:
-            raise DocumentError(root.start_mark.line + 1, f"more than {_MAX_NODES} values in one document")
-        if isinstance(node, yaml.MappingNode):
-            pending += [(value, depth + 1) for _, value in node.value]
-        elif isinstance(node, yaml.SequenceNode):
-            pending += [(value, depth + 1) for value in node.value]
+    sizes = _Sizes()
+    size, _ = sizes.measure(root)
+    line = root.start_mark.line + 1
+    if size - sizes.own > _MAX_ALIASED:
+        raise DocumentError(line, f"aliases stand for more than {_MAX_ALIASED} values")
+    if size > _MAX_NODES:
+        raise DocumentError(line, f"more than {_MAX_NODES} values in one document")
 
 
 def read_yaml(text: str) -> list[Document]:
