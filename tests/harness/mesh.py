@@ -16,6 +16,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, TypeVar
 
+from prometheus_client.parser import text_string_to_metric_families
+
 ROOT = Path(__file__).parents[2]
 NODEAGENT = Path(sys.executable).with_name("nodeagent")
 T = TypeVar("T")
@@ -150,3 +152,15 @@ def eventually(probe: Callable[[], T], wanted: Callable[[T], bool], *, within: f
             return value
         assert time.monotonic() < deadline, f"not within {within} s; the last value was {value!r}"
         time.sleep(0.1)
+
+
+def counted(mesh: Mesh, node: str, name: str, **labels: str) -> float:
+    """The sum of a metric's samples at a node that have these labels."""
+    socket = Path("/run/nodeagent/lab", mesh.name, "node", node, "admin.sock")
+    page = run("curl", "-sS", "--unix-socket", str(socket), "http://agent/stats/prometheus")
+    return sum(
+        sample.value
+        for family in text_string_to_metric_families(page)
+        for sample in family.samples
+        if sample.name == name and labels.items() <= sample.labels.items()
+    )

@@ -10,9 +10,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from harness.mesh import ROOT, Mesh, eventually, run
+from harness.mesh import ROOT, Mesh, counted, eventually
 from harness.sniffer import Segment, sniffing
-from prometheus_client.parser import text_string_to_metric_families
 
 pytestmark = pytest.mark.lab
 
@@ -94,18 +93,6 @@ def addresses(mesh: Mesh, *pods: str) -> set[str]:
 
 def spiffe(account: str) -> str:
     return f"spiffe://cluster.local/ns/default/sa/{account}"
-
-
-def counted(mesh: Mesh, node: str, name: str, **labels: str) -> float:
-    """The sum of a metric's samples at a node that have these labels."""
-    socket = Path("/run/nodeagent/lab", mesh.name, "node", node, "admin.sock")
-    page = run("curl", "-sS", "--unix-socket", str(socket), "http://agent/stats/prometheus")
-    return sum(
-        sample.value
-        for family in text_string_to_metric_families(page)
-        for sample in family.samples
-        if sample.name == name and labels.items() <= sample.labels.items()
-    )
 
 
 def seen(mesh: Mesh, segments: list[Segment], one: str, other: str) -> list[Segment]:
