@@ -58,20 +58,21 @@ struct {
 
 enum verdict { REFUSE = -1, LEAVE = 0, CAPTURE = 1 };
 
-static __always_inline int is_own(const struct na_workload_entry *workload, const struct na_address *to) {
+static __always_inline int is_own(const struct na_workload_entry *workload, const struct na_address *address) {
   for (int i = 0; i < NA_OWN_ADDRESSES; i++)
-    if (same_address(&workload->own[i], to))
+    if (same_address(&workload->own[i], address))
       return 1;
   return 0;
 }
 
-// A connection of the agent's. One with a source is to the application, in the name of a client: it and its answers
-// stay within the loopback device.
-static __always_inline int join_loopback(struct bpf_sock_addr *ctx) {
+// A connection of the agent's. One with a foreign source is to the application, in the name of a client: it and its
+// answers stay within the loopback device.
+static __always_inline int join_loopback(struct bpf_sock_addr *ctx, const struct na_address *from,
+                                         const struct na_workload_entry *workload) {
   char lo[] = "lo";
   int mark = NA_RETURN_MARK;
 
-  if (!ctx->sk->src_port)
+  if (is_any(from) || is_own(workload, from))
     return LEAVE;
   if (bpf_setsockopt(ctx, SOL_SOCKET, SO_BINDTODEVICE, lo, sizeof(lo)) ||
       bpf_setsockopt(ctx, SOL_SOCKET, SO_MARK, &mark, sizeof(mark)))
@@ -79,16 +80,16 @@ static __always_inline int join_loopback(struct bpf_sock_addr *ctx) {
   return LEAVE;
 }
 
-// Decide on a connect(), and remember its destination if it is captured.
-static __always_inline enum verdict decide(struct bpf_sock_addr *ctx, const struct na_address *to,
-                                           const struct na_workload_entry *workload) {
+// Decide on a connect() from a socket's own address, and remember its destination if it is captured.
+static __always_inline enum verdict decide(struct bpf_sock_addr *ctx, const struct na_address *from,
+                                           const struct na_address *to, const struct na_workload_entry *workload) {
   struct na_destination *kept;
   struct bpf_sock *sk = ctx->sk;
 
-  if (ctx->protocol != IPPROTO_TCP || !sk)
+  if (ctx->protocol != IPPROTO_TCP)
     return LEAVE;
   if (bpf_get_current_ancestor_cgroup_id(workload->agent_level) == workload->agent_cgroup)
-    return join_loopback(ctx);
+    return join_loopback(ctx, from, workload);
   if (workload->flags & NA_WORKLOAD_RELEASED || is_loopback(to) || is_any(to) || is_own(workload, to)) {
     bpf_sk_storage_delete(&original, sk); // of an earlier connect() on the same socket
     return LEAVE;
@@ -106,27 +107,28 @@ static __always_inline enum verdict decide(struct bpf_sock_addr *ctx, const stru
 
 // Give a socket without source the workload's address, so that getsockname() tells what it would without capture. It
 // may fail, for an address that is gone: the kernel then takes the loopback address.
-static __always_inline void choose_source4(struct bpf_sock_addr *ctx, const struct na_workload_entry *workload) {
+static __always_inline void choose_source4(struct bpf_sock_addr *ctx, const struct na_address *from,
+                                           const struct na_workload_entry *workload) {
   struct sockaddr_in {
     __u16 family, port;
     __u32 address;
     __u64 zero;
   } source = {AF_INET, 0, workload->source4.word[3], 0};
 
-  if (source.address && !ctx->sk->src_ip4 && !ctx->sk->src_port)
+  if (source.address && is_any(from) && !ctx->sk->src_port)
     bpf_bind(ctx, (void *)&source, sizeof(source));
 }
 
-static __always_inline void choose_source6(struct bpf_sock_addr *ctx, const struct na_address *address) {
+static __always_inline void choose_source6(struct bpf_sock_addr *ctx, const struct na_address *from,
+                                           const struct na_address *address) {
   struct sockaddr_in6 {
     __u16 family, port;
     __u32 flow;
     struct na_address address;
     __u32 scope;
   } source = {AF_INET6, 0, 0, *address, 0};
-  struct bpf_sock *sk = ctx->sk;
 
-  if (!is_zero(address) && !sk->src_ip6[0] && !sk->src_ip6[1] && !sk->src_ip6[2] && !sk->src_ip6[3] && !sk->src_port)
+  if (!is_zero(address) && is_any(from) && !ctx->sk->src_port)
     bpf_bind(ctx, (void *)&source, sizeof(source));
 }
 
@@ -134,16 +136,18 @@ SEC("cgroup/connect4")
 int outbound_connect4(struct bpf_sock_addr *ctx) {
   __u64 cookie = bpf_get_netns_cookie(ctx);
   struct na_workload_entry *workload = bpf_map_lookup_elem(&workloads, &cookie);
-  struct na_address to;
+  struct bpf_sock *sk = ctx->sk;
+  struct na_address from, to;
   enum verdict verdict;
 
-  if (!workload)
+  if (!workload || !sk)
     return 1;
+  set_mapped(&from, sk->src_ip4);
   set_mapped(&to, ctx->user_ip4);
-  verdict = decide(ctx, &to, workload);
+  verdict = decide(ctx, &from, &to, workload);
   if (verdict != CAPTURE)
     return verdict == LEAVE;
-  choose_source4(ctx, workload);
+  choose_source4(ctx, &from, workload);
   ctx->user_ip4 = bpf_htonl(0x7f000001);
   ctx->user_port = bpf_htons(NA_PORT_OUTBOUND);
   return 1;
@@ -154,18 +158,21 @@ int outbound_connect6(struct bpf_sock_addr *ctx) {
   struct na_address to = {{ctx->user_ip6[0], ctx->user_ip6[1], ctx->user_ip6[2], ctx->user_ip6[3]}};
   __u64 cookie = bpf_get_netns_cookie(ctx);
   struct na_workload_entry *workload = bpf_map_lookup_elem(&workloads, &cookie);
+  struct bpf_sock *sk = ctx->sk;
+  struct na_address from;
   enum verdict verdict;
 
-  if (!workload)
+  if (!workload || !sk)
     return 1;
-  verdict = decide(ctx, &to, workload);
+  from = (struct na_address){{sk->src_ip6[0], sk->src_ip6[1], sk->src_ip6[2], sk->src_ip6[3]}};
+  verdict = decide(ctx, &from, &to, workload);
   if (verdict != CAPTURE)
     return verdict == LEAVE;
   if (is_mapped(&to)) {
-    choose_source6(ctx, &workload->source4);
+    choose_source6(ctx, &from, &workload->source4);
     ctx->user_ip6[3] = bpf_htonl(0x7f000001);
   } else {
-    choose_source6(ctx, &workload->source6);
+    choose_source6(ctx, &from, &workload->source6);
     ctx->user_ip6[0] = 0;
     ctx->user_ip6[1] = 0;
     ctx->user_ip6[2] = 0;

@@ -58,6 +58,7 @@ class CaptureStatus:
 
     mode: str  # nft, ebpf or none
     reason: str = ""
+    counters: Mapping[str, int] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)

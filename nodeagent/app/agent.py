@@ -22,7 +22,7 @@ from nodeagent.app.agent_configuration import Configuration
 from nodeagent.app.agent_enrolment import Enrolment
 from nodeagent.app.agent_identity import Identities, IdentityCollector
 from nodeagent.app.agent_memory import collect_seldom, keep_what_is_there, limit_arenas, settle_memory
-from nodeagent.app.agent_metrics import AgentCollector
+from nodeagent.app.agent_metrics import AgentCollector, CaptureCollector
 from nodeagent.app.agent_node import workload_node
 from nodeagent.app.agent_policies import Policies
 from nodeagent.app.agent_ports import Dataplane
@@ -34,9 +34,10 @@ from nodeagent.app.agent_workloads import NAME as WORKLOADS
 from nodeagent.app.agent_workloads import WorkloadStream
 from nodeagent.compiler.workloads import IndexChange, WorkloadIndex
 from nodeagent.config.agent import AgentConfig
+from nodeagent.dataplane.netns import NetworkNamespace
 from nodeagent.dataplane.report import LineFormat
 from nodeagent.enroll.zds import ZdsClient
-from nodeagent.errors import NodeagentError
+from nodeagent.errors import DataplaneError, NodeagentError
 from nodeagent.snapshot.values import DestinationNeeded, Need, WorkloadRef
 from nodeagent.xds.lastgood import LastGood
 
@@ -70,20 +71,20 @@ def main(config: AgentConfig) -> None:
     from nodeagent.dataplane.cgroup import ensure_own_group
 
     group = ensure_own_group(CGROUP)
-    dataplane = KernelDataplane(config, group)
-    reason = f"the agent is known by its cgroup {group.nft_path}"
-    uvloop.run(Agent(config, dataplane, reason).run())
+    uvloop.run(Agent(config, KernelDataplane(config, group)).run())
 
 
 class Agent:
     """The composition. `run` returns when it has been told to stop and has drained."""
 
-    def __init__(self, config: AgentConfig, dataplane: Dataplane, capture_reason: str = "") -> None:
+    def __init__(self, config: AgentConfig, dataplane: Dataplane) -> None:
         self._config = config
+        self._dataplane = dataplane
         self._stop = asyncio.Event()
         self._tasks: list[asyncio.Task[None]] = []
         self._pending = IndexChange()
         self._settling: asyncio.Handle | None = None
+        self._capture_settling: asyncio.Task[None] | None = None
         self._frozen = 0
         self._settle_later: asyncio.Handle | None = None
         self._defect = ""
@@ -122,7 +123,7 @@ class Agent:
         self._zds = ZdsClient(str(config.zds), self.enrolment)
         self._metrics = self._make_metrics()
         self._access_log = _make_access_log(config)
-        self.state = State(self._parts(capture_reason))
+        self.state = State(self._parts())
         self._admin = AdminServer(self.state, AdminOptions(config.admin, config.metrics, config.ready))
 
     def _make_enrolment(self, dataplane: Dataplane) -> Enrolment:
@@ -144,7 +145,7 @@ class Agent:
         enrolment.await_identity = self.identities.wait
         return enrolment
 
-    def _parts(self, capture_reason: str) -> Parts:
+    def _parts(self) -> Parts:
         return Parts(
             self._config,
             self.engine,
@@ -157,7 +158,7 @@ class Agent:
             self._saver,
             self.identities,
             self.policies,
-            capture_reason,
+            self._dataplane,
             self._render_metrics,
             self.stop,
             lambda: self._admin.problems,
@@ -229,6 +230,8 @@ class Agent:
         await self.views.stop()
         await self.identities.stop()
         await self._saver.flush()
+        if self._capture_settling is not None:
+            await self._capture_settling
         await self.engine.stop(int(self._config.drain * 1000))
         self._pull_statistics()
         self._pull_access()
@@ -236,6 +239,7 @@ class Agent:
         if self._access_log is not None:
             await asyncio.to_thread(self._access_log.close)
         self.engine.close()
+        self._dataplane.close()
         logger.info("stopped; captured workloads are refused until an agent runs again")
 
     def _restore_workloads(self) -> None:
@@ -299,6 +303,15 @@ class Agent:
 
     def _enrolment_synced(self) -> None:
         self._store.keep_only({WORKLOADS, *(view.name for view in self.views)})
+        namespaces = self.enrolment.namespaces()
+        if namespaces is not None:
+            self._capture_settling = asyncio.create_task(self._settle_capture(namespaces))
+
+    async def _settle_capture(self, namespaces: list[NetworkNamespace]) -> None:
+        try:
+            await asyncio.to_thread(self._dataplane.settle, namespaces)
+        except DataplaneError as error:
+            logger.warning("what an earlier agent captured is not looked through: %s", error)
 
     def _on_need(self, need: Need) -> None:
         view = self.views.get(need.view)
@@ -365,6 +378,7 @@ class Agent:
         collector = AgentCollector(self.workloads, self.views, self.configuration, self._zds, self._saver)
         registry = collector.register()
         registry.register(IdentityCollector(self.identities))
+        registry.register(CaptureCollector(self._dataplane))
         return Metrics(self, registry)
 
     def _render_metrics(self) -> Iterator[bytes]:

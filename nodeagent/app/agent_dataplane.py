@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence
 
 from nodeagent.app.agent_ports import Capture, Engine
 from nodeagent.config.agent import AgentConfig
-from nodeagent.dataplane.capture import Capture as NftCapture
+from nodeagent.dataplane.capture_mode import choose_mode
 from nodeagent.dataplane.cgroup import Cgroup
 from nodeagent.dataplane.engine import EngineOwner, EngineSettings
 from nodeagent.dataplane.netns import NetworkNamespace
 from nodeagent.dataplane.routing import read_addresses
-from nodeagent.dataplane.ruleset import CaptureRules
 from nodeagent.dataplane.virtual_host import make_virtual_host
 from nodeagent.errors import EngineError
 from nodeagent.snapshot.address import widen_address
@@ -19,21 +18,39 @@ from nodeagent.snapshot.values import VirtualHost
 
 
 class KernelDataplane:
-    """The real thing: the C engine, and nftables in the workloads' namespaces."""
+    """The real thing: the C engine, and capture in the workloads' namespaces by the mode that is asked for."""
 
     def __init__(self, config: AgentConfig, group: Cgroup) -> None:
+        """CapabilityError or DataplaneError if this machine cannot capture so."""
         self._config = config
-        self._rules = CaptureRules.for_agent(group, hbone=bool(config.ca))
+        # Nobody is captured with explicit listeners: nothing shall be attached, nor an earlier run's be taken away.
+        wanted = config.capture if config.static is None else "nft"
+        self._mode, reason = choose_mode(wanted, group, config.bpf_pins, hbone=bool(config.ca))
+        self.mode = self._mode.name if config.static is None else "none"
+        self.reason = (
+            f"{reason}; the agent is known by its cgroup {group.nft_path}" if self.mode != "none" else ""
+        )
 
     def engine(self) -> Engine:
         """The engine, stopped."""
-        return EngineOwner(
-            EngineSettings(workers=self._config.workers, access_log=self._config.access_log != "off")
-        )
+        settings = EngineSettings(workers=self._config.workers, access_log=self._config.access_log != "off")
+        return EngineOwner(settings, self._mode.opener)
 
     def capture(self, namespace: NetworkNamespace) -> Capture:
         """The capture of a workload's traffic."""
-        return NftCapture(namespace, self._rules)
+        return self._mode.capture(namespace)
+
+    def settle(self, namespaces: Sequence[NetworkNamespace]) -> None:
+        """Forget what is captured besides these. Blocks."""
+        self._mode.settle(namespaces)
+
+    def capture_counters(self) -> Mapping[str, int]:
+        """What the mode counts."""
+        return self._mode.counters()
+
+    def close(self) -> None:
+        """Let go of what is shared between workloads."""
+        self._mode.close()
 
     def addresses(self, namespace: NetworkNamespace) -> Iterable[bytes]:
         """Addresses in a namespace, without link-local ones."""

@@ -306,6 +306,11 @@ class Enrolment:
 
     # -- questions --
 
+    def namespaces(self) -> list[NetworkNamespace] | None:
+        """Those of all workloads; None while one could not be taken on: what it had before is not known to be
+        superfluous."""
+        return None if self._failed else [workload.netns for workload in self._workloads.values()]
+
     def __iter__(self) -> Iterator[Enrolled]:
         return iter((*self._workloads.values(), *self._failed.values()))
 

@@ -9,6 +9,7 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metri
 from prometheus_client.registry import Collector
 
 from nodeagent.app.agent_configuration import Configuration
+from nodeagent.app.agent_ports import Dataplane
 from nodeagent.app.agent_saver import Saver
 from nodeagent.app.agent_views import Views
 from nodeagent.app.agent_workloads import WorkloadStream
@@ -94,6 +95,22 @@ class AgentCollector(Collector):
         yield _counter("zds_add_failures", "Workloads that were refused.", counters.add_failures)
         yield _counter("zds_malformed", "Malformed requests of the CNI side.", counters.malformed)
         yield _counter("zds_over_limit", "Workloads refused over the limit.", counters.over_limit)
+
+
+class CaptureCollector(Collector):
+    """What capture itself counts: programs in the kernel, before there is a connection of the engine's."""
+
+    def __init__(self, dataplane: Dataplane) -> None:
+        self._dataplane = dataplane
+
+    def collect(self) -> Iterator[Metric]:
+        """One family, empty in a mode that counts nothing."""
+        events = CounterMetricFamily(
+            "nodeagent_capture_events", "Connections that the kernel captured, or refused.", labels=["event"]
+        )
+        for name, value in self._dataplane.capture_counters().items():
+            events.add_metric([name], value)
+        yield events
 
 
 def _gauge(name: str, text: str, value: float) -> Metric:

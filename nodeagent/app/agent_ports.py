@@ -103,11 +103,28 @@ class Capture(Protocol):
 class Dataplane(Protocol):
     """Makes the owners."""
 
+    @property
+    def mode(self) -> str:
+        """How workloads are captured: nft, ebpf or none."""
+
+    @property
+    def reason(self) -> str:
+        """Why so."""
+
     def engine(self) -> Engine:
         """The engine, stopped."""
 
     def capture(self, namespace: NetworkNamespace) -> Capture:
         """The capture of a workload."""
+
+    def settle(self, namespaces: Sequence[NetworkNamespace]) -> None:
+        """The CNI side has named all workloads: forget what an earlier agent captured besides these. Blocks."""
+
+    def capture_counters(self) -> Mapping[str, int]:
+        """What capture itself counts, by name."""
+
+    def close(self) -> None:
+        """Let go, at the end. Capture stays."""
 
     def addresses(self, namespace: NetworkNamespace) -> Iterable[bytes]:
         """Addresses in a namespace, 16 bytes each. Blocks."""

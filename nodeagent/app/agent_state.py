@@ -36,7 +36,7 @@ from nodeagent.app.agent_enrolment import Enrolment
 from nodeagent.app.agent_identity import Identities
 from nodeagent.app.agent_policies import Policies
 from nodeagent.app.agent_policy_rows import dump_authorization
-from nodeagent.app.agent_ports import Engine
+from nodeagent.app.agent_ports import Dataplane, Engine
 from nodeagent.app.agent_resource import resource_json
 from nodeagent.app.agent_saver import Saver
 from nodeagent.app.agent_views import Views
@@ -68,7 +68,7 @@ class Parts:
     saver: Saver
     identities: Identities
     policies: Policies
-    capture_reason: str
+    dataplane: Dataplane
     metrics: Callable[[], Iterable[bytes]]
     quit: Callable[[], None]
     problems: Callable[[], tuple[str, ...]] = tuple
@@ -114,13 +114,17 @@ class State:
             ready=not reasons,
             not_ready=reasons,
             control_plane=self._control_plane(),
-            capture=CaptureStatus("nft", parts.capture_reason),
+            capture=self._capture(),
             engine=self._engine(),
             enrolment=self._enrolment(),
             snapshot=self._snapshot(),
             certificates=tuple(parts.identities.rows()),
             warnings=tuple(self._warnings()),
         )
+
+    def _capture(self) -> CaptureStatus:
+        dataplane = self._parts.dataplane
+        return CaptureStatus(dataplane.mode, dataplane.reason, dataplane.capture_counters())
 
     def _control_plane(self) -> ControlPlaneStatus:
         parts = self._parts

@@ -12,6 +12,7 @@ from typing import Annotated, Any, Final
 
 import typer
 
+from nodeagent.config.agent import CAPTURE_MODES
 from nodeagent.config.lab import check_lab_name
 from nodeagent.errors import LabError
 from nodeagent.lab import down as down_
@@ -45,15 +46,23 @@ def up(
     plain: Annotated[
         bool, typer.Option("--plain", help="No control plane and no agents: plain networking.")
     ] = False,
+    capture: Annotated[
+        str,
+        typer.Option("--capture", help="How agents capture: auto, ebpf or nft.", envvar="NODEAGENT_CAPTURE"),
+    ] = "nft",
     timeout: Annotated[float, typer.Option(help="Seconds to wait until all is ready.", min=1)] = 60.0,
 ) -> None:
     """Bring a lab up; returns when everything in it is ready."""
     from nodeagent.cli import lab_tables
 
+    if capture not in CAPTURE_MODES:
+        raise typer.BadParameter(
+            f"{capture!r} is not one of {', '.join(CAPTURE_MODES)}", param_hint="--capture"
+        )
     names = _names(name)
     began = time.monotonic()
     with lab_tables.progress() as progress, _interruptible():
-        status = up_.bring_up(names, file, plain=plain, timeout=timeout, progress=progress)
+        status = up_.bring_up(names, file, plain=plain, timeout=timeout, progress=progress, capture=capture)
     issues = rpc.call(names.supervisor_socket, "issues")
     lab_tables.print_pods(status)
     lab_tables.print_issues(issues)

@@ -45,6 +45,12 @@ def run(
     access_log_file: Annotated[str, Option("access-log-file", "Default: standard output.", "PATH")] = "",
     log_level: Annotated[str, Option("log-level", "debug, info, warning or error.")] = "info",
     drain: Annotated[float, Option("drain", "Seconds that connections may take to end.", "SECONDS")] = 5.0,
+    capture: Annotated[
+        str, Option("capture", "How workloads are captured: ebpf, nft, or auto (ebpf where the kernel can).")
+    ] = "nft",
+    bpf_pins: Annotated[
+        Path, Option("bpf-pins", "Folder on a bpf filesystem, for capture by eBPF.")
+    ] = settings.DEFAULT_PINS,
     xds_mode: Annotated[
         str,
         Option("xds-mode", "on-demand (only what is used), wildcard (all that a sidecar gets), or auto."),
@@ -129,6 +135,8 @@ def run(
         access_log_file=access_log_file,
         log_level=log_level,
         drain=drain,
+        capture=capture,
+        bpf_pins=bpf_pins,
         xds_mode=xds_mode,
         on_demand_ttl=on_demand_ttl,
         on_demand_limit=on_demand_limit,

@@ -21,6 +21,8 @@ MAX_WORKERS: Final = 64
 LOG_LEVELS: Final = ("debug", "info", "warning", "error")
 XDS_MODES: Final = ("auto", "on-demand", "wildcard")
 ACCESS_LOGS: Final = ("off", "text", "json")
+CAPTURE_MODES: Final = ("auto", "ebpf", "nft")
+DEFAULT_PINS: Final = Path("/sys/fs/bpf/nodeagent")
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,6 +54,10 @@ class AgentConfig:
     log_level: str = "info"
     drain: float = 5.0
     """How long connections may take to end, at shutdown and when a workload goes."""
+    capture: str = "nft"
+    """ebpf, nft, or auto: ebpf where the kernel can."""
+    bpf_pins: Path = DEFAULT_PINS
+    """Folder on a bpf filesystem: what capture by eBPF pins there outlives the agent."""
     xds_mode: str = "auto"
     """on-demand: only what is used; wildcard: everything a sidecar gets; auto: by what the server does."""
     on_demand_ttl: float = 600.0
@@ -85,6 +91,7 @@ class AgentConfig:
         if self.xds_mtls and not self.ca:
             raise ConfigError("--xds-mtls: needs --ca, from where workloads have their certificates")
         _one_of("--log-level", self.log_level, LOG_LEVELS)
+        _one_of("--capture", self.capture, CAPTURE_MODES)
         _one_of("--xds-mode", self.xds_mode, XDS_MODES)
         _one_of("--access-log", self.access_log, ACCESS_LOGS)
         _at_least("--workers", self.workers, 1)

@@ -10,7 +10,7 @@ import logging
 from collections.abc import Iterable
 from dataclasses import replace
 from pathlib import Path
-from typing import Final, Protocol
+from typing import Protocol
 
 from nodeagent.dataplane.capture import Capture as NftCapture
 from nodeagent.dataplane.cgroup import Cgroup
@@ -22,8 +22,6 @@ from nodeagent.dataplane.ruleset import CaptureRules
 from nodeagent.errors import CapabilityError, DataplaneError
 
 logger = logging.getLogger(__name__)
-
-DEFAULT_PINS: Final = Path("/sys/fs/bpf/nodeagent")
 
 
 class CapturedWorkload(Protocol):
@@ -100,7 +98,7 @@ class EbpfMode:
 
     name = "ebpf"
 
-    def __init__(self, group: Cgroup, rules: CaptureRules, pins: Path = DEFAULT_PINS) -> None:
+    def __init__(self, group: Cgroup, rules: CaptureRules, pins: Path) -> None:
         self._node = EbpfNode(pins, group)
         self.opener: Opener = EbpfListeners(self._node)
         self._rules = replace(rules, steered=True)

@@ -81,10 +81,10 @@ class EbpfCapture:
         """Leave nothing behind. Connections that are still captured are cut off."""
         with self._lock:
             flags = self._flags()
-            remove_ruleset(self._namespace)
             self._node.forget(self._cookie)
             write_sysctls(self._namespace, flags, 0)
             remove_routing(self._namespace)
+            remove_ruleset(self._namespace)
 
     def in_force(self) -> bool:
         """Whether the captured state is still there. A program in the pod cannot change the BPF part of it;

@@ -29,6 +29,7 @@ def exists(names: LabNames) -> bool:
         names.root.exists()
         or any(_supervisors(names))
         or (cgroups.mount_point() / names.cgroup).exists()
+        or names.pins.exists()
         or any(names.owns_netns(name) for name in netns.names())
     )
 
@@ -37,6 +38,7 @@ def take_down(names: LabNames) -> None:
     """Remove everything of a lab. LabError names what would not go."""
     _ask_supervisor(names)
     left = _remove_processes(names)
+    _remove_pins(names)
     for name in netns.names():
         if names.owns_netns(name):
             netns.remove(name)
@@ -46,6 +48,17 @@ def take_down(names: LabNames) -> None:
             folder.rmdir()  # only when it is empty: no other lab, no agent of the machine's own
     if left:
         raise LabError(f"could not remove {', '.join(left)}")
+
+
+def _remove_pins(names: LabNames) -> None:
+    """What the agents pinned to outlive them."""
+    if not names.pins.exists():
+        return
+    from nodeagent.dataplane.ebpf_node import unload
+
+    for node in list(names.pins.iterdir()):
+        unload(node)
+    names.pins.rmdir()
 
 
 def _ask_supervisor(names: LabNames) -> None:

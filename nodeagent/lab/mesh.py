@@ -99,6 +99,8 @@ class Agent(MeshProcess):
         domain: str,
         changed: Callable[[], None],
         identity: LabIdentity | None = None,
+        *,
+        capture: str = "nft",
     ) -> None:
         folder = names.node(node.name)
         (folder / "state").mkdir(parents=True, exist_ok=True)
@@ -113,6 +115,8 @@ class Agent(MeshProcess):
             "--admin", str(folder / "admin.sock"),
             "--state", str(folder / "state"),
             "--domain", domain,
+            "--capture", capture,
+            "--bpf-pins", str(names.node_pins(node.name)),
             "--access-log", "text",
             "--access-log-file", str(self.access_log),
             *(identity.agent_options(node.name) if identity is not None else ()),

@@ -11,6 +11,7 @@ from typing import Final
 
 LABS: Final = Path("/run/nodeagent/lab")
 NETNS: Final = Path("/run/netns")
+BPFFS: Final = Path("/sys/fs/bpf")
 NETNS_PREFIX: Final = "na."
 CGROUP_PREFIX: Final = "nodeagent.lab."
 # The service proxy's table in each node's namespace.
@@ -77,6 +78,15 @@ class LabNames:
     def cgroup(self) -> str:
         """Cgroup (v2, below the mount's root) of all the lab's processes."""
         return f"{CGROUP_PREFIX}{self.lab}"
+
+    @property
+    def pins(self) -> Path:
+        """Folder of what the agents pin when they capture by eBPF; a bpf filesystem takes no dots."""
+        return BPFFS / f"nodeagent-lab-{self.lab}"
+
+    def node_pins(self, node: str) -> Path:
+        """The same of one node's agent."""
+        return self.pins / node
 
     def node(self, node: str) -> Path:
         """Folder of a node's agent: admin.sock, zds.sock, access.log, state/."""

@@ -42,9 +42,9 @@ _POD_GRACE: Final = 2.0
 
 
 class RunningLab:
-    """One lab. `plain` labs have no control plane and no agents."""
+    """One lab. `plain` labs have no control plane and no agents; `capture` is the agents' mode."""
 
-    def __init__(self, names: LabNames, plan: LabPlan, *, plain: bool) -> None:
+    def __init__(self, names: LabNames, plan: LabPlan, *, plain: bool, capture: str = "nft") -> None:
         self.names = names
         self.plan = plan
         self.plain = plain
@@ -60,19 +60,22 @@ class RunningLab:
         self.controlplane: ControlPlane | None = None
         self.agents: dict[str, Agent] = {}
         if not plain:
-            self._make_mesh()
+            self._make_mesh(capture)
         self.stopping = asyncio.Event()
         self._dirty = asyncio.Event()
         self._refreshing = asyncio.Lock()
         self._ruleset = ""
 
-    def _make_mesh(self) -> None:
+    def _make_mesh(self, capture: str) -> None:
         names, changed = self.names, self._changed
         identity = None
         if self.plan.identity is not None:
             identity = make_identity(names, self.plan.identity, [node.name for node in self.plan.nodes])
         self.controlplane = ControlPlane(names, DOMAIN, changed, identity)
-        self.agents = {node.name: Agent(names, node, DOMAIN, changed, identity) for node in self.plan.nodes}
+        self.agents = {
+            node.name: Agent(names, node, DOMAIN, changed, identity, capture=capture)
+            for node in self.plan.nodes
+        }
 
     # -- lifecycle --
 

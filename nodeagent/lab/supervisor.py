@@ -32,7 +32,7 @@ async def main(name: str) -> None:
     (cgroups.create(f"{names.cgroup}/supervisor") / "cgroup.procs").write_text(str(os.getpid()))
     asyncio.get_event_loop_policy().set_child_watcher(_child_watcher())
     options = json.loads((names.root / "options.json").read_text())
-    lab = RunningLab(names, plan_lab(names, load_lab_file(names.lab_file)), plain=options["plain"])
+    lab = RunningLab(names, plan_lab(names, load_lab_file(names.lab_file)), **options)
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, lab.stopping.set)

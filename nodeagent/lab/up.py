@@ -27,7 +27,15 @@ Status = dict[str, Any]
 Progress = Callable[[Status], None]
 
 
-def bring_up(names: LabNames, file: Path, *, plain: bool, timeout: float, progress: Progress) -> Status:
+def bring_up(
+    names: LabNames,
+    file: Path,
+    *,
+    plain: bool,
+    timeout: float,
+    progress: Progress,
+    capture: str = "nft",
+) -> Status:
     """Bring a lab up and return its status once all is ready; on any failure nothing of it is left."""
     require_root()
     lab = load_lab_file(file)
@@ -36,7 +44,7 @@ def bring_up(names: LabNames, file: Path, *, plain: bool, timeout: float, progre
     _require_machine()
     _claim(names)
     try:
-        _prepare(names, read_text(file), manifests, plain=plain)
+        _prepare(names, read_text(file), manifests, {"plain": plain, "capture": capture})
         supervisor = _start_supervisor(names)
         return _wait(names, supervisor, timeout, progress)
     except BaseException:
@@ -83,10 +91,12 @@ def _claim(names: LabNames) -> None:
         raise LabError(f"lab {names.lab} is being brought up by someone else") from None
 
 
-def _prepare(names: LabNames, lab_file: str, manifests: list[Manifest], *, plain: bool) -> None:
+def _prepare(
+    names: LabNames, lab_file: str, manifests: list[Manifest], options: dict[str, bool | str]
+) -> None:
     names.logs.mkdir()
     names.lab_file.write_text(lab_file)
-    (names.root / "options.json").write_text(json.dumps({"plain": plain}))
+    (names.root / "options.json").write_text(json.dumps(options))
     (names.root / "initial.json").write_text(json.dumps([manifest.pack() for manifest in manifests]))
 
 

@@ -137,7 +137,12 @@ class FakeCapture:
 
 
 class FakeDataplane:
+    mode = "nft"
+    reason = "a double"
+
     def __init__(self) -> None:
+        self.settled: list[Any] = []
+        self.closed = False
         self.the_engine = FakeEngine()
         self.failing = False
 
@@ -149,6 +154,15 @@ class FakeDataplane:
 
     def addresses(self, namespace: Any) -> Iterable[bytes]:
         return [parse_address("10.244.0.5")]
+
+    def settle(self, namespaces: Sequence[Any]) -> None:
+        self.settled.append(namespaces)
+
+    def capture_counters(self) -> dict[str, int]:
+        return {"captured": 3}
+
+    def close(self) -> None:
+        self.closed = True
 
     def check(self, host: VirtualHost) -> None:
         for route in host.routes:

@@ -76,6 +76,7 @@ class LabUnderTest:
         found = [name for name in namespaces if name == prefix or name.startswith(f"{prefix}.")]
         found += [str(path) for path in CGROUPS.glob(f"**/nodeagent.lab.{self.name}")]
         found += [str(path) for path in [Path("/run/nodeagent/lab") / self.name] if path.exists()]
+        found += [str(path) for path in Path("/sys/fs/bpf").glob(f"nodeagent-lab-{self.name}*")]
         return found + processes_of(self.name)
 
 

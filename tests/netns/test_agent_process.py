@@ -32,8 +32,16 @@ POD = "Kubernetes//Pod/default/client-1"
 class AgentNode:
     """A node: its agent, one captured client pod, and two servers outside the mesh."""
 
-    def __init__(self, network: Network, group: ScratchCgroup, directory: Path, mesh: MeshServer) -> None:
+    def __init__(
+        self,
+        network: Network,
+        group: ScratchCgroup,
+        directory: Path,
+        mesh: MeshServer,
+        pins: Path | None,
+    ) -> None:
         self.mesh = mesh
+        self.pins = pins
         self.directory = directory
         self._group = group
         self._network = network
@@ -86,6 +94,8 @@ class AgentNode:
             "metrics": "",
             "ready": "",
             "drain": "1",
+            "capture": "nft" if self.pins is None else "ebpf",
+            "bpf-pins": str(self.pins or self.directory / "none"),
             "access-log": "json",
             "access-log-file": str(self.directory / "access.log"),
         }
@@ -141,11 +151,11 @@ async def eventually(
 
 
 @pytest.fixture
-async def node(tmp_path: Path) -> AsyncIterator[AgentNode]:
-    require("root", "nft", "engine", "curl", "nsenter")
+async def node(tmp_path: Path, pins: Path | None) -> AsyncIterator[AgentNode]:
+    require("curl", "nsenter")
     async with MeshServer(f"unix:{tmp_path}/ads.sock") as mesh:
         with scratch_cgroup("agent") as group, Network("agent") as network:
-            node = AgentNode(network, group, tmp_path, mesh)
+            node = AgentNode(network, group, tmp_path, mesh, pins)
             node.serve()
             node.configure()
             node.zds.start()
@@ -283,3 +293,31 @@ async def test_letting_go_restores_plain_networking(node: AgentNode) -> None:
     await eventually(is_plain, node)
     assert (await node.ask("/status"))["enrolment"]["workloads"] == []
     await eventually(lambda: len(node.mesh.clients) == 1, node)
+
+
+async def test_status_tells_how_it_captures(node: AgentNode) -> None:
+    await node.web("web\n200")
+    capture = (await node.ask("/status"))["capture"]
+    assert capture["mode"] == ("nft" if node.pins is None else "ebpf")
+    assert "asked for" in capture["reason"]
+    if node.pins is not None:
+        assert capture["counters"]["captured"] >= 1
+        assert capture["counters"]["no_listener"] == 0
+
+
+async def test_workloads_that_went_meanwhile_are_forgotten(node: AgentNode) -> None:
+    """Also the pins and programs of theirs: after a restart nothing is stale."""
+    if node.pins is None:
+        pytest.skip("a ruleset goes with its namespace")
+    pins = node.pins
+    assert list(pins.glob("v*/netns/*"))
+    assert node.agent is not None
+    await asyncio.to_thread(node.agent.stop, signal.SIGKILL)
+    node.zds.remove("uid-1")
+    node.start()
+
+    async def is_forgotten() -> bool:
+        return not list(pins.glob("v*/netns/*"))
+
+    await eventually(lambda: node.zds.connected, node)
+    await eventually(is_forgotten, node)

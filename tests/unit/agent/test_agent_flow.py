@@ -463,6 +463,28 @@ async def test_a_part_that_ends_by_itself_ends_the_agent_with_an_error(
         await one.run()
 
 
+class TestCapture:
+    async def test_what_is_captured_besides_is_forgotten_when_all_are_named(self, node: Node) -> None:
+        await node.enroll()
+        node.agent.enrolment.synced()
+        await node.until(lambda: node.dataplane.settled, "settled")
+        assert len(node.dataplane.settled[0]) == 1
+
+    async def test_nothing_is_forgotten_while_one_could_not_be_taken_on(self, node: Node) -> None:
+        """It may have been captured by an earlier agent, and must stay so."""
+        node.dataplane.failing = True
+        with pytest.raises(NodeagentError):
+            await node.enroll()
+        node.agent.enrolment.synced()
+        await asyncio.sleep(0.05)
+        assert not node.dataplane.settled
+
+    async def test_it_is_let_go_of_at_the_end(self, server: MeshServer, tmp_path: Path) -> None:
+        async with running(server, tmp_path) as node:
+            assert not node.dataplane.closed
+        assert node.dataplane.closed
+
+
 class TestState:
     async def test_readiness_names_what_is_missing(self, server: MeshServer, tmp_path: Path) -> None:
         async with running(server, tmp_path) as node:
@@ -492,4 +514,6 @@ class TestState:
         dump = {name: list(items) for name, items in state.config_dump()}
         assert {item["name"] for item in dump["xdsClusters"]} == {OUTBOUND, "PassthroughCluster"}
         assert b'nodeagent_xds_resources{type="Cluster"} 2.0' in b"".join(state.metrics())
+        assert b'nodeagent_capture_events_total{event="captured"} 3.0' in b"".join(state.metrics())
         assert state.status().control_plane.connected
+        assert state.status().capture.counters == {"captured": 3}
