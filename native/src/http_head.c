@@ -84,6 +84,13 @@ static void write_request_line(na_http_request *request, const na_request *in, n
   literal(out, LITERAL(" HTTP/1.1\r\n"));
 }
 
+/* Which attempt at an upstream this is, from 1. */
+static na_str attempt(const na_http_request *request, char *text, size_t size) {
+  na_out out = {.p = text, .size = size};
+  na_out_u64(&out, (request->ntried ? request->ntried : 1u) + request->replayed);
+  return (na_str){text, (uint32_t)out.n};
+}
+
 void na_write_request_head(na_http_request *request, const na_h1_head *head, na_out *out) {
   const na_request *in = &head->request;
   bool rewritten;
@@ -103,6 +110,9 @@ void na_write_request_head(na_http_request *request, const na_h1_head *head, na_
     na_own_header(&own, "x-request-id", request_id(request));
   if (rewritten)
     na_own_header(&own, "x-envoy-original-path", in->path_query);
+  char attempts[4];
+  if (request->vhost && request->vhost->attempt_count)
+    na_own_header(&own, "x-envoy-attempt-count", attempt(request, attempts, sizeof attempts));
   na_write_headers(in->headers, in->nheaders, &own, levels_of(request, NA_REQUEST, &levels) ? &levels : NULL, authority,
                    out);
   if (head->body == NA_BODY_CHUNKED)

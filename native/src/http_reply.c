@@ -40,7 +40,7 @@ static bool has_content_type(const na_answer *answer) {
 /* Send a complete response. */
 static void reply(na_http_request *request, const na_answer *answer) {
   char length[24], date[40];
-  na_header headers[NA_H1_MAX_HEADERS + 4];
+  na_header headers[NA_H1_MAX_HEADERS + 5];
   uint32_t count = 0;
   size_t n = answer->n;
   bool bodiless = answer->status == 204 || answer->status == 304;
@@ -51,6 +51,8 @@ static void reply(na_http_request *request, const na_answer *answer) {
     headers[count++] = header("content-type", na_str_of("text/plain"));
   for (uint32_t i = 0; i < answer->nheaders && i < NA_H1_MAX_HEADERS; i++)
     headers[count++] = answer->headers[i];
+  if (request->flags & NA_FLAG_UO) /* callers may tell it from other 503s */
+    headers[count++] = header("x-envoy-overloaded", na_str_of("true"));
   headers[count++] = header("date", date_now(date, sizeof date));
   headers[count++] = header("server", na_str_of("nodeagent"));
   na_response response = {.status = answer->status,

@@ -80,6 +80,7 @@ struct na_vhost {
   int refs;       /* atomic; the snapshot and requests in progress share it */
   char **domains; /* lower case */
   uint32_t ndomains;
+  bool attempt_count;
   na_mutations mutations[2];
   na_route *routes; /* in order */
   na_route *last;
@@ -116,7 +117,7 @@ typedef struct na_header_levels {
   const na_mutations *levels[3]; /* destination, route, virtual host; NULL entries are skipped */
 } na_header_levels;
 
-#define NA_MAX_OWN_HEADERS 3
+#define NA_MAX_OWN_HEADERS 4
 /* Headers of the proxy itself: each takes the place of received ones of its name. */
 typedef struct na_own_headers {
   na_header items[NA_MAX_OWN_HEADERS];

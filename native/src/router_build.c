@@ -59,6 +59,10 @@ int na_vhost_new(const char *name, uint32_t tag, na_vhost **out) {
   return 0;
 }
 
+void na_vhost_attempt_count(na_vhost *vhost) {
+  vhost->attempt_count = true;
+}
+
 static void destination_clear(na_vhost *vhost, na_route_destination *destination) {
   if (vhost->slots && destination->slot != NA_NO_SLOT)
     na_slots_unref(vhost->slots, destination->slot);

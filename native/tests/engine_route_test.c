@@ -267,13 +267,18 @@ static void tries_another_endpoint(void **state) {
   na_builder *b = configure(&s);
   na_endpoint endpoints[3] = {endpoint_at(closed_port()), endpoint_at(s.backend), endpoint_at(closed_port())};
   assert_int_equal(na_builder_endpoints(b, "c", endpoints, 3), 0);
-  assert_int_equal(na_builder_vhost(b, "t", new_vhost("vh", "*", "c", NULL)), 0);
+  na_vhost *vhost = new_vhost("vh", "*", "c", NULL);
+  na_vhost_attempt_count(vhost);
+  assert_int_equal(na_builder_vhost(b, "t", vhost), 0);
   commit(&s);
+  unsigned attempts = 0, n;
   for (int i = 0; i < 6; i++) {
     int client = dial(s.port);
     put(client, "POST / HTTP/1.1\r\nHost: a\r\nConnection: close\r\ncontent-length: 4\r\n\r\nbody");
     int server = answer(s.listener);
-    get_head(server);
+    const char *counted = strstr(get_head(server), "x-envoy-attempt-count: ");
+    assert_true(counted && sscanf(counted, "x-envoy-attempt-count: %u\r\n", &n) == 1);
+    attempts += n;
     expect(server, "body");
     put(server, "HTTP/1.1 200 OK\r\nconnection: close\r\ncontent-length: 0\r\n\r\n");
     expect_head(client, "HTTP/1.1 200 OK");
@@ -281,6 +286,7 @@ static void tries_another_endpoint(void **state) {
     close(client);
   }
   assert_true(counter(&s.r, "upstream_rq_retry_total") > 0);
+  assert_int_equal(attempts, 6 + counter(&s.r, "upstream_rq_retry_total"));
   end(&s);
 }
 
@@ -327,8 +333,8 @@ static void enforces_the_limits_of_a_cluster(void **state) {
   get_head(server);
   int second = dial(s.port);
   put(second, GET_ROOT);
-  expect_text(second, "HTTP/1.1 503 Service Unavailable",
-              "upstream connect error or disconnect/reset before headers. reset reason: overflow");
+  assert_has(expect_head(second, "HTTP/1.1 503 Service Unavailable"), "x-envoy-overloaded: true\r\n");
+  expect(second, "upstream connect error or disconnect/reset before headers. reset reason: overflow");
   assert_int_equal(get_record(&s.r).flags, NA_FLAG_UO);
   put(server, OK_HELLO);
   expect_text(s.client, "HTTP/1.1 200 OK", "hello");

@@ -120,6 +120,7 @@ def _compile_host(
         _with_port(message.domains, port),
         tuple(routes),
         compile_mutations(message, report) + inherited,
+        message.include_request_attempt_count,
     )
     scope.check(value)
     return HostPiece(value, frozenset(clusters), report.warnings)

@@ -18,6 +18,8 @@ def make_virtual_host(host: VirtualHost, tag: int) -> Any:
     maker = _Maker(ffi.gc(slot[0], lib.na_vhost_free), host.name)
     for domain in host.domains:
         maker.check(lib.na_vhost_domain(maker.vhost, c_string(domain)), f"domain {domain!r}")
+    if host.attempt_count:
+        lib.na_vhost_attempt_count(maker.vhost)
     for mutation in host.mutations:
         maker.check(lib.na_vhost_header(maker.vhost, *_mutation(mutation)), f"header {mutation.name!r}")
     for route in host.routes:

@@ -248,6 +248,8 @@ class VirtualHost:
     domains: tuple[str, ...]
     routes: tuple[Route, ...]
     mutations: tuple[HeaderMutation, ...] = ()
+    attempt_count: bool = False
+    """Tell upstreams which attempt a request is (x-envoy-attempt-count)."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -226,6 +226,8 @@ NA_API void na_vhost_free(na_vhost *vhost);
 NA_API int na_vhost_domain(na_vhost *vhost, const char *domain);
 NA_API int na_vhost_header(na_vhost *vhost, enum na_header_side side, enum na_header_op op, const char *name,
                            const char *value);
+/* Say upstream in x-envoy-attempt-count which attempt this is, from 1. */
+NA_API void na_vhost_attempt_count(na_vhost *vhost);
 /* Append a route; the first one that matches wins. Owned by the virtual host. */
 NA_API na_route *na_vhost_route(na_vhost *vhost, const char *name, uint32_t tag);
 /* Match on the path (without query). Without this call every path matches. -EINVAL: bad regex; the message is in
