@@ -21,14 +21,20 @@ class PerspectiveCache:
         self.users = 0
         self._made: dict[str, dict[Group, Mapping[str, Resource]]] = {}
 
-    def resources(self, kind: Kind, view: View, group: Group) -> Mapping[str, Resource]:
-        """The resources of a group; what depends on the client's own pod is made anew each time."""
+    def resources(self, kind: Kind, view: View, group: Group) -> Mapping[str, Resource] | None:
+        """The resources of a group; what depends on the client's own pod is made anew each time.
+
+        None: they cannot be made. Clients keep what they have of it: without its inbound listener a pod would be
+        without its policies.
+        """
         if group == INBOUND:
             return _build(kind, view, group)
         made = self._made.setdefault(kind.type_url, {})
         found = made.get(group)
         if found is None:
-            found = made[group] = _build(kind, view, group)
+            found = _build(kind, view, group)
+            if found is not None:
+                made[group] = found
         return found
 
     def forget(self, kind: Kind, groups: set[Group]) -> None:
@@ -40,8 +46,8 @@ class PerspectiveCache:
             made.pop(group, None)
 
 
-def _build(kind: Kind, view: View, group: Group) -> Mapping[str, Resource]:
-    """Make the resources of a group; a fault in one group leaves all others served."""
+def _build(kind: Kind, view: View, group: Group) -> Mapping[str, Resource] | None:
+    """Make the resources of a group; a fault in one group (None) leaves all others served."""
     report, owner = view.world.report, ("build", kind.type_url, group)
     try:
         made = kind.build(view, group)
@@ -50,7 +56,7 @@ def _build(kind: Kind, view: View, group: Group) -> Mapping[str, Resource]:
         message = f"cannot be served as {kind.type_url}: {type(error).__name__}: {error}"
         issue = Issue(Severity.ERROR, "internal-error", message, resource=str(group))
         report.replace(owner, [issue])
-        return {}
+        return None
     report.replace(owner, ())
     return made
 

@@ -160,7 +160,18 @@ def read_json(text: str) -> list[Document]:
         raise DocumentError(error.lineno, f"not valid JSON: {error.msg}") from error
     except RecursionError as error:
         raise DocumentError(1, "not valid JSON: nested too deep") from error
+    _check_text(text, body)
     return list(_objects(body, 1, None))
+
+
+def _check_text(text: str, body: Any) -> None:
+    """Refuse half a character (RFC 8259, section 8.2): it can be escaped, but not be sent on."""
+    if "\\ud" not in text.lower():
+        return
+    try:
+        json.dumps(body, ensure_ascii=False).encode()
+    except UnicodeEncodeError as error:
+        raise DocumentError(1, "not valid JSON: half of a surrogate pair") from error
 
 
 def _objects(body: Any, line: int, node: yaml.Node | None) -> Iterator[Document]:

@@ -275,6 +275,9 @@ class Subscription:
         for count, group in enumerate(list(groups), 1):
             made = cache.resources(self.kind, view, group)
             before.discard(group)
+            if made is None:
+                present.update(self._held.get(group, ()))
+                continue
             # update(), not |=: with a dict's keys on the right that would copy the whole set each time.
             gone.update(self._held.get(group, set()).difference(made))
             present.update(made)
@@ -297,6 +300,8 @@ class Subscription:
     ) -> None:
         group = self.names.get(name) if name in self.names else self.kind.group_of(view, name)
         made = cache.resources(self.kind, view, group) if group is not None else {}
+        if made is None:
+            return
         picked = tuple(self.kind.pick(made, name))
         for item in picked:
             if force or not self._has(item):

@@ -99,7 +99,7 @@ def _served(world: World, who: dict[str, Any], types: list[str]) -> dict[str, An
         message = (MESSAGES | ON_REQUEST)[name]
         kind = kinds[f"type.googleapis.com/{message.DESCRIPTOR.full_name}"]
         groups = kind.groups(view) if name != "virtual_hosts" else sorted(world.registry.services)
-        resources = [item for group in groups for item in cache.resources(kind, view, group).values()]
+        resources = [item for group in groups for item in (cache.resources(kind, view, group) or {}).values()]
         found[name] = {
             item.name: {
                 **({"aliases": list(item.aliases)} if item.aliases else {}),

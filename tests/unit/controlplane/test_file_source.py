@@ -344,3 +344,6 @@ def test_broken_json() -> None:
     assert (raised.value.line, str(raised.value)) == (2, "not valid JSON: Expecting ':' delimiter")
     with pytest.raises(DocumentError, match="key 'a' is there twice"):
         read_json('{"a": 1, "a": 2}')
+    with pytest.raises(DocumentError, match="half of a surrogate pair"):
+        read_json('{"a": ["\\uD800"]}')
+    assert read_json('{"a": "\\uD83D\\ude00"}')[0].body == {"a": "\N{GRINNING FACE}"}
