@@ -160,6 +160,8 @@ static int explain_tunnels(na_builder *b, const char *name, const na_hosts_args 
       return na_builder_fail(b, -EINVAL, "cluster '%s': tunnel %zu does not say whom it leads to", name, i);
     if (tunnel->authority && strlen(tunnel->authority) > NA_MAX_AUTHORITY)
       return na_builder_fail(b, -EINVAL, "cluster '%s': tunnel %zu leads to a name that is too long", name, i);
+    if (tunnel->kind > NA_TUNNEL_MTLS)
+      return na_builder_fail(b, -EINVAL, "cluster '%s': tunnel %zu is of an unknown kind, %u", name, i, tunnel->kind);
     if (tunnel->port > UINT16_MAX)
       return na_builder_fail(b, -EINVAL, "cluster '%s': tunnel %zu has port %u", name, i, tunnel->port);
   }

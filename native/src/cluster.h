@@ -41,6 +41,7 @@ void na_host_state_unref(na_host_state *state);
 typedef struct na_via {
   uint8_t address[16]; /* zeros: the endpoint's own */
   uint16_t port;
+  bool mtls;        /* no tunnel: TLS to the endpoint itself */
   uint64_t hash;    /* of all of it; never 0 */
   char *identities; /* whom the peer may be; separated by spaces */
   char *authority;  /* what to ask the peer for; NULL: the endpoint's address and port */

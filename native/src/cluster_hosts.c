@@ -80,10 +80,11 @@ static uint64_t hash_text(uint64_t hash, const char *text) {
 }
 
 static int fill_via(na_via *via, const na_tunnel_config *config) {
-  if (is_empty(config->identities) || config->port > UINT16_MAX ||
+  if (is_empty(config->identities) || config->port > UINT16_MAX || config->kind > NA_TUNNEL_MTLS ||
       (config->authority && strlen(config->authority) > NA_MAX_AUTHORITY))
     return -EINVAL; /* a peer that may be anybody would be no better than plaintext */
   memcpy(via->address, config->address, sizeof via->address);
+  via->mtls = config->kind == NA_TUNNEL_MTLS;
   via->port = config->port ? (uint16_t)config->port : HBONE_PORT;
   int error = copy_text(&via->identities, config->identities);
   if (!error)
@@ -92,7 +93,7 @@ static int fill_via(na_via *via, const na_tunnel_config *config) {
     error = copy_text(&via->authority, config->authority);
   if (!error)
     error = copy_text(&via->network, config->network);
-  via->hash = na_hash(via->address, 16) ^ via->port;
+  via->hash = na_hash(via->address, 16) ^ via->port ^ (uint64_t)via->mtls << 16;
   via->hash = hash_text(via->hash, via->identities);
   via->hash = hash_text(via->hash, via->inner);
   via->hash = hash_text(via->hash, via->authority);

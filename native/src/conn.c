@@ -9,6 +9,7 @@
 
 #include "ahead.h"
 #include "conn_guard.h"
+#include "greet.h"
 #include "hbone.h"
 #include "neighbours.h"
 #include "tcp_proxy.h"
@@ -59,6 +60,7 @@ void na_conn_close(na_conn *conn, bool reset) {
   conn->dead = true;
   if (conn->authz)
     drop_authz(conn);
+  na_greet_stop(conn);
   na_ahead_drop(conn);
   na_timer_disarm(&conn->timer);
   na_stream_close(&conn->stream, reset);
@@ -265,6 +267,11 @@ void na_conn_accept(na_worker *worker, na_workload *workload, enum na_listener_k
   if (kind == NA_LISTENER_INBOUND)
     na_neighbours_accept(worker, workload, &conn->stream, peer, local);
   enlist(conn, workload);
+  if (kind != NA_LISTENER_INBOUND || !na_greet_start(conn))
+    resolve(conn, true);
+}
+
+void na_conn_greeted(na_conn *conn) {
   resolve(conn, true);
 }
 

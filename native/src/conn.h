@@ -83,6 +83,7 @@ struct na_conn {
   bool chunked_out : 1; /* the response's body is framed in chunks here */
   bool chunk_open : 1;  /* a chunk was sent, its final CRLF not yet */
   bool dead : 1;
+  bool handshaking : 1;  /* a TLS handshake is in progress, greet.h */
   bool tcp_opened : 1;   /* reported as an opened TCP connection */
   bool every_asked : 1;  /* what concerns all connections to its workload allows it */
   bool guards_asked : 1; /* so do its port's guards for TCP */
@@ -104,6 +105,8 @@ void na_conn_accept(na_worker *worker, na_workload *workload, enum na_listener_k
 /* Make a connection of a tunnel's stream, which leads to `local`; it is not let in yet. NULL: no memory. */
 na_conn *na_conn_tunnelled(na_worker *worker, na_workload *workload, na_h2_stream *stream, const na_address *peer,
                            const na_address *local);
+/* It is known whether the client has an identity: go on. */
+void na_conn_greeted(na_conn *conn);
 /* The application is connected: let it in. */
 void na_conn_admit(na_conn *conn);
 /* The client's address, when the connection is inbound and the address is somebody else's; else NULL. */

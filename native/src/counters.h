@@ -93,6 +93,10 @@
   X(HBONE_ABUSE, "hbone_abuse_total", 0, "Tunnels closed: protocol errors, floods of frames or resets")                \
   X(HBONE_PING_TIMEOUT, "hbone_ping_timeout_total", 0, "Tunnels closed: no answer to PING")                            \
   X(HBONE_NO_MEMORY, "hbone_no_memory_total", 0, "Streams in tunnels reset for want of memory")                        \
+  X(MTLS_ACCEPTED, "mtls_accepted_total", 0, "Connections of proxies with mTLS let in, without a tunnel")              \
+  X(MTLS_DIALED, "mtls_dialed_total", 0, "Connections to proxies with mTLS begun, without a tunnel")                   \
+  X(MTLS_RESUMED, "mtls_resumed_total", 0, "TLS sessions of proxies resumed, inbound")                                 \
+  X(MTLS_HANDSHAKE_FAIL, "mtls_handshake_fail_total", 0, "TLS handshakes of proxies that failed, inbound")             \
   X(NEIGHBOUR_CX, "neighbour_cx_total", 0, "Connections to workloads of this node, made without a tunnel")             \
   X(NEIGHBOUR_ACCEPTED, "neighbour_accepted_total", 0, "Connections from workloads of this node, recognised as such")  \
   X(NEIGHBOUR_OVERFLOW, "neighbour_overflow_total", 0,                                                                 \

@@ -6,6 +6,7 @@
 #include <stdlib.h>
 
 #include "hbone_sides.h"
+#include "mtls.h"
 #include "neighbours.h"
 
 /* Targets live as long as they are of use; being in the map is no use. */
@@ -20,6 +21,7 @@ int na_hbone_init(na_worker *worker) {
   na_link_init(&hbone->accepted);
   na_link_init(&hbone->resting);
   na_map_init(&hbone->targets, &target_ops);
+  na_map_init(&hbone->sessions, &na_mtls_memo_ops);
   worker->hbone = hbone;
   worker->gather.bytes = malloc(NA_GATHER_BYTES); /* pages come with use */
   return worker->gather.bytes ? na_tls_memory_init(&worker->tls) : -ENOMEM;
@@ -31,6 +33,7 @@ void na_hbone_free(na_worker *worker) {
     na_hbone_client_finish(worker, NULL);
     assert(na_hbone_idle(worker) && hbone->targets.count == 0);
     na_map_clear(&hbone->targets);
+    na_map_clear(&hbone->sessions);
     free(hbone);
   }
   worker->hbone = NULL;
@@ -57,6 +60,8 @@ bool na_hbone_idle(const na_worker *worker) {
 }
 
 int na_hbone_connect(na_stream *stream, const na_hbone_dial *dial) {
+  if (dial->via->mtls)
+    return na_mtls_connect(stream, dial);
   int error = na_neighbours_connect(stream, dial);
   return error == -ENOENT ? na_hbone_client_connect(stream, dial) : error;
 }
@@ -64,14 +69,14 @@ int na_hbone_connect(na_stream *stream, const na_hbone_dial *dial) {
 bool na_hbone_peer(const na_stream *stream, na_peer *out) {
   *out = (na_peer){.uri = "", .baggage = "", .traceparent = "", .forwarded = ""};
   if (stream->transport != &na_transport_h2)
-    return na_neighbours_peer(stream, out);
+    return na_mtls_peer(stream, out) || na_neighbours_peer(stream, out);
   const na_h2_stream *state = stream->state;
   return na_hbone_server_peer(state, out) || na_hbone_client_peer(state, out);
 }
 
 bool na_hbone_is_current(const na_stream *stream) {
   if (stream->transport != &na_transport_h2)
-    return na_neighbours_are_current(stream);
+    return na_mtls_is_current(stream) && na_neighbours_are_current(stream);
   const na_h2_stream *state = stream->state;
   if (!state->h2 || state->h2->dead)
     return false;

@@ -20,6 +20,7 @@ struct na_hbone {
   na_map targets;   /* of na_hbone_target: where tunnels were or are */
   na_link resting;  /* targets without tunnels, kept for their TLS sessions; the oldest first */
   uint32_t nresting;
+  na_map sessions; /* of mTLS without a tunnel, mtls.h */
 };
 
 /* What is known of the authenticated other end of a stream. Texts are valid while the stream is open. */
@@ -31,7 +32,7 @@ typedef struct na_peer {
   const char *forwarded;   /* or "" */
 } na_peer;
 
-/* False for a stream that neither comes through a tunnel nor from a neighbour (neighbours.h). */
+/* False for a stream that neither comes through a tunnel nor from a neighbour (neighbours.h) nor by mTLS (mtls.h). */
 bool na_hbone_peer(const na_stream *stream, na_peer *out);
 
 /* Whether another request may go by the identities that the stream's tunnel was made with: ours is in force still (what
@@ -73,10 +74,12 @@ typedef struct na_hbone_dial {
   const na_address *client; /* who asks: of the downstream connection; or NULL */
   na_str host;              /* the name that the client used, or empty */
   const char *traceparent;  /* to pass on, or NULL */
+  bool http;                /* HTTP/1 will be spoken; else anything */
 } na_hbone_dial;
 
-/* Begin to connect `stream` (initialised, closed) as `via` says: to a neighbour, else through a tunnel, one that is
- * there or another. It goes on as with a socket: EPOLLOUT or EPOLLERR is told, then transport->connected(). -ENOMEM. */
+/* Begin to connect `stream` (initialised, closed) as `via` says: by mTLS, or to a neighbour, else through a tunnel, one
+ * that is there or another. It goes on as with a socket: EPOLLOUT or EPOLLERR is told, then transport->connected().
+ * -ENOMEM. */
 int na_hbone_connect(na_stream *stream, const na_hbone_dial *dial);
 
 #endif

@@ -135,18 +135,6 @@ static int take_names(making *m, const na_identity_args *args) {
 
 /* ---- the context ---- */
 
-/* Server: HBONE is HTTP/2 and nothing else. */
-static int select_protocol(SSL *ssl, const unsigned char **out, unsigned char *out_n, const unsigned char *in,
-                           unsigned int n, void *argument) {
-  for (unsigned int i = 0; i < n; i += in[i] + 1u)
-    if (in[i] == 2 && i + 2 < n && in[i + 1] == 'h' && in[i + 2] == '2') {
-      *out = in + i + 1;
-      *out_n = 2;
-      return SSL_TLSEXT_ERR_OK;
-    }
-  return SSL_TLSEXT_ERR_ALERT_FATAL;
-}
-
 static void limit_context(SSL_CTX *context) {
   SSL_CTX_set_mode(context, SSL_MODE_RELEASE_BUFFERS | SSL_MODE_ENABLE_PARTIAL_WRITE |
                                 SSL_MODE_ACCEPT_MOVING_WRITE_BUFFER | SSL_MODE_NO_AUTO_CHAIN);
@@ -167,7 +155,6 @@ static int make_context(making *m) {
       !SSL_CTX_set1_groups_list(context, "X25519:P-256:P-384") || SSL_CTX_set_alpn_protos(context, h2, sizeof h2) ||
       !SSL_CTX_set_session_id_context(context, id, sizeof id - 1))
     return fail(m, -EINVAL, "OpenSSL lacks TLS 1.3 with AES-GCM");
-  SSL_CTX_set_alpn_select_cb(context, select_protocol, NULL);
   limit_context(context);
   na_tls_prepare(context);
   return 0;

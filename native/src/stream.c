@@ -119,7 +119,9 @@ int na_stream_events(na_stream *stream, uint32_t events) {
     stream->peer_closing = true;
   if (events & EPOLLERR)
     stream->broken = true;
-  if ((events & (EPOLLOUT | EPOLLERR)) && na_stream_blocked(stream) && !stream->connecting)
+  /* While connecting, what waits is the user's; but records of a handshake. */
+  bool may_send = !stream->connecting || (stream->watch.fd >= 0 && stream->state);
+  if ((events & (EPOLLOUT | EPOLLERR)) && na_stream_blocked(stream) && may_send)
     return flush(stream);
   return 0;
 }
@@ -162,6 +164,8 @@ int na_stream_send_raw(na_stream *stream, const void *bytes, size_t n, size_t li
 
 static int send_all(na_stream *stream, const struct iovec *iov, int n) {
   assert(!stream->shut && !stream->shut_wanted);
+  assert(!stream->connecting || stream->watch.fd < 0 ||
+         !stream->state); /* it would leave as it is, under any transport */
   size_t total = 0;
   for (int i = 0; i < n; i++)
     total += iov[i].iov_len;

@@ -11,6 +11,8 @@
 #include <string.h>
 #include <sys/socket.h>
 
+#include "principals.h"
+
 /* Ciphertext read at once: four full records. */
 #define READ_BYTES (4 * (SSL3_RT_MAX_PLAIN_LENGTH + SSL3_RT_MAX_TLS13_ENCRYPTED_OVERHEAD + SSL3_RT_HEADER_LENGTH))
 /* What a handshake may bring in: two chains of the largest size would do. */
@@ -31,7 +33,12 @@ typedef struct na_tls {
   char *peer;
   int64_t peer_not_after;
   SSL_SESSION *session; /* the latest offered */
+  na_tls_memo *memo;
+  na_principals *principals;
+  uint32_t principal;
+  uint32_t *budget;
   uint32_t handshake_bytes;
+  enum na_tls_use use;
   bool more_on_socket;
   bool ended; /* the socket's end of data */
   bool established;
@@ -196,16 +203,55 @@ static int on_verify(int good, X509_STORE_CTX *context) {
 
 /* ---- beginning ---- */
 
+void na_tls_memo_ref(void *memo) {
+  ((na_tls_memo *)memo)->refs++;
+}
+
+static void memo_put(na_tls_memo *memo, SSL_SESSION *session, na_identity *identity) {
+  SSL_SESSION_free(memo->session);
+  na_identity_unref(memo->identity);
+  memo->session = session;
+  memo->identity = session ? na_identity_ref(identity) : NULL;
+}
+
+void na_tls_memo_unref(void *value) {
+  na_tls_memo *memo = value;
+  if (!memo || --memo->refs)
+    return;
+  memo_put(memo, NULL, NULL);
+  free(memo);
+}
+
 static int on_session(SSL *ssl, SSL_SESSION *session) {
   na_tls *tls = SSL_get_app_data(ssl);
   if (!tls->expected)
     return 0;
+  if (tls->memo) {
+    memo_put(tls->memo, session, tls->identity);
+    return 1;
+  }
   SSL_SESSION_free(tls->session);
   tls->session = session;
   return 1; /* the reference is ours */
 }
 
+/* Of the protocols that a client offers, ours in order of preference; none agreed on is no failure but in tunnels. */
+static int select_protocol(SSL *ssl, const unsigned char **out, unsigned char *out_n, const unsigned char *in,
+                           unsigned int n, void *argument) {
+  static const unsigned char tunnel[] = "\x02h2", mesh[] = "\x02h2\x08http/1.1\x05istio";
+  const na_tls *tls = SSL_get_app_data(ssl);
+  bool tunnelled = tls->use == NA_TLS_TUNNEL;
+  unsigned char *chosen;
+  if (SSL_select_next_proto(&chosen, out_n, tunnelled ? tunnel : mesh, tunnelled ? sizeof tunnel - 1 : sizeof mesh - 1,
+                            in, n) == OPENSSL_NPN_NEGOTIATED) {
+    *out = chosen;
+    return SSL_TLSEXT_ERR_OK;
+  }
+  return tunnelled ? SSL_TLSEXT_ERR_ALERT_FATAL : SSL_TLSEXT_ERR_NOACK;
+}
+
 void na_tls_prepare(SSL_CTX *context) {
+  SSL_CTX_set_alpn_select_cb(context, select_protocol, NULL);
   SSL_CTX_set_session_cache_mode(context, SSL_SESS_CACHE_CLIENT | SSL_SESS_CACHE_NO_INTERNAL);
   SSL_CTX_sess_set_new_cb(context, on_session);
 }
@@ -213,11 +259,31 @@ void na_tls_prepare(SSL_CTX *context) {
 static void tls_free(na_tls *tls) {
   SSL_free(tls->ssl);
   SSL_SESSION_free(tls->session);
+  na_tls_memo_unref(tls->memo);
   na_identity_unref(tls->identity);
   na_buffer_free(&tls->kept);
   free(tls->expected);
   free(tls->peer);
   free(tls);
+}
+
+/* Client: offer what is spoken. As Istio's proxies do, of which one tells by it that its peer is another one. */
+static int offer_protocols(na_tls *tls) {
+  static const unsigned char http[] = "\x0eistio-http/1.1\x05istio\x08http/1.1", tcp[] = "\x05istio";
+  switch (tls->use) {
+  case NA_TLS_MESH_HTTP:
+    return SSL_set_alpn_protos(tls->ssl, http, sizeof http - 1);
+  case NA_TLS_MESH_TCP:
+    return SSL_set_alpn_protos(tls->ssl, tcp, sizeof tcp - 1);
+  default:
+    return 0; /* the context's */
+  }
+}
+
+static SSL_SESSION *session_for(const na_tls *tls, const na_tls_args *args) {
+  if (!args->memo)
+    return args->session;
+  return args->memo->identity == tls->identity ? args->memo->session : NULL;
 }
 
 static int set_up(na_tls *tls, const na_tls_args *args) {
@@ -235,8 +301,11 @@ static int set_up(na_tls *tls, const na_tls_args *args) {
     return 0;
   }
   SSL_set_connect_state(tls->ssl);
-  if (args->session)
-    (void)SSL_set_session(tls->ssl, args->session); /* not to be resumed: a full handshake then */
+  SSL_SESSION *session = session_for(tls, args);
+  if (session)
+    (void)SSL_set_session(tls->ssl, session); /* not to be resumed: a full handshake then */
+  if (offer_protocols(tls))
+    return -ENOMEM;
   tls->expected = strdup(args->expected);
   return tls->expected ? 0 : -ENOMEM;
 }
@@ -249,7 +318,15 @@ int na_tls_begin(na_stream *stream, const na_tls_args *args) {
   tls->stream = stream;
   tls->memory = args->memory;
   tls->identity = na_identity_ref(args->identity);
+  tls->use = args->use;
+  tls->principals = args->principals;
+  tls->budget = args->budget;
+  tls->memo = args->memo;
+  if (tls->memo)
+    na_tls_memo_ref(tls->memo);
   int error = set_up(tls, args);
+  if (!error)
+    error = na_buffer_append(&tls->kept, args->early, args->early_n);
   if (error) {
     tls_free(tls);
     return error;
@@ -268,7 +345,7 @@ static int check_peer(na_tls *tls) {
   const unsigned char *protocol;
   unsigned int protocol_n;
   SSL_get0_alpn_selected(tls->ssl, &protocol, &protocol_n);
-  if (protocol_n != 2 || memcmp(protocol, "h2", 2) != 0)
+  if (tls->use == NA_TLS_TUNNEL && (protocol_n != 2 || memcmp(protocol, "h2", 2) != 0))
     snprintf(tls->failure, sizeof tls->failure, "TLS: the peer does not speak HTTP/2 (ALPN)");
   else if (!certificate)
     snprintf(tls->failure, sizeof tls->failure, "TLS: the peer has no certificate");
@@ -279,6 +356,8 @@ static int check_peer(na_tls *tls) {
   if (tls->failure[0])
     return -EPROTO;
   tls->peer_not_after = na_tls_not_after(certificate);
+  if (tls->principals)
+    tls->principal = na_principals_intern(tls->principals, tls->peer);
   tls->established = true;
   return 0;
 }
@@ -311,9 +390,26 @@ int na_tls_handshake(na_stream *stream) {
 
 /* ---- the transport ---- */
 
+/* The asymmetric cryptography takes most of a millisecond: a crowd of handshakes waits in turns. */
+static bool may_go_on(na_stream *stream, uint32_t *budget) {
+  if (!budget)
+    return true;
+  if (*budget == 0) {
+    na_loop_tell(stream->loop, &stream->watch, EPOLLOUT);
+    return false;
+  }
+  --*budget;
+  return true;
+}
+
 static int tls_connected(na_stream *stream) {
   na_tls *tls = stream->state;
-  return tls->established ? 0 : na_tls_handshake(stream);
+  if (tls->established)
+    return 0;
+  int error = stream->connecting && !tls->handshake_bytes ? na_transport_tcp.connected(stream) : 0;
+  if (error)
+    return error;
+  return may_go_on(stream, tls->budget) ? na_tls_handshake(stream) : -EINPROGRESS;
 }
 
 /* Read records into the buffer: what is at hand, then one batch from the socket. */
@@ -434,6 +530,18 @@ const char *na_tls_peer(const na_stream *stream) {
 
 int64_t na_tls_peer_not_after(const na_stream *stream) {
   return ((const na_tls *)stream->state)->peer_not_after;
+}
+
+uint32_t na_tls_principal(const na_stream *stream) {
+  return ((const na_tls *)stream->state)->principal;
+}
+
+const na_identity *na_tls_identity(const na_stream *stream) {
+  return ((const na_tls *)stream->state)->identity;
+}
+
+bool na_tls_is_server(const na_stream *stream) {
+  return !((const na_tls *)stream->state)->expected;
 }
 
 bool na_tls_resumed(const na_stream *stream) {

@@ -14,6 +14,7 @@
 
 struct ssl_session_st;
 struct x509_st;
+struct na_principals;
 
 extern const na_transport na_transport_tls;
 
@@ -32,6 +33,23 @@ void na_tls_prepare(struct ssl_ctx_st *context);
 int na_tls_memory_init(na_tls_memory *memory);
 void na_tls_memory_free(na_tls_memory *memory);
 
+/* What is spoken over it. */
+enum na_tls_use {
+  NA_TLS_TUNNEL,    /* HTTP/2 and nothing else */
+  NA_TLS_MESH_HTTP, /* Istio's mTLS between proxies: HTTP/1 */
+  NA_TLS_MESH_TCP,  /* anything else */
+};
+
+/* The latest session that one server offered, to be resumed by other connections to it. */
+typedef struct na_tls_memo {
+  uint32_t refs;
+  struct ssl_session_st *session;
+  na_identity *identity; /* that it was made with: the server will take us for that */
+} na_tls_memo;
+
+void na_tls_memo_ref(void *memo);
+void na_tls_memo_unref(void *memo);
+
 /* How to begin. */
 typedef struct na_tls_args {
   na_tls_memory *memory;
@@ -39,6 +57,12 @@ typedef struct na_tls_args {
   const char *expected;           /* client: SPIFFE IDs of which the server must have one, separated by spaces; copied.
                                    * NULL: server; the client must be of a trusted domain. */
   struct ssl_session_st *session; /* client: to resume, or NULL */
+  enum na_tls_use use;
+  const char *early; /* ciphertext that was read already */
+  size_t early_n;
+  struct na_principals *principals; /* where the peer's ID is put down; NULL: nowhere */
+  na_tls_memo *memo;                /* client: resume its session, and keep new ones there; NULL: as `session` says */
+  uint32_t *budget; /* steps of handshakes that are left in this turn, for connected(); NULL: the owner sees to it */
 } na_tls_args;
 
 /* Make an open (or connecting) TCP stream a TLS stream. The handshake is the caller's: na_tls_handshake(). -errno: the
@@ -51,6 +75,11 @@ int na_tls_handshake(na_stream *stream);
 /* After the handshake: the peer's SPIFFE ID, and when its certificate runs out (seconds since the epoch). */
 const char *na_tls_peer(const na_stream *stream);
 int64_t na_tls_peer_not_after(const na_stream *stream);
+/* The number of that ID, of na_tls_args.principals. */
+uint32_t na_tls_principal(const na_stream *stream);
+/* Our own identity in it, and whether we are the server. */
+const na_identity *na_tls_identity(const na_stream *stream);
+bool na_tls_is_server(const na_stream *stream);
 bool na_tls_resumed(const na_stream *stream);
 /* Client: the latest session that the server offered for resumption; the caller's reference, or NULL. */
 struct ssl_session_st *na_tls_take_session(na_stream *stream);

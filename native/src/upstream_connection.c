@@ -222,7 +222,8 @@ static int open_stream(na_http_request *request, na_upstream *upstream) {
                                 .workload = key->workload,
                                 .via = request->host->via,
                                 .remote = &key->remote,
-                                .client = &conn->peer};
+                                .client = &conn->peer,
+                                .http = true};
     return na_hbone_connect(&upstream->stream, &dial);
   }
   bool foreign = !na_ip_is_any(key->source.ip);

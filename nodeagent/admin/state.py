@@ -152,7 +152,7 @@ class WorkloadRow:
     addresses: tuple[str, ...]
     node: str
     service_account: str
-    protocol: str  # TCP or HBONE: how the agent reaches it
+    protocol: str  # TCP, HBONE, or MTLS (a sidecar): how the agent reaches it
     status: str  # HEALTHY or UNHEALTHY
     services: tuple[str, ...] = ()  # namespace/hostname
     waypoint: str = ""

@@ -63,7 +63,7 @@ def workload_row(entry: WorkloadEntry, is_local: bool) -> WorkloadRow:
         addresses=tuple(map(format_address, entry.addresses)),
         node=ref.node,
         service_account=ref.service_account,
-        protocol="HBONE" if entry.hbone else "TCP",
+        protocol="HBONE" if entry.hbone else "MTLS" if entry.mtls else "TCP",
         status="HEALTHY" if entry.healthy else "UNHEALTHY",
         services=tuple(name for name, _ in entry.services),
         waypoint=str(entry.waypoint or ""),

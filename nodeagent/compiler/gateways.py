@@ -19,7 +19,7 @@ from nodeagent.compiler.workloads import (
     WorkloadEntry,
     WorkloadIndex,
 )
-from nodeagent.snapshot.values import Cluster, Endpoint, ServiceRef, Tunnel, WorkloadRef
+from nodeagent.snapshot.values import Cluster, Endpoint, ServiceRef, Tunnel, TunnelKind, WorkloadRef
 
 Way: TypeAlias = tuple[WorkloadRef, Tunnel]
 """A workload of a gateway, and the tunnel to it."""
@@ -98,9 +98,11 @@ class Gateways:
     # -- networks --
 
     def tunnel_to(self, address: bytes, target: str = "") -> Tunnel | None:
-        """How the workload at an address is reached by HBONE; None if it is not. `target` is the service's
-        `host:port` that it is reached for: in another network it has no address."""
+        """How the workload at an address is reached by HBONE, or by a sidecar's mTLS; None if by neither. `target` is
+        the service's `host:port` that it is reached for: in another network it has no address."""
         entry = self._index.entry_at(address)
+        if entry is not None and entry.mtls:
+            return Tunnel((entry.ref.principal,), kind=TunnelKind.MTLS)
         if entry is None or not entry.hbone:
             return None
         if not target or not self._index.is_elsewhere(entry) or entry.gateway is None:

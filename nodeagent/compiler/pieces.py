@@ -37,7 +37,7 @@ class Scope:
     check: Callable[[VirtualHost], None] = lambda _: None
     """Raises ValueError for what the engine would refuse (a bad regular expression)."""
     tunnel_to: Callable[[bytes, str], Tunnel | None] = lambda *_: None
-    """How the workload at an address is reached by HBONE (Gateways.tunnel_to); None: in plaintext."""
+    """How the workload at an address is reached by HBONE or mTLS (Gateways.tunnel_to); None: in plaintext."""
     waypoint_of: Callable[[Cluster], tuple[Endpoint, ...] | None] = lambda _: None
     """The endpoints of a cluster whose service has a waypoint (Gateways.of_cluster); None: its own."""
 

@@ -21,6 +21,7 @@ logger = logging.getLogger(__name__)
 LABELS_EXTENSION: Final = "nodeagent.labels"
 _TYPES: Final = ("deployment", "cronjob", "pod", "job")  # enum WorkloadType
 _HBONE: Final = 1
+_LEGACY_ISTIO_MTLS: Final = 2
 _HBONE_PORT: Final = 15008
 _HOST_NETWORK: Final = 1
 _PROXY: Final = 1  # ApplicationTunnel.Protocol
@@ -73,6 +74,8 @@ class WorkloadEntry:
     locality: str = ""
     """`region/zone/subzone`."""
     application_tunnel: ApplicationTunnel | None = None
+    mtls: bool = False
+    """A sidecar takes its connections with Istio's mTLS, without a tunnel."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -244,7 +247,8 @@ class WorkloadIndex:
             node=intern(message.node),
         )
         hbone = message.tunnel_protocol == _HBONE
-        if hbone:
+        mtls = message.tunnel_protocol == _LEGACY_ISTIO_MTLS
+        if hbone or mtls:
             # ValueError for a peer that nobody could prove to be.
             Identity(ref.trust_domain, ref.namespace, ref.service_account)
         return WorkloadEntry(
@@ -261,6 +265,7 @@ class WorkloadIndex:
             _gateway(message, "network_gateway"),
             _locality(message.locality),
             _application_tunnel(message),
+            mtls,
         )
 
     def _share(self, value: T) -> T:
@@ -408,7 +413,9 @@ def apply_addresses(
 
 def _whereabouts(entry: WorkloadEntry) -> tuple[Any, ...]:
     """What endpoints at a workload's addresses depend on."""
-    return entry.ref, entry.addresses, entry.hbone, entry.host_network, entry.network, entry.gateway
+    return (
+        entry.ref, entry.addresses, entry.hbone, entry.mtls, entry.host_network, entry.network, entry.gateway
+    )  # fmt: skip
 
 
 def _decrease(counter: Counter[Any], key: Any, amount: int) -> None:

@@ -228,6 +228,7 @@ class ChangeWriter:
             {
                 "address": tunnel.address,
                 "port": tunnel.port,
+                "kind": int(tunnel.kind),
                 "identities": identities,
                 "authority": authority,
                 "inner": inner,

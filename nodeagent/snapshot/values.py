@@ -112,6 +112,14 @@ class WorkloadRef:
 # -- clusters --
 
 
+class TunnelKind(IntEnum):
+    """enum na_tunnel_kind."""
+
+    HBONE = 0
+    MTLS = 1
+    """Istio's mTLS to the endpoint itself, as between sidecars; only `Tunnel.identities` counts."""
+
+
 @dataclass(frozen=True, slots=True)
 class Tunnel:
     """na_tunnel_config: HBONE to `address`, or to the endpoint's own. The peer must have one of `identities` (SPIFFE
@@ -127,6 +135,7 @@ class Tunnel:
     """Double HBONE: whose tunnel is made within this one."""
     network: str = ""
     """With `inner`: the name of our own network."""
+    kind: TunnelKind = TunnelKind.HBONE
 
 
 @dataclass(frozen=True, slots=True)

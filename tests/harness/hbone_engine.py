@@ -145,9 +145,10 @@ class Service:
         inner: str = "",
         authority: str = "",
         network: str = "",
+        kind: int = 0,
     ) -> None:
         """What the view's workloads send to address:port goes to its port `target`, through a tunnel to one of
-        the identities, there or at the gateway."""
+        the identities (or as na_tunnel_kind says), there or at the gateway."""
         from nodeagent.snapshot.address import parse_address
 
         lib, ffi, cluster = self.lib, self.ffi, f"{address}:{port}".encode()
@@ -161,7 +162,13 @@ class Service:
         def destination(builder: Any) -> None:
             self.check(lib.na_builder_cluster(builder, name, ffi.new("na_cluster_config *")))
             endpoint = ffi.new("na_endpoint *", {"address": raw, "port": target, "healthy": 1, "weight": 1})
-            fields = {"identities": expected, "inner": within, "authority": place, "network": own}
+            fields = {
+                "kind": kind,
+                "identities": expected,
+                "inner": within,
+                "authority": place,
+                "network": own,
+            }
             if gateway:
                 fields["address"] = parse_address(gateway)
             tunnel = ffi.new("na_tunnel_config *", fields)

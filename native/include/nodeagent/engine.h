@@ -181,8 +181,15 @@ NA_API int na_builder_endpoints(na_builder *b, const char *cluster, const na_end
 
 #define NA_MAX_AUTHORITY 259 /* a host name (RFC 1035 2.3.4) and a port */
 
-/* How endpoints are reached through HBONE: a tunnel to `address`, in it CONNECT to the endpoint's address and port. */
+enum na_tunnel_kind {
+  NA_TUNNEL_HBONE = 0, /* HBONE: a tunnel to `address`, in it CONNECT to the endpoint's address and port */
+  NA_TUNNEL_MTLS = 1,  /* none: Istio's mTLS to the endpoint itself, as between sidecars; of the rest only `identities`
+                        * counts */
+};
+
+/* How endpoints are reached, authenticated on both sides. */
 typedef struct na_tunnel_config {
+  uint32_t kind;          /* enum na_tunnel_kind */
   uint8_t address[16];    /* of a waypoint or gateway; zeros: the endpoint's own */
   uint32_t port;          /* 15008 */
   const char *identities; /* SPIFFE IDs, one of which the peer must have; separated by single spaces */

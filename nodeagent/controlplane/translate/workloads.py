@@ -21,6 +21,7 @@ NETWORK: Final = ""
 LABELS_EXTENSION: Final = "nodeagent.labels"
 """Workload extension that carries the pod's labels; receivers that do not know it skip it."""
 
+_TLS_MODE: Final = "security.istio.io/tlsMode"
 _TYPES: Final = {
     WorkloadType.DEPLOYMENT: pb.DEPLOYMENT,
     WorkloadType.CRONJOB: pb.CRONJOB,
@@ -99,9 +100,13 @@ def workload_address(view: View, workload: Workload) -> pb.Address:
 
 
 def _tunnel_protocol(view: View, workload: Workload) -> pb.TunnelProtocol:
-    """HBONE to where an agent answers it with a certificate. Pods of the host's network are never captured."""
-    reachable = view.world.settings.hbone and workload.captured and not workload.host_network
-    return pb.HBONE if reachable else pb.NONE
+    """HBONE to where an agent answers it with a certificate; mTLS to where a sidecar does, by its injector's label.
+    Pods of the host's network are never captured."""
+    if not view.world.settings.hbone or workload.host_network:
+        return pb.NONE
+    if workload.captured:
+        return pb.HBONE
+    return pb.LEGACY_ISTIO_MTLS if workload.labels.get(_TLS_MODE) == "istio" else pb.NONE
 
 
 def _labels_extension(workload: Workload) -> pb.Extension:

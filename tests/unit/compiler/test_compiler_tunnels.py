@@ -14,7 +14,7 @@ from nodeagent.compiler.pieces import Scope
 from nodeagent.compiler.workloads import WorkloadIndex, apply_addresses
 from nodeagent.proto import workload_pb2
 from nodeagent.snapshot.address import parse_address
-from nodeagent.snapshot.values import Tunnel
+from nodeagent.snapshot.values import Tunnel, TunnelKind
 
 UID = "Kubernetes//Pod/default/web-1"
 ADDRESS = parse_address("10.244.0.8")
@@ -62,6 +62,15 @@ def test_a_tunnel_comes_and_goes_with_what_is_told_of_the_workload(
     assert piece.endpoints[0].tunnel is None
     apply_addresses(index, [(UID, workload(hbone=True))], ())
     assert piece.resolved(scope).endpoints[0].tunnel == WEB
+
+
+def test_a_sidecar_is_reached_by_mtls_and_must_prove_to_be_it(index: WorkloadIndex, scope: Scope) -> None:
+    piece = compile_endpoints(assignment(), scope)
+    sidecar = workload(hbone=False)
+    sidecar.workload.tunnel_protocol = workload_pb2.LEGACY_ISTIO_MTLS
+    change, _ = apply_addresses(index, [(UID, sidecar)], ())
+    assert change.addresses == {ADDRESS}, "endpoints there are to be looked at again"
+    assert piece.resolved(scope).endpoints[0].tunnel == replace(WEB, kind=TunnelKind.MTLS)
 
 
 def test_a_tunnel_stays_when_its_workload_goes_before_the_endpoint(

@@ -52,5 +52,30 @@ def test_others_are_not(configured: Any, text: str) -> None:
     assert tunnel_protocol(configured, text) == workload_pb2.NONE
 
 
+SIDECAR = """
+apiVersion: v1
+kind: Pod
+metadata: {name: web-1, labels: {security.istio.io/tlsMode: %s}, annotations: {%s}}
+spec: {serviceAccountName: web}
+status: {podIP: 10.0.0.1}
+"""
+
+
+@pytest.mark.parametrize(
+    ("label", "annotation", "hbone", "protocol"),
+    [
+        ("istio", "", True, workload_pb2.LEGACY_ISTIO_MTLS),
+        ("istio", CAPTURED, True, workload_pb2.HBONE),
+        ("disabled", "", True, workload_pb2.NONE),
+        ("istio", "", False, workload_pb2.NONE),
+    ],
+    ids=["by its label", "captured as well", "another label", "without a CA"],
+)
+def test_a_sidecar_is_reached_by_mtls(
+    configured: Any, label: str, annotation: str, hbone: bool, protocol: int
+) -> None:
+    assert tunnel_protocol(configured, SIDECAR % (label, annotation), hbone=hbone) == protocol
+
+
 def test_nobody_is_without_a_ca(configured: Any) -> None:
     assert tunnel_protocol(configured, POD % (CAPTURED, "false"), hbone=False) == workload_pb2.NONE
