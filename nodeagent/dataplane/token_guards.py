@@ -6,7 +6,7 @@ import logging
 from typing import Any, Final
 
 from nodeagent.dataplane._native import ffi, lib
-from nodeagent.dataplane.guard_calls import did
+from nodeagent.dataplane.guard_calls import did, held
 from nodeagent.dataplane.virtual_host import c_string
 from nodeagent.errors import EngineError
 from nodeagent.snapshot.policies import (
@@ -35,7 +35,7 @@ def add_tokens(guards: Any, tokens: Tokens) -> None:
 def _provider(guards: Any, provider: TokenProvider) -> None:
     what = f"token provider {provider.name}"
     texts = [
-        c_string(text)
+        held(text)
         for text in (provider.name, provider.issuer, provider.payload_header, provider.metadata_key)
     ]
     config = ffi.new(
@@ -88,7 +88,7 @@ def _need(guards: Any, need: Need) -> None:
     what = "requirement of tokens"
     match need:
         case NeedToken(provider, audiences):
-            texts = [c_string(audience) for audience in audiences]
+            texts = [held(audience) for audience in audiences]
             array = ffi.new("char *[]", texts) if texts else ffi.NULL
             did(guards, lib.na_need_token(guards, c_string(provider), array, len(texts)), what)
         case NeedAny(needs):
