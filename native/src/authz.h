@@ -11,6 +11,7 @@
 
 #include "guards.h"
 #include "head_edits.h"
+#include "router.h"
 
 typedef struct na_conn na_conn;                 /* conn.h */
 typedef struct na_http_request na_http_request; /* http_request.h */
@@ -56,6 +57,9 @@ typedef struct na_authz {
   na_head_edits edits; /* made again whenever its head is parsed */
   char *challenge;     /* www-authenticate of a refusal */
   na_header challenge_header;
+  na_mutations answer; /* headers for the answer to the request, whoever gives it */
+  /* More of the request's body has come, while somebody waits for it; NULL: nobody does. full: no more can be kept. */
+  void (*more)(void *waiting, bool full);
 } na_authz;
 
 /* Whom a stage is asked about. */
@@ -81,17 +85,23 @@ struct na_stage_kind {
   int (*seal)(na_guards *guards, na_stage *stage);
   /* Take numbers for what is reported by name. NULL: nothing is. */
   void (*enlist)(na_stage *stage, na_names *names);
+  /* Hold the slots of clusters. NULL: it needs none. */
+  int (*bind)(na_guards *guards, na_stage *stage, na_slots *cluster_names);
   void (*free)(na_stage *stage);
 };
 
 extern const na_stage_kind na_stage_rules;
-extern const na_stage_kind na_stage_tokens; /* tokens.h */
+extern const na_stage_kind na_stage_tokens;  /* tokens.h */
+extern const na_stage_kind na_stage_callout; /* callout.h */
 
 /* Ask `stage` and those behind it; NULL: there are none, allowed. *waiting is the stage that waits, or that refused. */
 enum na_verdict na_stages_ask(const na_stage *stage, na_subject *subject, na_refusal *refusal,
                               const na_stage **waiting);
 /* The request is over: whatever it waits for must not come. NULL is nobody's. */
 void na_authz_free(na_authz *authz);
+/* Add a header to the answer, or (NA_HEADER_SET) put it in place of others. Those of the connection are left out.
+ * -E2BIG, -ENOMEM. */
+int na_authz_answer_header(na_authz *authz, enum na_header_op op, na_str name, na_str value);
 /* Let go of what stages kept; `authz` itself is the caller's. */
 void na_authz_clear(na_authz *authz);
 

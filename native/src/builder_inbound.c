@@ -61,6 +61,8 @@ static int take_guards(na_builder *b, na_inbound *inbound, na_guards *const *gua
     if (b->registry->policies)
       na_guards_enlist(guards[i], b->registry->policies);
     int rc = na_guards_seal(guards[i]);
+    if (!rc)
+      rc = na_guards_bind(guards[i], b->registry->cluster_names);
     if (rc)
       return na_builder_fail(b, rc, "workload %u: guards %zu: %s", inbound->workload, i + 1,
                              na_guards_error(guards[i]));

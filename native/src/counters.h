@@ -43,6 +43,15 @@
   X(JWT_VERIFIED, "jwt_verified_total", 0, "Signatures of tokens verified, good or bad")                               \
   X(JWT_CACHED, "jwt_cache_hits_total", 0, "Tokens that had been verified before")                                     \
   X(JWT_EVICTED, "jwt_cache_evicted_total", 0, "Verified tokens forgotten for others: the cache was full")             \
+  X(CALLOUT_ALLOWED, "callout_allowed_total", 0, "Connections and requests that an authorization service allowed")     \
+  X(CALLOUT_DENIED, "callout_denied_total", 0, "Connections and requests that an authorization service denied")        \
+  X(CALLOUT_ERROR, "callout_error_total", 0, "Authorization services that gave no answer, or one of no use")           \
+  X(CALLOUT_TIMEOUT, "callout_timeout_total", 0, "Of those, answers that did not come in time")                        \
+  X(CALLOUT_OVERFLOW, "callout_overflow_total", 0, "Of those, questions not asked: too many at once")                  \
+  X(CALLOUT_FAILED_OPEN, "callout_failed_open_total", 0, "Of those, let through as the configuration says")            \
+  X(CALLOUT_BODY_TOO_LARGE, "callout_body_too_large_total", 0,                                                         \
+    "Requests refused: bodies longer than may be sent along")                                                          \
+  X(CALLOUT_ACTIVE, "callout_active", 1, "Questions to authorization services in progress")                            \
   X(HTTP2_FORWARDED, "http2_forwarded_total", 0, "HTTP/2 connections forwarded without L7 routing")                    \
   X(UPGRADES, "upgrades_total", 0, "Connections switched to another protocol (101)")                                   \
   X(UPSTREAM_CX, "upstream_cx_total", 0, "Upstream connections opened")                                                \

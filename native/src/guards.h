@@ -16,9 +16,11 @@
 #define NA_MAX_POLICY_NAME 256
 
 typedef struct na_principals na_names; /* principals.h */
+typedef struct na_slots na_slots;      /* slots.h */
 typedef struct na_stage na_stage;
 typedef struct na_stage_kind na_stage_kind; /* authz.h */
 typedef struct na_tokens na_tokens;         /* tokens.h */
+typedef struct na_callout na_callout;       /* callout.h */
 
 /* What every kind of stage begins with. */
 struct na_stage {
@@ -52,6 +54,7 @@ struct na_guards {
   na_stage *stages[2];   /* by enum na_guarded, in order */
   na_rules *rules;       /* under construction: the stage begun last */
   na_tokens *tokens;     /* likewise */
+  na_callout *callout;   /* likewise */
   na_expression *open;   /* the expression to which na_check_* append; NULL: none */
   const char *open_name; /* whose it is, for errors */
   char error[512];
@@ -73,5 +76,7 @@ void na_guards_open(na_guards *guards, na_expression *expression, const char *na
 void na_guards_enlist(na_guards *guards, na_names *names);
 /* Complete them; after that nothing can be added. */
 int na_guards_seal(na_guards *guards);
+/* Let stages hold the slots of the clusters that they need. Harmless when it was done before. */
+int na_guards_bind(na_guards *guards, na_slots *cluster_names);
 
 #endif

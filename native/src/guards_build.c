@@ -88,6 +88,7 @@ int na_guards_append(na_guards *guards, enum na_guarded guarded, na_stage *stage
   *at = stage;
   guards->rules = NULL;
   guards->tokens = NULL;
+  guards->callout = NULL;
   guards->keeps = guards->keeps || stage->kind->keeps;
   return 0;
 }
@@ -112,6 +113,14 @@ int na_guards_seal(na_guards *guards) {
     for (na_stage *stage = guards->stages[side]; stage && !rc; stage = stage->next)
       rc = stage->kind->seal ? stage->kind->seal(guards, stage) : 0;
   guards->sealed = !rc;
+  return rc;
+}
+
+int na_guards_bind(na_guards *guards, na_slots *cluster_names) {
+  int rc = 0;
+  for (int side = 0; side < 2 && !rc; side++)
+    for (na_stage *stage = guards->stages[side]; stage && !rc; stage = stage->next)
+      rc = stage->kind->bind ? stage->kind->bind(guards, stage, cluster_names) : 0;
   return rc;
 }
 

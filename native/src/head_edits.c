@@ -6,6 +6,7 @@
 #include <string.h>
 
 #include "http1_parse.h"
+#include "query.h"
 
 struct na_edit {
   na_edit *next;
@@ -32,13 +33,17 @@ bool na_header_is_protected(na_str name) {
   return false;
 }
 
+bool na_header_may_be_answered(na_str name, na_str value) {
+  return name.n && na_h1_span(name.p, name.n, NA_C_TOKEN) == name.n && !na_header_is_protected(name) &&
+         na_h1_span(value.p, value.n, NA_C_VALUE) == value.n;
+}
+
 static bool is_allowed(enum na_edit_op op, na_str name, na_str value) {
   if (is_host(name))
     return op == NA_EDIT_SET && na_h1_valid_authority(value, false);
   if (is_path(name))
     return op == NA_EDIT_SET && value.n && value.p[0] == '/' && na_h1_span(value.p, value.n, NA_C_TARGET) == value.n;
-  return name.n && na_h1_span(name.p, name.n, NA_C_TOKEN) == name.n && !na_header_is_protected(name) &&
-         na_h1_span(value.p, value.n, NA_C_VALUE) == value.n;
+  return na_header_may_be_answered(name, value);
 }
 
 /* ---- making an edit ---- */
@@ -148,6 +153,22 @@ int na_head_edit(na_head_edits *edits, na_h1_head *head, enum na_edit_op op, na_
   edits->last = edit;
   apply(edit, head);
   return 0;
+}
+
+int na_head_remove_parameter(na_head_edits *edits, na_h1_head *head, na_str name) {
+  na_str rest = head->request.query, item, key, value;
+  bool found = false;
+  while (!found && na_pair_next(&rest, '&', &item, &key, &value))
+    found = na_parameter_is(key, name);
+  if (!found)
+    return 0;
+  uint32_t n;
+  char *target = na_target_without(&head->request, name, &n);
+  if (!target)
+    return -ENOMEM;
+  int rc = na_head_edit(edits, head, NA_EDIT_SET, na_str_of(":path"), (na_str){target, n});
+  free(target);
+  return rc;
 }
 
 void na_head_edits_apply(const na_head_edits *edits, na_h1_head *head) {

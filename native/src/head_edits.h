@@ -30,11 +30,15 @@ typedef struct na_head_edits {
 /* Note an edit and make it in `head`, whose views then lead into the edits' memory, too. -EINVAL: the name or value is
  * none, or belongs to the connection or the framing; -E2BIG: too many; -ENOMEM. On error nothing has changed. */
 int na_head_edit(na_head_edits *edits, na_h1_head *head, enum na_edit_op op, na_str name, na_str value);
+/* Take the parameters of a name out of the query, if there are any. */
+int na_head_remove_parameter(na_head_edits *edits, na_h1_head *head, na_str name);
 /* Make all edits in a head that was parsed anew. */
 void na_head_edits_apply(const na_head_edits *edits, na_h1_head *head);
 void na_head_edits_clear(na_head_edits *edits);
 
 /* Whether a header makes up the connection or the framing, so that nobody may change it. */
 bool na_header_is_protected(na_str name);
+/* Whether a header can be in an answer that is made here. */
+bool na_header_may_be_answered(na_str name, na_str value);
 
 #endif

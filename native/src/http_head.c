@@ -4,19 +4,27 @@
 #include <string.h>
 #include <strings.h>
 
+#include "authz.h"
+
 #define LITERAL(s) (s), sizeof(s) - 1
 
 static void literal(na_out *out, const char *s, size_t n) {
   na_out_bytes(out, s, n);
 }
 
-/* The operations of destination, route and virtual host for one side; false when there are none. */
+/* The operations of destination, route, virtual host and guards for one side; false when there are none. */
 static bool levels_of(const na_http_request *request, enum na_header_side side, na_header_levels *levels) {
-  if (!request->route)
+  const na_authz *authz = side == NA_RESPONSE ? request->authz : NULL;
+  bool answered = authz && authz->answer.n;
+  if (!request->route && !answered)
     return false;
-  levels->levels[0] = request->destination ? &request->destination->mutations[side] : NULL;
-  levels->levels[1] = &request->route->mutations[side];
-  levels->levels[2] = &request->vhost->mutations[side];
+  *levels = (na_header_levels){{NULL}};
+  if (request->route) {
+    levels->levels[0] = request->destination ? &request->destination->mutations[side] : NULL;
+    levels->levels[1] = &request->route->mutations[side];
+    levels->levels[2] = &request->vhost->mutations[side];
+  }
+  levels->levels[3] = answered ? &authz->answer : NULL;
   return true;
 }
 

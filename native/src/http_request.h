@@ -42,6 +42,9 @@ typedef struct na_responder {
   /* Body bytes at hand, consumed by the call: forward them all. -1 with *error: invalid framing. The pointer holds
    * until the connection is read next. */
   long (*take)(na_http_request *request, const char **bytes, na_h1_error *error);
+  /* The payload of the body that is at hand, without consuming it: append at most `max` bytes to `out`; *end: it is all
+   * there. -EPROTO: invalid framing. */
+  int (*peek)(na_http_request *request, na_buffer *out, size_t max, bool *end);
   /* Room for more body came up. */
   void (*more)(na_http_request *request);
   /* The client's stream is full: send nothing now, na_request_writable() will be called. */

@@ -6,8 +6,10 @@
 #include <assert.h>
 #include <errno.h>
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 
+#include "callout.h"
 #include "hbone.h"
 #include "http_head.h"
 #include "http_request.h"
@@ -146,6 +148,35 @@ static long take_body(na_http_request *request, const char **bytes, na_h1_error 
   return n;
 }
 
+static int peek_chunked(const na_conn *conn, na_h1_body *body, na_buffer *out, size_t max) {
+  size_t length = na_input_length(&conn->in), payload = 0;
+  na_h1_error error;
+  char *copy = malloc(length ? length : 1); /* decoded in place */
+  if (!copy)
+    return -ENOMEM;
+  memcpy(copy, na_input_bytes(&conn->in), length);
+  long n = na_h1_body_decode(body, copy, length, &payload, &error);
+  int rc = n < 0 ? -EPROTO : na_buffer_append(out, copy, payload < max ? payload : max);
+  free(copy);
+  return rc;
+}
+
+static int peek_body(na_http_request *request, na_buffer *out, size_t max, bool *end) {
+  na_conn *conn = request->conn;
+  na_h1_body body = conn->body; /* nothing of the body was taken yet */
+  na_h1_error error;
+  int rc = 0;
+  size_t length = na_input_length(&conn->in);
+  if (body.kind == NA_BODY_CHUNKED && length) {
+    rc = peek_chunked(conn, &body, out, max);
+  } else if (length) {
+    long n = na_h1_body_feed(&body, na_input_bytes(&conn->in), length, &error);
+    rc = n < 0 ? -EPROTO : na_buffer_append(out, na_input_bytes(&conn->in), (size_t)n < max ? (size_t)n : max);
+  }
+  *end = body.done;
+  return rc;
+}
+
 static void more_wanted(na_http_request *request) {
   na_conn *conn = request->conn;
   if (!conn->body.done)
@@ -184,6 +215,7 @@ static const na_responder responder = {
     .head = respond_head,
     .body = respond_body,
     .take = take_body,
+    .peek = peek_body,
     .more = more_wanted,
     .blocked = is_blocked,
     .finished = finished,
@@ -276,6 +308,26 @@ static bool has_gone(na_conn *conn) {
   return !conn->half_closed;
 }
 
+/* Its guards wait for more of its body: the bytes stay where they are. */
+static bool gather_body(na_conn *conn) {
+  na_http_request *request = conn->request;
+  na_worker *worker = conn->worker;
+  const na_authz *authz = request->authz;
+  size_t limit = worker->config->max_head_bytes + worker->io_size + 2 * NA_MAX_CALLOUT_BODY;
+  if (!conn->stream.readable || na_input_keep(&conn->in) < 0)
+    return false;
+  ssize_t n = na_input_fill(&conn->in, &conn->stream, worker->io, worker->io_size, limit);
+  if (n == -EAGAIN)
+    return false;
+  if (n <= 0 && n != -ENOBUFS) {
+    client_gone(conn);
+    return false;
+  }
+  request->last_ms = worker->loop.now_ms;
+  authz->more(authz->asker.waiting, n == -ENOBUFS);
+  return true;
+}
+
 /* Carry on with the body of the request in progress. */
 static bool continue_request(na_conn *conn) {
   na_http_request *request = conn->request;
@@ -283,6 +335,8 @@ static bool continue_request(na_conn *conn) {
     client_gone(conn);
     return false;
   }
+  if (request->authz && request->authz->more)
+    return gather_body(conn);
   if (conn->body.done || request->state < NA_REQUEST_SENT || !na_request_takes_body(request))
     return false;
   if (na_input_length(&conn->in) == 0) {

@@ -114,7 +114,7 @@ void na_route_write_path(const na_route *route, const na_request *request, na_ou
 void na_route_write_location(const na_route *route, const na_request *request, na_out *out);
 
 typedef struct na_header_levels {
-  const na_mutations *levels[3]; /* destination, route, virtual host; NULL entries are skipped */
+  const na_mutations *levels[4]; /* destination, route, virtual host, guards; NULL entries are skipped */
 } na_header_levels;
 
 #define NA_MAX_OWN_HEADERS 4

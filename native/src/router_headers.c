@@ -89,7 +89,7 @@ void na_mutations_clear(na_mutations *mutations) {
 
 /* All operations in the order in which they take effect, and the headers that they work on. */
 typedef struct mutation_plan {
-  const na_header_mutation *ops[3 * NA_MAX_MUTATIONS];
+  const na_header_mutation *ops[4 * NA_MAX_MUTATIONS];
   uint32_t n;
   const na_header *headers;
   uint32_t nheaders;
@@ -120,7 +120,7 @@ static void take_level(mutation_plan *plan, const na_mutations *level, bool remo
 
 static void make_plan(mutation_plan *plan, const na_header_levels *levels) {
   plan->n = 0;
-  for (int i = 0; levels && i < 3; i++) {
+  for (int i = 0; levels && i < 4; i++) {
     if (!levels->levels[i])
       continue;
     take_level(plan, levels->levels[i], true);

@@ -116,12 +116,7 @@ static int take_out(na_subject *subject, const na_token_place *place) {
     return 0;
   if (place->kind == NA_TOKEN_HEADER)
     return edit(subject, NA_EDIT_REMOVE, place->name, (na_str){0});
-  uint32_t n;
-  char *target = na_target_without(subject->facts.request, place->name, &n);
-  if (!target)
-    return -ENOMEM;
-  int rc = edit(subject, NA_EDIT_SET, ":path", (na_str){target, n});
-  free(target);
+  int rc = na_head_remove_parameter(&subject->authz->edits, subject->head, na_str_of(place->name));
   if (!rc && subject->request && subject->request->texts.path.n) /* nor is it for access logs */
     subject->request->texts.path = subject->head->request.path_query;
   return rc;

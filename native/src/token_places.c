@@ -7,7 +7,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-#include "http1_parse.h"
+#include "query.h"
 #include "tokens.h"
 
 static void add(na_found_tokens *found, const na_token_place *place, na_str text) {
@@ -52,56 +52,6 @@ static void find_in_headers(na_found_tokens *found, const na_token_place *place,
 
 /* ---- query parameters ---- */
 
-static int hex_value(char c) {
-  if (c >= '0' && c <= '9')
-    return c - '0';
-  c = na_lower(c);
-  return c >= 'a' && c <= 'f' ? c - 'a' + 10 : -1;
-}
-
-/* Decode percent-encoding into `out`, of text.n bytes; what is malformed stays as it is. Returns the length. */
-static uint32_t percent_decode(na_str text, char *out) {
-  uint32_t n = 0;
-  for (uint32_t i = 0; i < text.n; i++) {
-    int high = text.p[i] == '%' && i + 2 < text.n ? hex_value(text.p[i + 1]) : -1;
-    int low = high >= 0 ? hex_value(text.p[i + 2]) : -1;
-    if (low < 0) {
-      out[n++] = text.p[i];
-      continue;
-    }
-    out[n++] = (char)(high << 4 | low);
-    i += 2;
-  }
-  return n;
-}
-
-/* Take the next item of a list apart; false at its end. */
-static bool next_pair(na_str *rest, char separator, na_str *item, na_str *name, na_str *value) {
-  if (!rest->n)
-    return false;
-  const char *end = rest->p + rest->n;
-  const char *stop = memchr(rest->p, separator, rest->n);
-  const char *item_end = stop ? stop : end;
-  const char *next = stop ? stop + 1 : end;
-  *item = (na_str){rest->p, (uint32_t)(item_end - rest->p)};
-  const char *equals = memchr(item->p, '=', item->n);
-  const char *name_end = equals ? equals : item_end;
-  *name = (na_str){item->p, (uint32_t)(name_end - item->p)};
-  *value = equals ? (na_str){equals + 1, (uint32_t)(item_end - equals - 1)} : (na_str){item_end, 0};
-  *rest = (na_str){next, (uint32_t)(end - next)};
-  return true;
-}
-
-/* Whether a name, as sent, is the wanted one. A name may be spelled with percent-encoding. */
-static bool is_parameter(na_str name, const char *wanted) {
-  char small[256];
-  if (!memchr(name.p, '%', name.n))
-    return na_str_eq(name, wanted);
-  if (name.n > sizeof small)
-    return false;
-  return na_str_eq((na_str){small, percent_decode(name, small)}, wanted);
-}
-
 static int decode_value(na_found_tokens *found, na_str *value) {
   if (!value->n || !memchr(value->p, '%', value->n) || found->ndecoded == NA_MAX_TOKENS)
     return 0;
@@ -109,14 +59,14 @@ static int decode_value(na_found_tokens *found, na_str *value) {
   if (!decoded)
     return -ENOMEM;
   found->decoded[found->ndecoded++] = decoded;
-  *value = (na_str){decoded, percent_decode(*value, decoded)};
+  *value = (na_str){decoded, na_percent_decode(*value, decoded)};
   return 0;
 }
 
 static int find_in_query(na_found_tokens *found, const na_token_place *place, const na_request *request) {
   na_str rest = request->query, item, name, value;
-  while (next_pair(&rest, '&', &item, &name, &value)) {
-    if (!is_parameter(name, place->name))
+  while (na_pair_next(&rest, '&', &item, &name, &value)) {
+    if (!na_parameter_is(name, na_str_of(place->name)))
       continue;
     int rc = decode_value(found, &value);
     if (rc)
@@ -124,25 +74,6 @@ static int find_in_query(na_found_tokens *found, const na_token_place *place, co
     add(found, place, value);
   }
   return 0;
-}
-
-char *na_target_without(const na_request *request, const char *wanted, uint32_t *n) {
-  char *target = malloc(request->path.n + 1 + request->query.n);
-  if (!target)
-    return NULL;
-  na_out out = {.p = target, .size = request->path.n + 1 + request->query.n};
-  na_out_str(&out, request->path);
-  na_str rest = request->query, item, name, value;
-  bool first = true;
-  while (next_pair(&rest, '&', &item, &name, &value)) {
-    if (is_parameter(name, wanted))
-      continue;
-    na_out_bytes(&out, first ? "?" : "&", 1);
-    na_out_str(&out, item);
-    first = false;
-  }
-  *n = (uint32_t)out.n;
-  return target;
 }
 
 /* ---- cookies ---- */
@@ -163,7 +94,7 @@ static void find_in_cookies(na_found_tokens *found, const na_token_place *place,
     if (header->hop || !na_str_ieq(header->name, "cookie"))
       continue;
     na_str rest = header->value, item, name, value;
-    while (next_pair(&rest, ';', &item, &name, &value))
+    while (na_pair_next(&rest, ';', &item, &name, &value))
       if (na_str_eq(trimmed(name), place->name))
         add(found, place, trimmed(value));
   }

@@ -108,7 +108,5 @@ int na_tokens_find(na_found_tokens *found, const na_token_place *place, const na
 void na_found_tokens_clear(na_found_tokens *found);
 /* Whether two places are one and the same. */
 bool na_token_place_eq(const na_token_place *a, const na_token_place *b);
-/* The path and query without the parameters of a name; to be freed. NULL for want of memory. */
-char *na_target_without(const na_request *request, const char *name, uint32_t *n);
 
 #endif

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any, Final
 
 from nodeagent.dataplane._native import ffi, lib
+from nodeagent.dataplane.callout_guards import add_callout
 from nodeagent.dataplane.guard_calls import did
 from nodeagent.dataplane.token_guards import add_tokens
 from nodeagent.dataplane.virtual_host import c_string
@@ -15,6 +16,7 @@ from nodeagent.snapshot.policies import (
     Always,
     AnyOf,
     Attribute,
+    Callout,
     Check,
     ConnectionStage,
     Guards,
@@ -60,8 +62,8 @@ class _Maker:
                 self._rules(guarded, stage)
             case Tokens():
                 add_tokens(self.guards, stage)
-            case _:
-                raise EngineError(f"the engine has no stage of kind {type(stage).__name__}")
+            case Callout():
+                add_callout(self.guards, guarded, stage, self.check)
 
     def _rules(self, guarded: int, rules: Rules) -> None:
         code = lib.na_guards_rules(

@@ -263,7 +263,7 @@ class Callout:
     """A Cluster.name of the view that the workload uses."""
     grpc: bool
     authority: str = ""
-    """:authority, or Host, of the call; empty: the cluster's name."""
+    """gRPC: :authority of the call; empty: the cluster's name. By HTTP the Host is the request's own, as with Envoy."""
     timeout_ms: int = 200
     fail_open: bool = False
     status_on_error: int = 403

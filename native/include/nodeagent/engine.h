@@ -417,6 +417,42 @@ NA_API int na_need_all(na_guards *guards, uint32_t n);
 /* No token, or good ones; within na_need_any only of the providers named there. failed: bad ones will do, too. */
 NA_API int na_need_nothing(na_guards *guards, int failed);
 
+/* -- guards: asking somebody else (Envoy's ext_authz, v3) -- */
+
+typedef struct na_callout_config {
+  const char *cluster;      /* whom to ask; while it is not there, there is no answer */
+  const char *authority;    /* gRPC: `:authority` of the call; NULL or empty: the cluster's name */
+  const char *path_prefix;  /* HTTP: before the request's path */
+  uint32_t timeout_ms;      /* 200 */
+  uint32_t status_on_error; /* without an answer; 403 */
+  uint32_t body_bytes;      /* of the body that are sent along; 0 none, 1 MiB at most */
+  uint8_t grpc;             /* 0: HTTP */
+  uint8_t fail_open;        /* 1: without an answer it passes */
+  uint8_t body_partial;     /* 1: of a longer body, as much as fits; else 413 */
+  uint8_t body_raw;         /* 1: as bytes; else as text */
+} na_callout_config;
+
+/* Names of headers, without case. */
+enum na_callout_names {
+  NA_CALLOUT_SEND = 0,           /* HTTP: sent besides method, path, Host and Authorization */
+  NA_CALLOUT_KEEP = 1,           /* HTTP: of an allowing answer, for the request */
+  NA_CALLOUT_ANSWER = 2,         /* HTTP: of a refusing answer, for the client; none: all */
+  NA_CALLOUT_ANSWER_ALLOWED = 3, /* HTTP: of an allowing answer, for the client */
+};
+
+enum na_callout_headers {
+  NA_CALLOUT_EXTRA = 0,    /* HTTP: sent in any case */
+  NA_CALLOUT_METADATA = 1, /* gRPC: initial metadata */
+};
+
+/* Append a stage; what follows is its. Connections are asked about by gRPC only. */
+NA_API int na_guards_callout(na_guards *guards, enum na_guarded guarded, const na_callout_config *config);
+/* Ask only if the check holds that follows in prefix order. */
+NA_API int na_callout_when(na_guards *guards);
+/* kind: enum na_match_kind. */
+NA_API int na_callout_name(na_guards *guards, enum na_callout_names which, uint32_t kind, const char *value);
+NA_API int na_callout_header(na_guards *guards, enum na_callout_headers which, const char *name, const char *value);
+
 /* -- inbound: what the ports of a workload speak -- */
 
 typedef struct na_inbound_port {
