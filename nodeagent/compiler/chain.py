@@ -48,7 +48,7 @@ _BENIGN: Final = frozenset(
 _MANAGER_UNSUPPORTED: Final = (
     "local_reply_config", "original_ip_detection_extensions", "early_header_mutation_extensions",
     "internal_address_config", "request_headers_timeout", "max_request_headers_kb", "add_user_agent",
-    "strip_any_host_port", "path_normalization_options",
+    "merge_slashes", "path_with_escaped_slashes_action", "strip_any_host_port", "path_normalization_options",
 )  # fmt: skip
 
 

@@ -22,8 +22,8 @@ class Change:
     """Hosts that may have another traffic policy or other subsets (DestinationRule)."""
     workloads: set[str] = field(default_factory=set)
     """Uids of pods that came, changed or went."""
-    waypoints: set[str] = field(default_factory=set)
-    """Hosts and uids that may be reached through another waypoint."""
+    addresses: set[str] = field(default_factory=set)
+    """Hosts and uids of which node proxies may be told otherwise, by policies or waypoints."""
     policies: set[str] = field(default_factory=set)
     """Names (`namespace/name`) of L4 policies that came, changed or went."""
     guarded: set[str] = field(default_factory=set)

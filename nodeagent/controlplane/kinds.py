@@ -292,8 +292,8 @@ class AddressKind:
     def affected(self, view: View, change: Change) -> set[Group]:
         """Pods and services; a pod says which services it stands behind."""
         del view
-        with_pods = (f"{_WITH_PODS}{host}" for host in change.services | change.endpoints | change.waypoints)
-        return {*change.workloads, *change.services, *change.waypoints, *with_pods}
+        with_pods = (f"{_WITH_PODS}{host}" for host in change.services | change.endpoints | change.addresses)
+        return {*change.workloads, *change.services, *change.addresses, *with_pods}
 
     def moves(self, change: Change) -> bool:
         """Addresses may have changed hands."""

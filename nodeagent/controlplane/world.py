@@ -251,7 +251,7 @@ class World:
             case "Service":
                 host = names.service_host(key.name, key.namespace, self.settings.domain)
                 self.registry.put_service(host, value, change)
-                change.waypoints |= self.waypoints.served_by(key.namespace, key.name)
+                self._note_addresses(self.waypoints.served_by(key.namespace, key.name), change)
             case "Pod":
                 uid = names.pod_uid(self.settings.cluster_id, key.namespace, key.name)
                 self.registry.put_workload(uid, value, change)
@@ -267,9 +267,9 @@ class World:
                 for policy in self.security.put(key, value):
                     self._note_security(policy, change)
             case "Gateway":
-                change.waypoints |= self.waypoints.put_waypoint(key, value)
+                self._note_addresses(self.waypoints.put_waypoint(key, value), change)
             case "Namespace":
-                change.waypoints |= self.waypoints.put_namespace(key.name, value)
+                self._note_addresses(self.waypoints.put_namespace(key.name, value), change)
             case "ConfigMap":
                 self.mesh = value or MeshConfig()
                 change.guarded.add(EVERYWHERE)
@@ -284,11 +284,20 @@ class World:
         elif isinstance(policy, AuthorizationPolicy):
             change.policies.add(policy.key)
         if policy.selector or isinstance(policy, PeerAuthentication):
-            change.workloads.update(
+            covered = (
                 uid
                 for uid, workload in self.registry.workloads.items()
                 if self.security.covers(policy, workload.namespace, workload.labels)
             )
+            self._note_addresses(covered, change)
+
+    def _note_addresses(self, identities: Iterable[str], change: Change) -> None:
+        """Hosts and uids of which node proxies are to be told anew; a pod is told of with its services, too."""
+        for identity in identities:
+            change.addresses.add(identity)
+            workload = self.registry.workloads.get(identity)
+            if workload is not None:
+                change.addresses.update(self.registry.hosts_of(workload))
 
     def _note_routes(self, hosts: Iterable[str], change: Change) -> None:
         """Hosts of a VirtualService, as written: which services and ports are routed otherwise now."""

@@ -20,7 +20,13 @@ from nodeagent.controlplane.sources.documents import DocumentError, read_yaml
 from nodeagent.controlplane.sources.mesh_file import CONFIG_MAP, MESH_KEY, MeshFile
 from nodeagent.model.identity import check_trust_domain
 
-_READ: Final = ("trustDomain", "trustDomainAliases", "rootNamespace", "extensionProviders")
+_READ: Final = (
+    "trustDomain",
+    "trustDomainAliases",
+    "rootNamespace",
+    "extensionProviders",
+    "pathNormalization",
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,6 +66,7 @@ def read_mesh_config(text: str, problems: Problems, path: str) -> MeshConfig | N
         return None
     fields = Fields(documents[0].body if documents else {}, path, problems)
     _note_others(fields)
+    _check_normalization(fields)
     return MeshConfig(
         trust_domain=_trust_domain(fields, "trustDomain", fields.string("trustDomain")),
         trust_domain_aliases=tuple(
@@ -92,6 +99,21 @@ def _trust_domain(fields: Fields, name: str, text: str) -> str:
         except ValueError as error:
             fields.error(name, str(error))
     return ""
+
+
+def _check_normalization(fields: Fields) -> None:
+    """Paths are normalised as BASE says; policies on paths hold for less where more is asked for."""
+    nested = fields.message("pathNormalization")
+    if nested is None:
+        return
+    with nested:
+        kind = nested.string("normalization", "DEFAULT")
+    if kind not in ("DEFAULT", "BASE"):
+        message = (
+            f"{kind} is not supported: paths are normalised as BASE says. Policies on paths must name the other "
+            "spellings (//, %2F) themselves, or allow only what is known"
+        )
+        fields.problems.add(Severity.WARNING, "not-supported-yet", nested.at("normalization"), message)
 
 
 def _note_others(fields: Fields) -> None:

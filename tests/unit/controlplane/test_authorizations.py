@@ -288,9 +288,21 @@ def test_a_change_names_whom_it_concerns(configured: Any) -> None:
     configured.put(PODS)
     change = configured.put(policy(f"{{{SELECT}}}"))
     assert (change.policies, change.guarded) == ({"foo/p"}, {"foo"})
-    assert change.workloads == {"Kubernetes//Pod/foo/web"}
+    assert change.addresses == {"Kubernetes//Pod/foo/web"}
     change = configured.remove(ObjectKey("security.istio.io", "AuthorizationPolicy", "foo", "p"))
-    assert (change.policies, change.workloads) == ({"foo/p"}, {"Kubernetes//Pod/foo/web"})
+    assert (change.policies, change.addresses) == ({"foo/p"}, {"Kubernetes//Pod/foo/web"})
+
+
+def test_who_asked_for_a_service_is_told_of_its_pods_policies(configured: Any) -> None:
+    """On demand a service comes with its pods."""
+    web = "{clusterIP: 10.96.0.1, selector: {app: web}, ports: [{name: http, port: 80}]}"
+    configured.put(
+        PODS + f"apiVersion: v1\nkind: Service\nmetadata: {{name: web, namespace: foo}}\nspec: {web}"
+    )
+    change = configured.put(policy(f"{{{SELECT}}}"))
+    view = View(configured.world, read_node(node(kind="ztunnel")).perspective(None))
+    groups = AddressKind().affected(view, change)
+    assert AddressKind().group_of(view, "foo/web.foo.svc.cluster.local") in groups
 
 
 def test_a_mesh_wide_mode_concerns_everybody(configured: Any) -> None:
@@ -298,4 +310,4 @@ def test_a_mesh_wide_mode_concerns_everybody(configured: Any) -> None:
     change = configured.put(peers("STRICT", "", ""))
     assert change.guarded == {"*"}
     assert {STRICT, CONVERTED} <= change.policies
-    assert len(change.workloads) == 3
+    assert len(change.addresses) == 3

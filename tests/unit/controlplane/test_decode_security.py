@@ -385,6 +385,11 @@ MESH_ERRORS = {
         "data.mesh: have no effect here: accessLogFile, enableTracing"
     ),
     mesh("trustDomain: a/b", "other"): None,
+    mesh("pathNormalization: {normalization: BASE}"): None,
+    mesh("pathNormalization: {normalization: MERGE_SLASHES}"): (
+        "data.mesh.pathNormalization.normalization: MERGE_SLASHES is not supported: paths are normalised as BASE "
+        "says. Policies on paths must name the other spellings (//, %2F) themselves, or allow only what is known"
+    ),
 }
 
 

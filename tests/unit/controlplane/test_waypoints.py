@@ -185,11 +185,11 @@ def test_other_gateways_are_told_to_have_no_effect(configured: Any) -> None:
 
 def test_a_change_reaches_those_who_use_the_waypoint(configured: Any) -> None:
     configured.put(service("web", USE) + service("other", address="10.96.0.2") + pod())
-    assert configured.put(gateway()).waypoints == {WEB}
-    assert configured.put(WAY).waypoints == {WEB}
+    assert configured.put(gateway()).addresses == {WEB}
+    assert configured.put(WAY).addresses == {WEB}
     change = configured.remove(ObjectKey("", "Service", "foo", "way"))
-    assert change.waypoints == {WEB}
+    assert change.addresses == {WEB}
     assert WEB in AddressKind().affected(View(configured.world, read_node(node()).perspective(None)), change)
-    assert configured.put(namespace("foo", USE)).waypoints == {WEB, "other.foo.svc.cluster.local", POD}
-    assert configured.put(namespace("foo", "{istio.io/use-waypoint: way, a: b}")).waypoints
-    assert not configured.put(namespace("bar", "{a: b}")).waypoints
+    assert configured.put(namespace("foo", USE)).addresses == {WEB, "other.foo.svc.cluster.local", POD}
+    assert configured.put(namespace("foo", "{istio.io/use-waypoint: way, a: b}")).addresses
+    assert not configured.put(namespace("bar", "{a: b}")).addresses
