@@ -274,8 +274,10 @@ class Agent:
             self._settling = None
         change, self._pending = self._pending, IndexChange()
         rerouted = self.views.gateways.forget(change)
+        has_identities = bool(self._config.ca)
+        if change.hints or (change.tunnels and has_identities):
+            self.configuration.put_hints(self.index.hints(tunnels=has_identities))
         if change.hints:
-            self.configuration.put_hints(self.index.hints())
             self.enrolment.refresh_all()
         for view in self.views:
             if change.hints or rerouted:

@@ -102,9 +102,11 @@ class Configuration:
             check_consistent(snapshot, since=self._applied)
             self.rejections = tuple(self._engine.apply(snapshot))
         except (CompileError, EngineError) as error:
-            self.state.failures += 1
-            self.state.last_error = str(error)
-            logger.error("the configuration is not in force, the last one stays: %s", error)
+            self._note_failure(str(error))
+        except Exception as error:
+            # A defect of ours: what is in force must survive it, and people must see it.
+            logger.exception("putting the configuration in force failed")
+            self._note_failure(f"internal error: {error!r}")
         else:
             self._applied = snapshot
             self.state.last_error = ""
@@ -112,3 +114,8 @@ class Configuration:
             self.after()
         self._last = time.monotonic()
         self.state.seconds = self._last - started
+
+    def _note_failure(self, error: str) -> None:
+        self.state.failures += 1
+        self.state.last_error = error
+        logger.error("the configuration is not in force, the last one stays: %s", error)

@@ -42,22 +42,25 @@ def want_for(index: WorkloadIndex, address: bytes, port: int, waypoints: Waypoin
 
 @dataclass(frozen=True, slots=True)
 class Waypoints:
-    """The waypoints as workloads of one identity (a SPIFFE ID) use them."""
+    """The ways that workloads of one identity (a SPIFFE ID) take, where it is not the listeners that know them: through
+    waypoints, and through tunnels to workloads' own addresses."""
 
     gateways: Gateways
     principal: str
 
     def cluster_for(self, service: ServiceEntry | None, address: bytes, port: int) -> OwnCluster | None:
-        """The way to an address and port, of a service or else a workload, that has a waypoint."""
+        """The way to an address and port of a service that has a waypoint, or else of a workload that has one or is
+        reached by HBONE."""
+        place = f"{port}|{format_address(address)}"
         if service is not None:
             found = self.gateways.of_service(service, address, port, self.principal)
-        else:
-            found = self.gateways.of_workload(address, port, self.principal)
-        if found is None:
-            return None
-        host = service.ref.host if service is not None else ""
-        name = f"waypoint|{port}|{format_address(address)}|{host}"
-        return OwnCluster(name, found, service.ref if service is not None else None, port)
+            name = f"waypoint|{place}|{service.ref.host}"
+            return None if found is None else OwnCluster(name, found, service.ref, port)
+        found = self.gateways.of_workload(address, port, self.principal)
+        if found is not None:
+            return OwnCluster(f"waypoint|{place}|", found, None, port)
+        found = self.gateways.of_address(address, port)
+        return None if found is None else OwnCluster(f"workload|{place}|", found, None, port)
 
     def endpoints_of(self, cluster: Cluster) -> tuple[Endpoint, ...] | None:
         """Scope.waypoint_of."""

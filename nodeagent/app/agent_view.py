@@ -35,7 +35,7 @@ from nodeagent.compiler.view import (
 )
 from nodeagent.compiler.workloads import WorkloadIndex
 from nodeagent.config.agent import AgentConfig
-from nodeagent.snapshot.values import DestinationUse, Use, View, VirtualHostUse
+from nodeagent.snapshot.values import DestinationKey, DestinationUse, Use, View, VirtualHostUse
 from nodeagent.xds.lastgood import Held
 from nodeagent.xds.protocol import Update
 from nodeagent.xds.store import WILDCARD, TypeState
@@ -265,16 +265,11 @@ class ViewController:
         if self._wildcard:
             self._changed()
             return
-        revised = [
-            self._demand.revise(want_for(self._index, address, port, self._waypoints))
-            for address, port in self._demand.destinations
-            if address is not None
-        ]
-        if any(revised) or self._waypoints is not None:
+        if self._revise(self._demand.destinations) or self._waypoints is not None:
             self._changed()
 
     def refresh_workloads(self, addresses: set[bytes]) -> None:
-        """Others are at some addresses now: endpoints there belong to them."""
+        """Others are at some addresses now: endpoints there belong to them, and what goes there goes another way."""
         moved = []
         for name, piece in self._pieces.endpoints.items():
             if any(endpoint.address in addresses for endpoint in piece.endpoints):
@@ -282,6 +277,17 @@ class ViewController:
                 moved.append(name)
         if moved:
             self._changed(moved)
+        if self._revise(key for key in self._demand.destinations if key[0] in addresses):
+            self._changed()
+
+    def _revise(self, keys: Iterable[DestinationKey]) -> bool:
+        """Whether some destinations are to be understood in another way now."""
+        revised = [
+            self._demand.revise(want_for(self._index, address, port, self._waypoints))
+            for address, port in keys
+            if address is not None
+        ]
+        return any(revised)
 
     def touch(self, use: Use) -> None:
         """Something of the view was used."""
@@ -347,8 +353,10 @@ class ViewController:
         keys = dict.fromkeys(self._index.http_destinations())
         if self._waypoints is not None:
             keys |= dict.fromkeys(self._index.waypoint_destinations())
-        wants = (want_for(self._index, address, port, self._waypoints) for address, port in keys)
-        return Wants({want.key: want for want in wants}, everything=True, clusters=asked)
+        wants = {key: want for key, want in self._demand.destinations.items() if want.own is not None}
+        for address, port in keys:
+            wants[address, port] = want_for(self._index, address, port, self._waypoints)
+        return Wants(wants, everything=True, clusters=asked)
 
     def _host_is_there(self, name: str) -> bool | None:
         if name in self._pieces.hosts:

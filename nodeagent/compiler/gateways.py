@@ -95,6 +95,13 @@ class Gateways:
             return None
         return tuple(Endpoint(address, port, workload=workload, tunnel=tunnel) for workload, tunnel in ways)
 
+    def of_address(self, address: bytes, port: int) -> tuple[Endpoint, ...] | None:
+        """How a workload's own address is reached: through a tunnel, whatever the port; None: as it is."""
+        tunnel = self.tunnel_to(address)
+        if tunnel is None:
+            return None
+        return (Endpoint(address, port, workload=self._index.workload_at(address), tunnel=tunnel),)
+
     # -- networks --
 
     def tunnel_to(self, address: bytes, target: str = "") -> Tunnel | None:

@@ -118,6 +118,8 @@ class IndexChange:
     """Names of services that came, changed or went, or whose workloads did."""
     gateways: bool = False
     """Whether something that is behind a waypoint or network gateway came, changed or went."""
+    tunnels: bool = False
+    """Whether a workload that is reached by HBONE came, went or moved."""
 
     def add(self, other: IndexChange) -> None:
         """Take another change along."""
@@ -126,6 +128,7 @@ class IndexChange:
         self.services |= other.services
         self.hints |= other.hints
         self.gateways |= other.gateways
+        self.tunnels |= other.tunnels
 
 
 class WorkloadIndex:
@@ -155,11 +158,13 @@ class WorkloadIndex:
             before = self._workloads.get(name)
             if before == workload:
                 return
+            tunnels = change.tunnels
             self.remove(name, change)
             self._add_workload(name, workload)
             _note_workload(change, name, workload)
             if before is not None and _whereabouts(before) == _whereabouts(workload):
                 change.addresses.difference_update(workload.addresses)
+                change.tunnels = tunnels
             else:
                 change.addresses.update(workload.addresses)
         elif kind == "service":
@@ -371,12 +376,13 @@ class WorkloadIndex:
             if 0 < port < 65536 and 0 < target < 65536
         )
 
-    def hints(self) -> Hints:
-        """All addresses and ports that may need configuration on demand."""
+    def hints(self, *, tunnels: bool = False) -> Hints:
+        """All addresses and ports that may need configuration on demand; with `tunnels`, those of workloads that are
+        reached by HBONE, too."""
         guarded = {
             address
             for entry in self._workloads.values()
-            if entry.waypoint is not None
+            if entry.waypoint is not None or (tunnels and entry.hbone and not entry.host_network)
             for address in entry.addresses
         }
         return Hints(frozenset(self._by_vip.keys() | guarded), frozenset(self._http_ports))
@@ -486,6 +492,7 @@ def _note_workload(change: IndexChange, name: str, entry: WorkloadEntry) -> None
         change.gateways = change.hints = True
     if entry.gateway is not None:
         change.gateways = True
+    change.tunnels |= entry.hbone
 
 
 def _note_service(change: IndexChange, name: str, entry: ServiceEntry) -> None:
