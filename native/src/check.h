@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
  * Checks: expressions over what is known of a connection or request, in prefix order. Built through na_check_* calls
- * (guards_build.c), then immutable. To evaluate one allocates nothing, but for headers whose joined values are long.
+ * (guards_build.c), then immutable. To evaluate one allocates nothing.
  */
 #ifndef NODEAGENT_CHECK_H
 #define NODEAGENT_CHECK_H

@@ -195,3 +195,22 @@ bool na_matcher_header(const na_matcher *matcher, const na_request *request) {
     return match_joined(request, matcher, first, bytes);
   return na_matcher_named(matcher, count ? &request->headers[first].value : NULL);
 }
+
+bool na_matcher_any_header(const na_matcher *matcher, const na_request *request) {
+  const na_matcher plain = {.kind = matcher->kind,
+                            .flags = matcher->flags & (uint8_t)~NA_MATCH_INVERT,
+                            .value = matcher->value,
+                            .value_n = matcher->value_n,
+                            .regex = matcher->regex};
+  na_str value;
+  bool found = false, any = false;
+  if (matcher->name[0] == ':')
+    return na_matcher_named(matcher, pseudo_header(request, matcher, &value) ? &value : NULL);
+  for (uint32_t i = 0; i < request->nheaders && !any; i++) {
+    if (!is_named(&request->headers[i], matcher))
+      continue;
+    found = true;
+    any = na_matcher_named(&plain, &request->headers[i].value);
+  }
+  return found ? any != ((matcher->flags & NA_MATCH_INVERT) != 0) : na_matcher_named(matcher, NULL);
+}

@@ -31,7 +31,7 @@ class Attribute(IntEnum):
     TRUST_DOMAIN = 3
     """Of the peer's SPIFFE ID."""
     HEADER = 4
-    """Of the request, by `name`; several values are joined by commas. Also :method, :authority, :path, :scheme."""
+    """Of the request, by `name`; of several values any. Also :method, :authority, :path, :scheme."""
     PATH = 5
     """Of the request, normalised, without query and fragment."""
     SNI = 6

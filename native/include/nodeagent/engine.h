@@ -322,8 +322,8 @@ enum na_attribute {
   NA_ATTRIBUTE_NAMESPACE = 1,       /* of it */
   NA_ATTRIBUTE_SERVICE_ACCOUNT = 2, /* of it, as `namespace/name` */
   NA_ATTRIBUTE_TRUST_DOMAIN = 3,    /* of it */
-  NA_ATTRIBUTE_HEADER = 4, /* by name, several values joined by commas; also :method :authority :path :scheme. The
-                              authority is compared without case (CVE-2021-39155) */
+  NA_ATTRIBUTE_HEADER = 4, /* by name, of several values any; also :method :authority :path :scheme. The authority is
+                              compared without case (CVE-2021-39155) */
   NA_ATTRIBUTE_PATH = 5,   /* normalised, without query */
   NA_ATTRIBUTE_SNI = 6,
   NA_ATTRIBUTE_METADATA = 7, /* what earlier stages found out, by name; of several values, any */
