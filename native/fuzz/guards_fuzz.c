@@ -29,10 +29,11 @@ static bool has_dot_segment(const char *p, size_t n) {
 
 /* The normal form is one, and has no other spelling of itself in it. */
 static void check_path(na_str path) {
-  char *first = malloc(path.n + 1), *second = malloc(path.n + 1);
+  size_t size = (size_t)path.n * NA_PATH_GROWTH;
+  char *first = malloc(size ? size : 1), *second = malloc(size * NA_PATH_GROWTH + 1);
   long n = na_path_normalise(path, first);
   if (n >= 0) {
-    CHECK(n <= (long)path.n);
+    CHECK(n <= (long)size);
     CHECK(!memchr(first, '\\', (size_t)n));
     if (n && first[0] == '/')
       CHECK(!has_dot_segment(first, (size_t)n));

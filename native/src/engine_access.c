@@ -25,16 +25,19 @@ typedef struct hearing {
 
 /* ---- the request ---- */
 
-static void write_path(na_out *head, const char *path) {
-  size_t n = strcspn(path, "?");
-  if (head->size - head->n < n) {
+/* The path as it is given, or in its normal form. */
+static void write_path(na_out *head, const char *path, bool normal) {
+  na_str part = {path, (uint32_t)strcspn(path, "?")};
+  if (!normal) {
+    na_out_str(head, part);
+  } else if (head->size - head->n < (size_t)part.n * NA_PATH_GROWTH) {
     head->over = true;
-    return;
+  } else {
+    long n = na_path_normalise(part, head->p + head->n);
+    head->over = head->over || n < 0;
+    head->n += n < 0 ? 0 : (size_t)n;
   }
-  long normal = na_path_normalise((na_str){path, (uint32_t)n}, head->p + head->n);
-  head->over = head->over || normal < 0;
-  head->n += normal < 0 ? 0 : (size_t)normal;
-  na_out_cstr(head, path + n);
+  na_out_cstr(head, path + part.n);
 }
 
 /* -EINVAL when the pairs are none. */
@@ -52,14 +55,14 @@ static int write_headers(na_out *head, const char *p, size_t n) {
 }
 
 /* Put the request in words, and read it as if it had come. */
-static int read_request(hearing *h, const na_access_question *question) {
+static int read_as_sent(hearing *h, const na_access_question *question, bool normal) {
   const na_h1_limits limits = {.max_head_bytes = HEAD_BYTES, .max_headers = 100, .max_request_line = HEAD_BYTES};
   na_out head = {.p = h->text, .size = sizeof h->text};
   na_h1_error error;
   uint32_t scanned = 0;
   na_out_cstr(&head, question->method);
   na_out_cstr(&head, " ");
-  write_path(&head, question->path ? question->path : "/");
+  write_path(&head, question->path ? question->path : "/", normal);
   na_out_cstr(&head, " HTTP/1.1\r\nhost: ");
   na_out_cstr(&head, question->authority ? question->authority : "");
   na_out_cstr(&head, "\r\n");
@@ -69,6 +72,11 @@ static int read_request(hearing *h, const na_access_question *question) {
     return -EINVAL;
   int n = na_h1_parse_request(h->text, head.n, &scanned, &limits, &h->head, &error);
   return n == (int)head.n ? 0 : -EINVAL;
+}
+
+static int read_request(hearing *h, const na_access_question *question) {
+  int rc = read_as_sent(h, question, false);
+  return rc || h->head.request.plain ? rc : read_as_sent(h, question, true);
 }
 
 /* ---- asking ---- */

@@ -101,7 +101,9 @@ static bool parse_target(na_str target, na_h1_head *head, na_h1_error *error) {
   request->authority = (na_str){target.p, 0};
   if (!target.n)
     return na_h1_refuse(error, 400, "empty request target");
-  size_t valid = na_h1_span(target.p, target.n, NA_C_TARGET);
+  size_t plain = na_h1_span(target.p, target.n, NA_C_PLAIN);
+  size_t valid = plain + na_h1_span(target.p + plain, target.n - plain, NA_C_TARGET);
+  request->plain = plain == target.n;
   if (valid != target.n)
     return na_h1_refuse(error, 400,
                         target.p[valid] == '#' ? "fragment in request target" : "invalid byte in request target");

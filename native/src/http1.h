@@ -58,6 +58,7 @@ typedef struct na_request {
   na_str path;       /* without query; "*" for OPTIONS *; empty for CONNECT */
   na_str query;      /* without '?' */
   na_str path_query; /* both, as sent */
+  bool plain;        /* no byte of it needs a look for another spelling; false: perhaps (http_path.h) */
   const na_header *headers;
   uint32_t nheaders;
 } na_request;

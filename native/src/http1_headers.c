@@ -13,22 +13,48 @@
 #define H   NA_C_HOST
 #define D   NA_C_DIGIT
 #define V   NA_C_VALUE
+#define P   NA_C_PLAIN
 #define ALL (T | U | H | V)
 
 const uint8_t na_h1_class[256] = {
-    ['\t'] = V,          [' '] = V,           ['0' ... '9'] = ALL | D,
-    ['A' ... 'Z'] = ALL, ['a' ... 'z'] = ALL, ['!'] = ALL,
-    ['"'] = U | V,       ['#'] = T | V,       ['$'] = ALL,
-    ['%'] = ALL,         ['&'] = ALL,         ['\''] = ALL,
-    ['('] = U | H | V,   [')'] = U | H | V,   ['*'] = ALL,
-    ['+'] = ALL,         [','] = U | V,       ['-'] = ALL,
-    ['.'] = ALL,         ['/'] = U | V,       [':'] = U | V,
-    [';'] = U | H | V,   ['<'] = U | V,       ['='] = U | H | V,
-    ['>'] = U | V,       ['?'] = U | V,       ['@'] = U | V,
-    ['['] = U | V,       ['\\'] = U | V,      [']'] = U | V,
-    ['^'] = T | U | V,   ['_'] = ALL,         ['`'] = T | U | V,
-    ['{'] = U | V,       ['|'] = T | U | V,   ['}'] = U | V,
-    ['~'] = ALL,         [0x80 ... 0xff] = V,
+    ['\t'] = V,
+    [' '] = V,
+    ['0' ... '9'] = ALL | D | P,
+    ['A' ... 'Z'] = ALL | P,
+    ['a' ... 'z'] = ALL | P,
+    ['!'] = ALL | P,
+    ['"'] = U | V,
+    ['#'] = T | V,
+    ['$'] = ALL | P,
+    ['%'] = ALL,
+    ['&'] = ALL | P,
+    ['\''] = ALL | P,
+    ['('] = U | H | V | P,
+    [')'] = U | H | V | P,
+    ['*'] = ALL | P,
+    ['+'] = ALL | P,
+    [','] = U | V | P,
+    ['-'] = ALL | P,
+    ['.'] = ALL,
+    ['/'] = U | V | P,
+    [':'] = U | V | P,
+    [';'] = U | H | V | P,
+    ['<'] = U | V,
+    ['='] = U | H | V | P,
+    ['>'] = U | V,
+    ['?'] = U | V | P,
+    ['@'] = U | V | P,
+    ['['] = U | V | P,
+    ['\\'] = U | V,
+    [']'] = U | V | P,
+    ['^'] = T | U | V,
+    ['_'] = ALL | P,
+    ['`'] = T | U | V,
+    ['{'] = U | V,
+    ['|'] = T | U | V,
+    ['}'] = U | V,
+    ['~'] = ALL | P,
+    [0x80 ... 0xff] = V,
 };
 
 #undef T
@@ -36,6 +62,7 @@ const uint8_t na_h1_class[256] = {
 #undef H
 #undef D
 #undef V
+#undef P
 #undef ALL
 
 /* Bytes at p, as an integer; letters in lower case. Bytes that may not be in a name can come to look like others. */

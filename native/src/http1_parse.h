@@ -14,6 +14,8 @@ enum na_h1_class_bit {
   NA_C_HOST = 4,   /* reg-name of an authority, RFC 3986 3.2.2, without the comma */
   NA_C_DIGIT = 8,
   NA_C_VALUE = 16, /* field value: visible, space, tab and obs-text, RFC 9110 5.5 */
+  NA_C_PLAIN =
+      32, /* request target: bytes that a path can have in one spelling only, wherever they are (http_path.h) */
 };
 
 extern const uint8_t na_h1_class[256];

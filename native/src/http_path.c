@@ -3,15 +3,14 @@
 
 #include <string.h>
 
+#include "http1_parse.h"
+
 bool na_path_is_plain(na_str path) {
-  if (memchr(path.p, '%', path.n) || memchr(path.p, '\\', path.n))
-    return false;
-  const char *end = path.p + path.n, *dot = path.p;
-  while ((dot = memchr(dot, '.', (size_t)(end - dot))))
-    if (dot == path.p || dot[-1] == '/')
+  for (uint32_t i = 0; i < path.n; i++) {
+    bool starts_segment = i == 0 || path.p[i - 1] == '/';
+    if (!na_h1_is(path.p[i], NA_C_PLAIN) && (path.p[i] != '.' || starts_segment))
       return false;
-    else
-      dot++;
+  }
   return true;
 }
 
@@ -34,8 +33,25 @@ static bool completes(const char *out, uint32_t n, int c) {
   return (open || half) && digit_of((char)c) >= 0;
 }
 
-/* Decode what need not be encoded, and turn backslashes. Encodings that are none stay as they are. */
-static long decode(na_str path, char *out) {
+static uint32_t encode(char c, char *out) {
+  static const char hex[] = "0123456789ABCDEF";
+  out[0] = '%';
+  out[1] = hex[(uint8_t)c >> 4];
+  out[2] = hex[c & 15];
+  return 3;
+}
+
+/* A byte that is sent as it is. */
+static uint32_t copy(char c, char *out) {
+  if (c != '%' && c != '.' && c != '\\' && !na_h1_is(c, NA_C_PLAIN))
+    return encode(c, out);
+  *out = c == '\\' ? '/' : c;
+  return 1;
+}
+
+/* Decode what need not be encoded, encode what must be, and turn backslashes. Encodings that are none stay as they are.
+ */
+static long respell(na_str path, char *out) {
   uint32_t n = 0;
   for (uint32_t i = 0; i < path.n; i++) {
     char c = path.p[i];
@@ -48,7 +64,7 @@ static long decode(na_str path, char *out) {
       out[n++] = (char)decoded;
       i += 2;
     } else {
-      out[n++] = c == '\\' ? '/' : c;
+      n += copy(c, out + n);
     }
   }
   return n;
@@ -83,6 +99,6 @@ static uint32_t remove_dots(char *path, uint32_t n) {
 }
 
 long na_path_normalise(na_str path, char *out) {
-  long n = decode(path, out);
+  long n = respell(path, out);
   return n > 0 && out[0] == '/' ? (long)remove_dots(out, (uint32_t)n) : n;
 }

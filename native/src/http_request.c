@@ -415,21 +415,37 @@ static void keep_texts(na_http_request *request, const na_h1_head *head, const c
   };
 }
 
+/* Room that the request's head needs for its path in normal form; 0: it has it. */
+static size_t growth(const na_request *in) {
+  return in->plain || na_path_is_plain(in->path) ? 0 : (size_t)in->path.n * NA_PATH_GROWTH;
+}
+
+static bool refuse_path(na_http_request *request, uint16_t status) {
+  request->worker->head_of = NULL;
+  na_request_reply(request, status, 0, "path_normalization_failed", NULL);
+  return false;
+}
+
 /* Bring the path to its normal form, in the request's own copy of the head, from which it is parsed anew. False: there
  * is none, and the request was refused. */
 static bool normalise(na_http_request *request, const na_h1_head *head, const char **raw) {
   na_worker *worker = request->worker;
+  const na_config *config = worker->config;
   na_str path = head->request.path;
-  const char *end = path.p + path.n;
-  char *at = request->head + (path.p - *raw);
-  long n = na_path_normalise(path, at);
+  size_t before = (size_t)(path.p - *raw), after = request->head_bytes - before - path.n;
+  const char *line_end = memchr(path.p, '\n', path.n + after);
+  if ((size_t)path.n * NA_PATH_GROWTH > worker->scratch_size)
+    return refuse_path(request, 414);
+  long n = na_path_normalise(path, worker->scratch);
+  if (n < 0)
+    return refuse_path(request, 400);
+  size_t line = (size_t)(line_end - *raw) - path.n + (size_t)n;
+  if (line > config->max_request_line || before + (size_t)n + after > config->max_head_bytes)
+    return refuse_path(request, 414);
+  memmove(request->head + before + n, request->head + before + path.n, after);
+  memcpy(request->head + before, worker->scratch, (size_t)n);
+  request->head_bytes = (uint32_t)(before + (size_t)n + after);
   worker->head_of = NULL;
-  if (n < 0) {
-    na_request_reply(request, 400, 0, "path_normalization_failed", NULL);
-    return false;
-  }
-  memmove(at + n, at + path.n, request->head_bytes - (size_t)(end - *raw));
-  request->head_bytes -= path.n - (uint32_t)n;
   (void)na_request_head(request);
   worker->head_of = request;
   *raw = request->head;
@@ -438,15 +454,17 @@ static bool normalise(na_http_request *request, const na_h1_head *head, const ch
 
 void na_request_start(na_conn *conn, const na_responder *responder, const na_h1_head *head, const char *raw) {
   na_worker *worker = conn->worker;
-  na_http_request *request = request_new(conn, responder, head->head_bytes);
+  size_t room = growth(&head->request);
+  na_http_request *request = request_new(conn, responder, head->head_bytes + room);
   if (!request) {
     na_conn_close(conn, true);
     return;
   }
   assert(head == worker->head);
+  request->head_bytes = head->head_bytes;
   worker->head_of = request;
   memcpy(request->head, raw, head->head_bytes);
-  if (!na_path_is_plain(head->request.path) && !normalise(request, head, &raw))
+  if (room && !normalise(request, head, &raw))
     return;
   if (worker->access.records)
     keep_texts(request, head, raw);

@@ -143,6 +143,7 @@ static void no_spelling_slips_past(void **state) {
       {"/x?y=/../admin", 200, "/x?y=/../admin"},
       {"/%41?%41", 200, "/A?%41"},
       {"/%%361dmin", 200, "/%%361dmin"},
+      {"/{a|b}", 200, "/%7Ba%7Cb%7D"},
   };
   put_in_force(NA_PROTOCOL_HTTP, deny_path(NA_MATCH_PREFIX, "/admin"), NULL);
   int server = listen_at(false, POD, 8080);
@@ -205,6 +206,31 @@ static void headers_and_hosts_are_judged(void **state) {
     int status = atoi(get_head(client) + 9);
     if (status != cases[i].status)
       fail_msg("%s: %d, not %d", cases[i].headers, status, cases[i].status);
+    close(client);
+  }
+  close(server);
+}
+
+/* Encoding makes a path longer: the limits hold for what is forwarded. */
+static void paths_grow_within_the_limits(void **state) {
+  need_capture(ready);
+  put_in_force(NA_PROTOCOL_HTTP, deny_path(NA_MATCH_EXACT, "/admin"), NULL);
+  int server = listen_at(false, POD, 8080);
+  for (int i = 0; i < 2; i++) {
+    char path[4096] = "/", request[4200];
+    memset(path + 1, '|', i ? 3000 : 2000);
+    int client = dial_from(false, CLIENT, POD, 8080);
+    snprintf(request, sizeof request, "GET %s HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n", path);
+    put(client, request);
+    if (i) {
+      expect_head(client, "HTTP/1.1 414 URI Too Long");
+    } else {
+      int upstream = answer(server);
+      assert_true(strlen(get_head(upstream)) > 6000);
+      put(upstream, "HTTP/1.1 200 OK\r\nContent-Length: 0\r\nConnection: close\r\n\r\n");
+      expect_head(client, "HTTP/1.1 200 OK");
+      close(upstream);
+    }
     close(client);
   }
   close(server);
@@ -456,6 +482,7 @@ int main(void) {
       cmocka_unit_test(requests_are_judged_one_by_one),
       cmocka_unit_test(no_spelling_slips_past),
       cmocka_unit_test(headers_and_hosts_are_judged),
+      cmocka_unit_test(paths_grow_within_the_limits),
       cmocka_unit_test(a_refused_body_is_no_request),
       cmocka_unit_test(decisions_are_counted_by_policy),
       cmocka_unit_test(connections_are_judged),

@@ -65,6 +65,9 @@ PERMISSIONS: Final[dict[str, dict[str, Any]]] = {
     "path prefix": path(prefix="/admin"),
     "path suffix": path(suffix="/x"),
     "path contains": path(contains="dmi"),
+    "path with an encoded byte": path(exact="/a%7Cb"),
+    "path with a byte to encode": path(exact="/a|b"),
+    "path of plain bytes": path(**regex('[^<>{}|^`"]*')),
     "path regex": path(**regex("/[a-z]+")),
     "path without case": path(exact="/ADMIN", ignore_case=True),
     "path prefix without case": path(prefix="/AD", ignore_case=True),
@@ -226,6 +229,7 @@ SPELLINGS: Final = (
     "/admin;/../x", "/;/admin", "/%2561dmin", "/%61%64%6d%69%6e", "/admin%20", "/admin%00", "/%00admin", "/admin#",
     "/admin#/x", "/x#/admin", "/admin?x#y", "/...", "/.../admin", "/.admin", "/a..", "/%", "/%4", "/%zz/admin",
     "/%e4%b8%ad", "/admin%5c", "/x%5c..%5cadmin", "/~admin", "/%7eadmin", "/x/./././admin", "/a/b/c/../../../admin",
+    "/a|b", "/a%7Cb", "/a%7cb", "/a{b}", '/"', "/<a>", "/a^b", "/a`b", "/[a]", "/a'(b)*+,;:@!$&=~_-",
 )  # fmt: skip
 """Of paths that might be read as others."""
 
@@ -355,7 +359,17 @@ def test_rules_decide_as_envoy_does(sides: tuple[Oracle, Ours], name: str) -> No
 
 
 @pytest.mark.parametrize(
-    "name", ["permission path", "permission path prefix", "permission path suffix", "permission any", "deny"]
+    "name",
+    [
+        "permission path",
+        "permission path prefix",
+        "permission path suffix",
+        "permission path with an encoded byte",
+        "permission path with a byte to encode",
+        "permission path of plain bytes",
+        "permission any",
+        "deny",
+    ],
 )
 def test_paths_are_read_as_envoy_reads_them(sides: tuple[Oracle, Ours], name: str) -> None:
     compare(sides, list(CONFIGURATIONS).index(name), tuple(get(path) for path in SPELLINGS))
