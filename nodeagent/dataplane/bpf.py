@@ -182,6 +182,14 @@ class BpfObject:
         self.close()
 
 
+def pinned_map(pin: Path, key_size: int, value_size: int) -> BpfMap | None:
+    """A map that is pinned, None if it is not there. BpfMap tells of the sizes."""
+    fd = lib.na_bpf_get(os.fsencode(pin))
+    if fd == -errno.ENOENT:
+        return None
+    return BpfMap(_check(fd, f"get the BPF map pinned at {pin}"), pin.name, key_size, value_size)
+
+
 def detach_pinned(pin: Path) -> None:
     """End a pinned attachment before this returns, and unpin it; nothing happens if it is not there. Unlinking alone
     ends it some time later."""

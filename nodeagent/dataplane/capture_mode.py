@@ -14,11 +14,12 @@ from typing import Protocol
 
 from nodeagent.dataplane.capture import Capture as NftCapture
 from nodeagent.dataplane.cgroup import Cgroup
-from nodeagent.dataplane.ebpf_capture import EbpfCapture, EbpfListeners
-from nodeagent.dataplane.ebpf_node import EbpfNode, netns_cookie, unload
+from nodeagent.dataplane.ebpf_capture import EbpfCapture, EbpfListeners, end_all
+from nodeagent.dataplane.ebpf_node import EbpfNode, netns_cookie
 from nodeagent.dataplane.listeners import Opener, open_listeners
 from nodeagent.dataplane.netns import NetworkNamespace
 from nodeagent.dataplane.ruleset import CaptureRules
+from nodeagent.dataplane.sysctls import require_writable_sysctls
 from nodeagent.errors import CapabilityError, DataplaneError
 
 logger = logging.getLogger(__name__)
@@ -83,7 +84,7 @@ class NftMode:
     def settle(self, namespaces: Iterable[NetworkNamespace]) -> None:
         """End what an agent in the other mode has left: not before, so that nothing gets past in between."""
         if self._pins is not None and self._pins.exists():
-            unload(self._pins)
+            end_all(self._pins, namespaces)
 
     def counters(self) -> dict[str, int]:
         """None: a ruleset counts nothing."""
@@ -105,6 +106,7 @@ class EbpfMode:
 
     def start(self) -> None:
         """Load and attach, or take over from an earlier agent."""
+        require_writable_sysctls()
         self._node.start()
 
     def capture(self, namespace: NetworkNamespace) -> CapturedWorkload:

@@ -10,6 +10,8 @@ from __future__ import annotations
 import socket
 import struct
 import threading
+from collections.abc import Iterable
+from pathlib import Path
 from typing import Final
 
 from nodeagent.dataplane.bpf import BpfMap, BpfObject, detach_pinned
@@ -21,6 +23,8 @@ from nodeagent.dataplane.ebpf_node import (
     flags_of,
     inbound_link,
     netns_cookie,
+    pinned_workloads,
+    unload,
 )
 from nodeagent.dataplane.listeners import bind_listener, duplicate, open_failed, open_listeners
 from nodeagent.dataplane.netns import NetworkNamespace
@@ -94,6 +98,19 @@ class EbpfCapture:
             entry is not None and not flags_of(entry) & RELEASED and inbound_link(self._folder).exists()
         )
         return captured and is_in_force(self._namespace, self._rules)
+
+
+def end_all(pins: Path, namespaces: Iterable[NetworkNamespace]) -> None:
+    """End all capture by eBPF that is pinned below a folder: another mode has taken these namespaces over, with their
+    ruleset and routing. Their sysctls return to what they were."""
+    workloads = pinned_workloads(pins)
+    if workloads is not None:
+        for namespace in namespaces:
+            entry = workloads.get(struct.pack("=Q", netns_cookie(namespace)))
+            if entry is not None:
+                write_sysctls(namespace, flags_of(entry), 0)
+        workloads.close()
+    unload(pins)
 
 
 def _inbound_object(node: EbpfNode, cookie: int) -> BpfObject:

@@ -21,7 +21,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
 
-from nodeagent.dataplane.bpf import BpfLink, BpfMap, BpfObject, detach_pinned, possible_cpus
+from nodeagent.dataplane.bpf import BpfLink, BpfMap, BpfObject, detach_pinned, pinned_map, possible_cpus
 from nodeagent.dataplane.bpffs import ensure_bpffs, make_folder, remove_pins
 from nodeagent.dataplane.cgroup import Cgroup, find_mount
 from nodeagent.dataplane.netns import NetworkNamespace
@@ -67,6 +67,11 @@ class WorkloadEntry:
         source4 = mapped[0] if mapped else bytes(16)
         source6 = next((address for address in others if address[:2] != b"\xfe\x80"), bytes(16))
         return _ENTRY.pack(self.agent_cgroup, self.agent_level, self.flags, source4, source6, own)
+
+
+def pinned_workloads(pins: Path) -> BpfMap | None:
+    """The map of workloads that an agent of this version has pinned; None if there is none."""
+    return pinned_map(pins / f"v{ABI}" / "maps" / "workloads", _COOKIE.size, _ENTRY.size)
 
 
 def flags_of(entry: bytes) -> int:

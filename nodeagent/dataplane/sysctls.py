@@ -10,11 +10,12 @@ application's end must carry the mark too, for its answers to find back (routing
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Final
 
 from nodeagent.dataplane.netns import NetworkNamespace
-from nodeagent.errors import NetnsError
+from nodeagent.errors import CapabilityError, NetnsError
 
 _ROOT: Final = Path("/proc/sys/net")
 # Each with the flag (struct na_workload_entry) that tells that it was off before.
@@ -23,6 +24,14 @@ _WANTED: Final = {
     0x200: "ipv4/fwmark_reflect",
     0x400: "ipv6/fwmark_reflect",
 }
+
+
+def require_writable_sysctls() -> None:
+    """CapabilityError where sysctls of namespaces cannot be set, as in a container that is not privileged."""
+    for name in _WANTED.values():
+        path = _ROOT / name
+        if path.exists() and not os.access(path, os.W_OK):
+            raise CapabilityError(f"{path} cannot be written to; the agent's container must be privileged")
 
 
 def sysctls_off(namespace: NetworkNamespace) -> int:

@@ -27,12 +27,15 @@ IP_TRANSPARENT, IPV6_TRANSPARENT = 19, 75  # linux/in.h, linux/in6.h
 
 class CaptureAgent:
     """Starts the process in the cgroup that `join` moves it into. With `pins`, a folder on a bpf filesystem, it
-    captures by eBPF."""
+    captures by eBPF; `settle_pins` is where, without, it looks for what another has left."""
 
-    def __init__(self, join: Callable[[], None], pins: Path | None = None) -> None:
+    def __init__(
+        self, join: Callable[[], None], pins: Path | None = None, *, settle_pins: Path | None = None
+    ) -> None:
         self.pins = pins
+        arguments = ["ebpf" if pins else "nft", str(pins or settle_pins or "/sys/fs/bpf/nodeagent-none")]
         self._process = subprocess.Popen(
-            [sys.executable, "-m", "harness.capture_agent", *([str(pins)] if pins else [])],
+            [sys.executable, "-m", "harness.capture_agent", *arguments],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             preexec_fn=join,
@@ -109,7 +112,7 @@ def transparent_client(source: tuple[str, int], target: tuple[str, int]) -> sock
     return client
 
 
-async def main(pins: Path | None) -> None:
+async def main(wanted: str, pins: Path) -> None:
     """Serve the verbs until standard input ends."""
     # Not at the top: the test process does not need the extension.
     from nodeagent.dataplane.capture_mode import choose_mode
@@ -121,7 +124,7 @@ async def main(pins: Path | None) -> None:
     from nodeagent.snapshot.address import widen_address
     from nodeagent.snapshot.values import Inbound, Snapshot
 
-    mode, _ = choose_mode("ebpf" if pins else "nft", own_group(), pins or Path("/sys/fs/bpf/nodeagent-none"))
+    mode, _ = choose_mode(wanted, own_group(), pins)
     engine = EngineOwner(EngineSettings(workers=2), mode.opener)
     engine.start()
     pods: dict[str, tuple[NetworkNamespace, Any]] = {}
@@ -150,6 +153,9 @@ async def main(pins: Path | None) -> None:
         pods[uid][1].apply()
         return pods[uid][1].in_force()
 
+    async def settle() -> None:
+        mode.settle([namespace for namespace, _ in pods.values()])
+
     async def stats() -> list[dict[str, Any]]:
         return [asdict(row) | {"peer": row.peer.hex()} for row in engine.drain_stats()]
 
@@ -169,7 +175,7 @@ async def main(pins: Path | None) -> None:
     kept: list[socket.socket] = []
     verbs: dict[str, Any] = {
         verb.__name__: verb
-        for verb in (enrol, release, drain, remove, reapply, stats, counters, connections, dial_as)
+        for verb in (enrol, release, drain, remove, reapply, settle, stats, counters, connections, dial_as)
     }
     while line := await asyncio.to_thread(sys.stdin.readline):
         request = json.loads(line)
@@ -186,4 +192,4 @@ async def main(pins: Path | None) -> None:
 
 
 if __name__ == "__main__":
-    asyncio.run(main(Path(sys.argv[1]) if len(sys.argv) > 1 else None))
+    asyncio.run(main(sys.argv[1], Path(sys.argv[2])))
