@@ -52,6 +52,7 @@ data:
         headersToUpstreamOnAllow: [x-user]
         headersToDownstreamOnDeny: [x-reason]
 """
+BANNER = "welcome"
 INLINE, FETCHED = "https://inline.example", "https://fetched.example"
 
 
@@ -109,7 +110,9 @@ class Mesh:
             pod("authz", self.authz.v4, "authz"),
         )
         echo = [sys.executable, "-m", "nodeagent.cli.main", "echo", "--name", "web", "--host", "0.0.0.0"]
-        self.web.start([*echo, "--http", str(HTTP), "--tcp", str(TCP)]).wait_for_port(TCP, 20)
+        self.web.start([*echo, "--http", str(HTTP), "--tcp", str(TCP), "--tcp-banner", BANNER]).wait_for_port(
+            TCP, 20
+        )
         self.authorizer: Process = self.authz.start(
             authorizer.command(GRPC_AUTHZ, HTTP_AUTHZ, self.client.v4)
         )
@@ -144,8 +147,12 @@ class Mesh:
 
     def talks(self, source: Namespace | None = None) -> bool:
         """Whether the pod's TCP port echoes."""
+        return self.hears("hello\n", source) == f"{BANNER}\nhello\n"
+
+    def hears(self, said: str = "", source: Namespace | None = None) -> str:
+        """What the pod's TCP port says, to what it is told."""
         argv = ["nc", "-w", "1", self.web.v4, str(TCP)]
-        return (source or self.client).exec(argv, stdin="hello\n").stdout == "hello\n"
+        return (source or self.client).exec(argv, stdin=said).stdout
 
 
 @pytest.fixture(scope="module")
@@ -224,6 +231,7 @@ def test_strict_refuses_plain_text(mesh: Mesh) -> None:
     mesh.apply(policy("strict", "{mtls: {mode: STRICT}}", "PeerAuthentication"))
     assert mesh.ask("/")[0] == 0
     assert not mesh.talks()
+    assert mesh.hears() == ""
     selector = "selector: {matchLabels: {app: web}}"
     mesh.apply(
         policy("strict", "{mtls: {mode: STRICT}}", "PeerAuthentication"),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Final, Literal, TypeAlias
 
 from envoy.config.listener.v3 import listener_components_pb2
@@ -15,7 +15,7 @@ from envoy.extensions.filters.network.rbac.v3 import rbac_pb2 as network_rbac_pb
 from google.protobuf.message import Message
 
 from nodeagent.controlplane.istio.extension_providers import NoProvider, provider_named, provider_service
-from nodeagent.controlplane.istio.security import STATIC_STRICT, PeerPolicy
+from nodeagent.controlplane.istio.security import PeerPolicy
 from nodeagent.controlplane.istio.security_values import Action, AuthorizationPolicy, MtlsMode
 from nodeagent.controlplane.translate import callouts
 from nodeagent.controlplane.translate.callouts import HTTP_RBAC, NETWORK_RBAC
@@ -45,8 +45,14 @@ class Guards:
     """Before the router."""
     tcp: Sequence[Filter] = ()
     """Before the TCP proxy."""
-    every: Sequence[Filter] = ()
-    """Before all others, on chains of both kinds."""
+    peer: PeerPolicy = field(default_factory=PeerPolicy)
+    """Who may connect at all. A node agent is told so by its L4 policies, and knows by its tunnels who does: for it
+    there is nothing here."""
+
+    def closed(self, port: int | None = None) -> bool:
+        """Whether plain connections to a port, or to all others, are refused."""
+        mode = self.peer.mode if port is None else self.peer.at(port)
+        return mode is MtlsMode.STRICT
 
 
 def guards(view: View) -> Guards:
@@ -66,7 +72,7 @@ def guards(view: View) -> Guards:
             *(_network_filter(name, config) for name, config in _custom(view, policies, "tcp")),
             *(_network_filter(NETWORK_RBAC, config) for config in _local(view, policies, "tcp")),
         ],
-        every=_strict(view, security.peer(namespace, labels)),
+        peer=PeerPolicy() if view.perspective.on_demand else security.peer(namespace, labels),
     )
 
 
@@ -178,24 +184,3 @@ def _all_refused(rules: RBAC) -> RBAC:
     for name, policy in rules.policies.items():
         found.policies[name + _BAD_CUSTOM].CopyFrom(policy)
     return found
-
-
-# -- PeerAuthentication --
-
-
-def _strict(view: View, peer: PeerPolicy) -> list[Filter]:
-    """Refuses peers without a certificate where they need one. A node agent is told so by its L4 policies."""
-    if view.perspective.on_demand or not peer.strict_anywhere:
-        return []
-    strict = peer.mode is MtlsMode.STRICT
-    others = [port for port, mode in peer.ports.items() if (mode is MtlsMode.STRICT) is not strict]
-    permission = rbac_pb2.Permission(any=True)
-    if others:
-        ports = [rbac_pb2.Permission(destination_port=port) for port in others]
-        permission = rbac_pb2.Permission(or_rules=rbac_pb2.Permission.Set(rules=ports))
-        if strict:
-            permission = rbac_pb2.Permission(not_rule=permission)
-    certified = rbac_pb2.Principal(authenticated=rbac_pb2.Principal.Authenticated())
-    policy = rbac_pb2.Policy(permissions=[permission], principals=[rbac_pb2.Principal(not_id=certified)])
-    rules = RBAC(action=RBAC.DENY, policies={STATIC_STRICT: policy})
-    return [_network_filter(NETWORK_RBAC, _rbac("tcp", rules, None, ""))]

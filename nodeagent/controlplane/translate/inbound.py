@@ -81,18 +81,29 @@ def virtual_inbound(view: View) -> listener_pb2.Listener:
     # Not use_original_dst: it would hand the connection to the outbound listener of the same port.
     listener.listener_filters.append(connections.original_destination())
     listener.listener_filters.append(connections.http_inspector())
-    blackhole = listener.filter_chains.add(name="virtualInbound-blackhole")
     # Connecting to the capture port itself would loop.
+    blackhole = _black_hole("virtualInbound-blackhole")
     blackhole.filter_chain_match.destination_port.value = INBOUND_PORT
-    blackhole.filters.append(
-        connections.tcp_filter(names.BLACK_HOLE_CLUSTER, [(names.BLACK_HOLE_CLUSTER, 1)])
-    )
+    listener.filter_chains.append(blackhole)
     guards = make_guards(view)
-    if view.workload is not None:
-        for item in inbound_ports(view, view.workload):
-            listener.filter_chains.extend(_port_chains(view, item, guards))
+    ports = inbound_ports(view, view.workload) if view.workload is not None else []
+    for item in ports:
+        listener.filter_chains.extend(_port_chains(view, item, guards))
+    for port in sorted(guards.peer.ports.keys() - {item.target for item in ports}):
+        if guards.closed(port) is not guards.closed():
+            listener.filter_chains.extend(_catch_all_chains(view, guards, port))
     listener.filter_chains.extend(_catch_all_chains(view, guards))
     return listener
+
+
+def _black_hole(name: str) -> FilterChain:
+    cluster = names.BLACK_HOLE_CLUSTER
+    return FilterChain(name=name, filters=[connections.tcp_filter(cluster, [(cluster, 1)])])
+
+
+def _closed_chain(name: str, port: int | None) -> FilterChain:
+    """Closes plain connections, before an application that speaks first could say anything."""
+    return _chain(f"{name}-strict", _black_hole(name).filters, port=port)
 
 
 def _port_chains(view: View, item: InboundPort, guards: Guards) -> Iterable[FilterChain]:
@@ -100,24 +111,32 @@ def _port_chains(view: View, item: InboundPort, guards: Guards) -> Iterable[Filt
     cluster = str(ClusterName(names.INBOUND, item.target, "", ""))
     name = f"{ANY_V4}_{item.target}"
     protocol = item.port.protocol
+    if guards.closed(item.target):
+        yield _closed_chain(name, item.target)
+        return
     if protocol.may_be_http:
         routes = _routes(cluster, f"{names.INBOUND}|http|{item.port.port}")
         http = connections.http_filter_with_routes(view.perspective, f"inbound_{name};", routes, guards.http)
-        yield _chain(name, [*guards.every, http], port=item.target, detected=not protocol.is_http)
+        yield _chain(name, [http], port=item.target, detected=not protocol.is_http)
     if not protocol.is_http:
         yield _chain(name, _tcp_filters(cluster, guards), port=item.target)
 
 
 def _tcp_filters(cluster: str, guards: Guards) -> list[connections.Filter]:
-    return [*guards.every, *guards.tcp, connections.tcp_filter(cluster, [(cluster, 1)])]
+    return [*guards.tcp, connections.tcp_filter(cluster, [(cluster, 1)])]
 
 
-def _catch_all_chains(view: View, guards: Guards) -> Iterable[FilterChain]:
+def _catch_all_chains(view: View, guards: Guards, port: int | None = None) -> Iterable[FilterChain]:
+    """For a port that no service leads to, or all of them."""
+    suffix = f"-{port}" if port is not None else ""
+    if guards.closed(port):
+        yield _closed_chain(names.VIRTUAL_INBOUND + suffix, port)
+        return
     cluster = names.INBOUND_PASSTHROUGH_CLUSTER
     routes = _routes(cluster, f"{names.INBOUND}|http|0")
     http = connections.http_filter_with_routes(view.perspective, cluster, routes, guards.http)
-    yield _chain("virtualInbound-catchall-http", [*guards.every, http], detected=True)
-    yield _chain(names.VIRTUAL_INBOUND, _tcp_filters(cluster, guards))
+    yield _chain(f"virtualInbound-catchall-http{suffix}", [http], port=port, detected=True)
+    yield _chain(names.VIRTUAL_INBOUND + suffix, _tcp_filters(cluster, guards), port=port)
 
 
 def _chain(
