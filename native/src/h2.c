@@ -123,6 +123,8 @@ static int on_frame(nghttp2_session *session, const nghttp2_frame *frame, void *
     peer_ended(stream);
   if (frame->hd.type == NGHTTP2_GOAWAY)
     h2->no_more = true;
+  if (frame->hd.type == NGHTTP2_SETTINGS && !(frame->hd.flags & NGHTTP2_FLAG_ACK))
+    h2->told = true;
   if (frame->hd.type == NGHTTP2_GOAWAY || frame->hd.type == NGHTTP2_SETTINGS)
     h2->role->changed(h2);
   return 0;

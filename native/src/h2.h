@@ -76,6 +76,7 @@ struct na_h2 {
   bool no_more : 1;   /* takes no new streams */
   bool drained : 1;   /* the peer was told to send no more */
   bool finishing : 1; /* to end as soon as everything is sent; soon in any case */
+  bool told : 1;      /* the peer's SETTINGS came, and with them its limits */
   bool violated : 1;  /* the peer broke the protocol, and was told so */
   bool dead : 1;
 };

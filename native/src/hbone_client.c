@@ -25,7 +25,7 @@
 #include "principals.h"
 
 /* Streams that we open in one tunnel at most; the peer may allow fewer. */
-#define MAX_STREAMS 100
+#define MAX_STREAMS 200
 /* Targets that are remembered for their TLS session alone, per worker. */
 #define MAX_RESTING 256
 
@@ -474,6 +474,8 @@ static na_hbone_tunnel *find_tunnel(na_hbone_target *target, bool *coming) {
       retire(tunnel);
     else if (na_h2_room(&tunnel->h2, MAX_STREAMS))
       return tunnel;
+    else if (!tunnel->h2.told && !tunnel->h2.no_more)
+      *coming = true; /* there will be more room, perhaps */
   }
   return NULL;
 }

@@ -383,28 +383,6 @@ static void holds_back_the_application(void **state) {
 
 /* ---- servers that are not what we expect ---- */
 
-/* The scene's endpoint is behind a tunnel that the test itself serves. */
-static int play_server(hbone_scene *s) {
-  uint16_t port;
-  int listener = listen_any(&port);
-  na_builder *b = rig_change(&s->r);
-  na_endpoint endpoint = endpoint_at(s->backend);
-  na_tunnel_config tunnel = {.port = port, .identities = ID_B};
-  uint32_t via = 1;
-  assert_int_equal(na_builder_tunnelled_endpoints(b, "c", &endpoint, 1, &via, &tunnel, 1), 0);
-  rig_commit(&s->r);
-  return listener;
-}
-
-static void stop_playing(hbone_scene *s, int listener) {
-  na_builder *b = rig_change(&s->r);
-  hbone_endpoint(b, s, ID_B);
-  rig_commit(&s->r);
-  close(listener);
-}
-
-static const uint8_t OK_HEAD[] = {0x88}; /* :status 200 */
-
 static void tries_again_where_it_was_not_looked_at(void **state) {
   hbone_scene s = begin();
   h2_peer peer;

@@ -238,7 +238,7 @@ static void lets_servers_speak_first(void **state) {
 /* ---- pooling ---- */
 
 static void opens_another_tunnel_when_one_is_full(void **state) {
-  enum { N = 150 };
+  enum { N = 250 };
   hbone_scene s = hbone_scene_of(NULL, NA_PROTOCOL_TCP, NA_PROTOCOL_TCP);
   int clients[N], servers[N];
   for (int i = 0; i < N; i++) {

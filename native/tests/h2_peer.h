@@ -235,4 +235,26 @@ UNUSED static void h2_expect_goaway(h2_peer *peer, uint32_t error) {
   assert_false(h2_await(peer, -1, 0)); /* the end */
 }
 
+/* The scene's endpoint is behind a tunnel that the test itself serves. */
+UNUSED static int play_server(hbone_scene *s) {
+  uint16_t port;
+  int listener = listen_any(&port);
+  na_builder *b = rig_change(&s->r);
+  na_endpoint endpoint = endpoint_at(s->backend);
+  na_tunnel_config tunnel = {.port = port, .identities = ID_B};
+  uint32_t via = 1;
+  assert_int_equal(na_builder_tunnelled_endpoints(b, "c", &endpoint, 1, &via, &tunnel, 1), 0);
+  rig_commit(&s->r);
+  return listener;
+}
+
+UNUSED static void stop_playing(hbone_scene *s, int listener) {
+  na_builder *b = rig_change(&s->r);
+  hbone_endpoint(b, s, ID_B);
+  rig_commit(&s->r);
+  close(listener);
+}
+
+UNUSED static const uint8_t OK_HEAD[] = {0x88}; /* :status 200 */
+
 #endif
