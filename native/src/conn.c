@@ -218,6 +218,7 @@ static void resolve_inbound(na_conn *conn) {
   if (na_hbone_is_proxied(conn))
     protocol = NA_PROTOCOL_TCP;
   conn->tag = tag;
+  conn->known = true;
   if (!inbound || !inbound->guards || na_conn_guard(conn, inbound))
     go_on(conn, protocol, tag);
 }
@@ -283,6 +284,7 @@ na_conn *na_conn_tunnelled(na_worker *worker, na_workload *workload, na_h2_strea
   if (!conn)
     return NULL;
   conn->phase = NA_CONN_CONNECTING;
+  conn->known = true;
   na_stream_attach(&conn->stream, &na_transport_h2, stream);
   conn->stream.connecting = false;
   stream->user = &conn->stream;

@@ -85,6 +85,7 @@ struct na_conn {
   bool dead : 1;
   bool handshaking : 1;  /* a TLS handshake is in progress, greet.h */
   bool tcp_opened : 1;   /* reported as an opened TCP connection */
+  bool known : 1;        /* who it is has been found out: guards can be asked (again) */
   bool every_asked : 1;  /* what concerns all connections to its workload allows it */
   bool guards_asked : 1; /* so do its port's guards for TCP */
 };

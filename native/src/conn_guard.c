@@ -197,7 +197,8 @@ static void recheck(na_conn *conn, const na_inbound *inbound) {
     na_http_guard_again(conn->request, inbound);
     return;
   }
-  if (conn->request || conn->phase == NA_CONN_CLOSING || may_stay(conn, inbound, &refusal))
+  bool concerns = conn->known && !conn->request && conn->phase != NA_CONN_CLOSING;
+  if (!concerns || may_stay(conn, inbound, &refusal))
     return;
   na_worker_count(conn->worker, NA_COUNTER_GUARDS_RESET);
   deny(conn, &refusal);

@@ -257,6 +257,7 @@ int na_check_text(na_guards *guards, enum na_attribute attribute, uint32_t kind,
   if (kind == NA_MATCH_TEMPLATE && attribute != NA_ATTRIBUTE_PATH)
     return na_guards_fail(guards, -EINVAL, "a template is for paths");
   int rc = fill_text(guards, &check.text, kind, name, value, flags);
+  guards->keeps = guards->keeps || attribute == NA_ATTRIBUTE_METADATA; /* shadows are to tell what they find */
   return rc ? rc : append(guards, check);
 }
 

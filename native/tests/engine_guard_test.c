@@ -477,6 +477,34 @@ static void dry_runs_and_audits_count(void **state) {
   close(server);
 }
 
+/* A dry run's outcome is known to the rules behind it. */
+static void rules_go_by_what_shadows_found(void **state) {
+  need_capture(ready);
+  na_guards *guards;
+  assert_int_equal(na_guards_new(&guards), 0);
+  assert_int_equal(na_guards_rules(guards, NA_GUARDED_REQUEST, NA_RULE_DENY, 1, "dry_"), 0);
+  assert_int_equal(na_guards_policy(guards, "admin"), 0);
+  guard_text(guards, NA_ATTRIBUTE_PATH, NA_MATCH_EXACT, NULL, "/admin", 0);
+  assert_int_equal(na_guards_rules(guards, NA_GUARDED_REQUEST, NA_RULE_DENY, 0, NULL), 0);
+  assert_int_equal(na_guards_policy(guards, "found"), 0);
+  guard_text(guards, NA_ATTRIBUTE_METADATA, NA_MATCH_EXACT,
+             "envoy.filters.http.rbac\x1f"
+             "dry_shadow_effective_policy_id",
+             "admin", 0);
+  put_in_force(NA_PROTOCOL_HTTP, guards, NULL);
+  int server = listen_at(false, POD, 8080), client = dial_from(false, CLIENT, POD, 8080);
+  put(client, "GET /admin HTTP/1.1\r\nHost: a\r\n\r\n");
+  expect_403(client);
+  put(client, GET_ROOT);
+  int upstream = answer(server);
+  expect_head(upstream, "GET / HTTP/1.1");
+  put(upstream, OK_HELLO);
+  expect_head(client, "HTTP/1.1 200 OK");
+  close(client);
+  close(upstream);
+  close(server);
+}
+
 int main(void) {
   const struct CMUnitTest tests[] = {
       cmocka_unit_test(requests_are_judged_one_by_one),
@@ -493,6 +521,7 @@ int main(void) {
       cmocka_unit_test(upgraded_connections_are_asked_again),
       cmocka_unit_test(other_changes_disturb_nobody),
       cmocka_unit_test(dry_runs_and_audits_count),
+      cmocka_unit_test(rules_go_by_what_shadows_found),
   };
   return cmocka_run_group_tests(tests, set_up, tear_down);
 }

@@ -4,6 +4,7 @@
  * (10.1.0.2), to be reached by mTLS; b is captured, and terminates it. Plaintext is let in beside. Needs root and nft.
  */
 #include "capture_rig.h"
+#include "guard_rig.h"
 #include "hbone_rig.h"
 
 enum { A = POD, B = CLIENT, STRANGER = OTHER };
@@ -254,6 +255,51 @@ static void a_client_that_only_connects_is_let_go(void **state) {
   forget_records();
 }
 
+/* Who shows no certificate is denied at every port of b. */
+static void be_strict(enum na_protocol protocol) {
+  na_guards *guards = new_guards(NA_GUARDED_CONNECTION, NA_RULE_DENY, "strict");
+  assert_int_equal(na_check_not(guards), 0);
+  guard_text(guards, NA_ATTRIBUTE_PRINCIPAL, NA_MATCH_EXACT, NULL, ID_A, 0);
+  guard_workload(&r, WORKLOAD_B, SERVICE, protocol, NULL, guards);
+}
+
+static void guards_know_the_peer(void **state) {
+  need_capture(ready);
+  configure(NA_PROTOCOL_TCP, ID_B);
+  be_strict(NA_PROTOCOL_TCP);
+  struct sockaddr_storage peer;
+  int server = listen_at(false, B, SERVICE), client = dial(proxy);
+  put(client, "hello");
+  int upstream = answer_from(server, &peer);
+  expect(upstream, "hello");
+  int stranger = dial_from(false, STRANGER, B, SERVICE);
+  expect_reset(stranger);
+  close(stranger);
+  close(client);
+  close(upstream);
+  close(server);
+  forget_records();
+}
+
+/* Nobody is judged by a new policy before it is known who it is. */
+static void newcomers_are_judged_once_they_are_known(void **state) {
+  need_capture(ready);
+  configure(NA_PROTOCOL_HTTP, ID_B);
+  int server = listen_at(false, B, SERVICE);
+  int stranger = dial_from(false, STRANGER, B, SERVICE);
+  uint64_t reset = counter(&r, "guards_reset_total");
+  sleep_ms(20);
+  be_strict(NA_PROTOCOL_HTTP);
+  expect_silence(stranger, 50);
+  put(stranger, GET_ROOT);
+  expect_reset(stranger);
+  assert_int_equal(counter(&r, "guards_reset_total"), reset);
+  expect_silence(server, 20);
+  close(stranger);
+  close(server);
+  forget_records();
+}
+
 int main(void) {
   const struct CMUnitTest tests[] = {
       cmocka_unit_test(tcp_is_carried_and_each_is_known),
@@ -263,6 +309,8 @@ int main(void) {
       cmocka_unit_test(others_come_in_as_they_are),
       cmocka_unit_test(a_server_may_speak_first),
       cmocka_unit_test(a_client_that_only_connects_is_let_go),
+      cmocka_unit_test(guards_know_the_peer),
+      cmocka_unit_test(newcomers_are_judged_once_they_are_known),
   };
   return cmocka_run_group_tests(tests, set_up, tear_down);
 }
