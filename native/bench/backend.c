@@ -2,7 +2,9 @@
  *
  * The back end: answers HTTP/1.1, echoes, or streams, one thread, as cheaply as a server can.
  *
- *   nodeagent-backend [--http PORT] [--echo PORT] [--stream PORT]
+ *   nodeagent-backend [--tls PREFIX] [--http PORT] [--echo PORT] [--stream PORT]
+ *
+ * After --tls all ports speak TLS 1.3, with the certificate in PREFIX.chain.pem, .key.pem and .roots.pem.
  *
  * HTTP: `GET /N` is answered with N bytes of the pattern (pattern.h), `GET /whoami` with the address and port that was
  * connected to. Keep-alive unless asked to close; pipelined requests are answered in order; requests have no bodies.
@@ -10,6 +12,7 @@
 #include <arpa/inet.h>
 #include <errno.h>
 #include <getopt.h>
+#include <openssl/ssl.h>
 #include <signal.h>
 #include <stdbool.h>
 #include <stdio.h>
@@ -22,6 +25,7 @@
 
 #include "net.h"
 #include "pattern.h"
+#include "tls.h"
 
 #define IO_BYTES   ((size_t)256 * 1024)
 #define HEAD_BYTES 2048 /* longest request head that may come in pieces */
@@ -38,7 +42,8 @@ struct socket_watch {
 
 struct connection {
   struct socket_watch watch;
-  bool close_after, waits_for_room;
+  struct ssl_st *ssl; /* NULL: plaintext */
+  bool shaking, close_after, waits_for_room;
   char head[256]; /* of the response in progress */
   size_t head_length, head_sent;
   uint64_t body_length, body_sent;
@@ -48,8 +53,21 @@ struct connection {
 
 static int epoll_fd;
 static char io[IO_BYTES];
+static struct ssl_ctx_st *tls;
+
+static ssize_t receive(struct connection *c) {
+  return c->ssl ? tls_recv(c->ssl, io, sizeof io) : recv(c->watch.fd, io, sizeof io, 0);
+}
+
+static ssize_t transmit(struct connection *c, const struct iovec *parts, int n) {
+  struct msghdr message = {.msg_iov = (struct iovec *)(uintptr_t)parts, .msg_iovlen = (size_t)n};
+  return c->ssl ? tls_send(c->ssl, parts, n) : sendmsg(c->watch.fd, &message, MSG_NOSIGNAL);
+}
 
 static void drop(struct connection *c) {
+  if (c->ssl && !c->shaking)
+    (void)SSL_shutdown(c->ssl);
+  SSL_free(c->ssl);
   close(c->watch.fd);
   free(c->held);
   free(c);
@@ -78,8 +96,7 @@ static int send_response(struct connection *c) {
     struct iovec parts[2] = {
         {c->head + c->head_sent, c->head_length - c->head_sent},
         {(void *)(uintptr_t)pattern_at(c->body_sent), left < PATTERN_RUN ? (size_t)left : PATTERN_RUN}};
-    struct msghdr message = {.msg_iov = parts, .msg_iovlen = 2};
-    ssize_t n = sendmsg(c->watch.fd, &message, MSG_NOSIGNAL);
+    ssize_t n = transmit(c, parts, 2);
     if (n < 0)
       return errno == EAGAIN ? 0 : -1;
     size_t of_head = (size_t)n < parts[0].iov_len ? (size_t)n : parts[0].iov_len;
@@ -167,7 +184,8 @@ static int serve_held(struct connection *c, const char *more, size_t n) {
 
 /* Echo what came; what the peer does not take at once is held, and nothing is read meanwhile. */
 static int serve_echo(struct connection *c, const char *bytes, size_t n) {
-  ssize_t sent = n ? send(c->watch.fd, bytes, n, MSG_NOSIGNAL) : 0;
+  const struct iovec part = {(void *)(uintptr_t)bytes, n};
+  ssize_t sent = n ? transmit(c, &part, 1) : 0;
   if (sent < 0 && errno != EAGAIN)
     return -1;
   size_t done = sent > 0 ? (size_t)sent : 0;
@@ -175,8 +193,20 @@ static int serve_echo(struct connection *c, const char *bytes, size_t n) {
   return done == n || hold(c, bytes + done, n - done) ? 0 : -1;
 }
 
+/* Go on with the handshake; 1 when it is over, as tls_handshake(). */
+static int shake(struct connection *c) {
+  int done = c->shaking ? tls_handshake(c->ssl) : 1;
+  if (done == 1 && c->shaking && c->watch.role == STREAM)
+    wait_for_room(c, true);
+  c->shaking = c->shaking && done != 1;
+  return done;
+}
+
 static int on_readable(struct connection *c) {
-  ssize_t n = recv(c->watch.fd, io, sizeof io, 0);
+  int done = shake(c);
+  if (done != 1)
+    return done;
+  ssize_t n = receive(c);
   if (n <= 0)
     return n < 0 && errno == EAGAIN ? 0 : -1;
   return c->watch.role == ECHO ? serve_echo(c, io, (size_t)n) : serve_held(c, io, (size_t)n);
@@ -206,7 +236,9 @@ static void on_connection(const struct socket_watch *listener) {
     if (!c)
       die("out of memory");
     c->watch = (struct socket_watch){.fd = fd, .role = listener->role};
-    c->waits_for_room = listener->role == STREAM;
+    c->waits_for_room = listener->role == STREAM && !tls;
+    c->shaking = tls != NULL;
+    c->ssl = tls ? tls_new(tls, fd, true, NULL) : NULL;
     c->body_length = listener->role == STREAM ? UINT64_MAX : 0;
     epoll_arm(epoll_fd, EPOLL_CTL_ADD, fd, c->waits_for_room ? EPOLLOUT : EPOLLIN, c);
   }
@@ -236,6 +268,7 @@ int main(int argc, char **argv) {
       {"http", required_argument, NULL, HTTP},
       {"echo", required_argument, NULL, ECHO},
       {"stream", required_argument, NULL, STREAM},
+      {"tls", required_argument, NULL, 't'},
       {0},
   };
   static struct socket_watch listeners[3];
@@ -245,7 +278,11 @@ int main(int argc, char **argv) {
   epoll_fd = epoll_create1(EPOLL_CLOEXEC);
   while ((role = getopt_long(argc, argv, "", options, NULL)) != -1) {
     if (role == '?')
-      die("usage: nodeagent-backend [--http PORT] [--echo PORT] [--stream PORT]");
+      die("usage: nodeagent-backend [--tls PREFIX] [--http PORT] [--echo PORT] [--stream PORT]");
+    if (role == 't') {
+      tls = tls_context(optarg, true);
+      continue;
+    }
     serve_role(&listeners[role], (enum role)role, options[role].name, optarg);
     roles++;
   }

@@ -4,6 +4,10 @@
  *
  *   nodeagent-load --protocol http|http-close|echo|stream --target ADDRESS:PORT [--connections N] [--rate N]
  *                  [--warm-up SECONDS] [--seconds SECONDS] [--body BYTES] [--host NAME] [--hold]
+ *                  [--tls PREFIX [--resume]]
+ *
+ * With --tls the target is spoken to in TLS 1.3 with the certificate in PREFIX.chain.pem, .key.pem and .roots.pem;
+ * connections do not resume each other's sessions unless --resume says so.
  *
  * Prints the line {"event":"begin"} when the warm-up is over and one JSON object at the end. In an open loop (--rate)
  * a latency counts from when the request was to be sent, not from when it could be (no coordinated omission).
@@ -68,10 +72,16 @@ static void set_option(load_options *o, int option, const char *value) {
   case 'h':
     o->hold = true;
     break;
+  case 'T':
+    o->tls = value;
+    break;
+  case 'R':
+    o->resume = true;
+    break;
   default:
     die("usage: nodeagent-load --protocol http|http-close|echo|stream --target ADDRESS:PORT [--connections N] "
         "[--rate N] [--warm-up SECONDS] [--seconds SECONDS] [--body BYTES] [--host NAME] "
-        "[--hold]");
+        "[--hold] [--tls PREFIX [--resume]]");
   }
 }
 
@@ -86,6 +96,8 @@ static void read_options(load_options *o, int argc, char **argv) {
       {"body", required_argument, NULL, 'b'},
       {"host", required_argument, NULL, 'H'},
       {"hold", no_argument, NULL, 'h'},
+      {"tls", required_argument, NULL, 'T'},
+      {"resume", no_argument, NULL, 'R'},
       {0},
   };
   int option;
@@ -94,6 +106,8 @@ static void read_options(load_options *o, int argc, char **argv) {
     set_option(o, option, optarg);
   if (!o->protocol || !o->target.sin_port || optind < argc)
     set_option(o, '?', NULL);
+  if (o->resume && !o->tls)
+    die("--resume goes with --tls");
   if (o->protocol->streams && (o->rate || o->hold))
     die("a stream has no requests: --rate and --hold do not go with it");
 }

@@ -50,12 +50,15 @@ typedef struct load_options {
   double warm_up, seconds;
   uint64_t body;    /* bytes that are asked for */
   const char *host; /* of HTTP requests */
+  const char *tls;  /* prefix of the files of our certificate; NULL: no TLS */
+  bool resume;      /* the latest TLS session */
   bool hold;        /* one request on each connection, then keep them open until standard input ends */
 } load_options;
 
 struct load_connection {
   int fd;
-  bool connecting, busy, answered, writing;
+  struct ssl_st *ssl; /* NULL: plaintext */
+  bool connecting, shaking, busy, answered, writing;
   uint64_t since;     /* when the request in progress was to be sent, ns */
   uint64_t sent;      /* bytes of the request that are sent */
   uint64_t received;  /* bytes of the body, or of the stream */
@@ -69,6 +72,7 @@ struct load_connection {
 struct load {
   load_options options;
   int epoll_fd;
+  struct ssl_ctx_st *tls;
   load_connection *connections;
   load_connection *idle;
   /* Open loop: requests that were due while no connection was free, a ring of their times. */

@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 #include <errno.h>
+#include <openssl/ssl.h>
 #include <stdarg.h>
 #include <stdlib.h>
 #include <string.h>
@@ -9,6 +10,7 @@
 
 #include "load.h"
 #include "net.h"
+#include "tls.h"
 
 #define IO_BYTES  ((size_t)256 * 1024)
 #define EVENTS    256
@@ -40,9 +42,11 @@ static void put_idle(load *l, load_connection *c) {
 }
 
 static void close_connection(load_connection *c) {
+  SSL_free(c->ssl);
+  c->ssl = NULL;
   close(c->fd);
   c->fd = -1;
-  c->connecting = c->writing = c->in_body = c->answered = false;
+  c->connecting = c->shaking = c->writing = c->in_body = c->answered = false;
   c->head_length = 0;
   c->received = 0;
 }
@@ -50,7 +54,7 @@ static void close_connection(load_connection *c) {
 /* The end of a connection. An unanswered request fails; a closed loop goes on with a new connection. */
 static void connection_ended(load *l, load_connection *c, const char *why) {
   bool planned = l->options.protocol->one_shot && c->answered;
-  if (!planned && c->connecting)
+  if (!planned && (c->connecting || c->shaking))
     load_fail(l, LOAD_CONNECT, "cannot connect: %s", why);
   else if (!planned)
     load_fail(l, LOAD_CLOSED, "the connection ended before the answer did: %s", why);
@@ -67,17 +71,26 @@ static void want(load *l, load_connection *c, bool writing) {
   c->writing = writing;
 }
 
+static ssize_t transmit(load_connection *c, const char *bytes, size_t n) {
+  const struct iovec part = {(void *)(uintptr_t)bytes, n};
+  return c->ssl ? tls_send(c->ssl, &part, 1) : send(c->fd, bytes, n, MSG_NOSIGNAL);
+}
+
+static const char *reason(const load_connection *c) {
+  return c->ssl ? tls_reason() : strerror(errno);
+}
+
 static void send_request(load *l, load_connection *c) {
   size_t n;
   const char *bytes = l->options.protocol->request(l, &n);
   while (c->sent < n) {
-    ssize_t sent = send(c->fd, bytes + c->sent, n - c->sent, MSG_NOSIGNAL);
+    ssize_t sent = transmit(c, bytes + c->sent, n - c->sent);
     if (sent < 0 && errno == EAGAIN) {
       want(l, c, true);
       return;
     }
     if (sent < 0) {
-      connection_ended(l, c, strerror(errno));
+      connection_ended(l, c, reason(c));
       return;
     }
     c->sent += (uint64_t)sent;
@@ -141,15 +154,31 @@ static bool check_connected(load *l, load_connection *c) {
     return false;
   }
   c->connecting = false;
+  if (l->tls) {
+    c->ssl = tls_new(l->tls, c->fd, false, l->options.resume ? tls_session() : NULL);
+    c->shaking = true;
+  }
   return true;
 }
 
+/* Go on with the TLS handshake, if there is one; whether it is over. */
+static bool shake(load *l, load_connection *c) {
+  int done = c->shaking ? tls_handshake(c->ssl) : 1;
+  if (done < 0)
+    connection_ended(l, c, tls_reason());
+  else if (done == 0)
+    want(l, c, false);
+  else
+    c->shaking = false;
+  return done == 1;
+}
+
 static void receive(load *l, load_connection *c) {
-  ssize_t n = recv(c->fd, io, sizeof io, 0);
+  ssize_t n = c->ssl ? tls_recv(c->ssl, io, sizeof io) : recv(c->fd, io, sizeof io, 0);
   if (n < 0 && errno == EAGAIN)
     return;
   if (n <= 0) {
-    connection_ended(l, c, n ? strerror(errno) : "closed by the other side");
+    connection_ended(l, c, n ? reason(c) : "closed by the other side");
     return;
   }
   if (l->measuring)
@@ -176,11 +205,13 @@ static void receive(load *l, load_connection *c) {
 static void on_event(load *l, load_connection *c, uint32_t events) {
   if (c->fd < 0)
     return;
-  if (events & EPOLLOUT) {
-    if (c->connecting && !check_connected(l, c))
-      return;
+  bool shaking = c->shaking;
+  if (events & EPOLLOUT && c->connecting && !check_connected(l, c))
+    return;
+  if (!shake(l, c))
+    return;
+  if (events & EPOLLOUT || shaking)
     send_request(l, c);
-  }
   if (c->fd >= 0 && events & (EPOLLIN | EPOLLHUP | EPOLLERR))
     receive(l, c);
 }
@@ -220,6 +251,7 @@ static void loop_until(load *l, uint64_t deadline) {
 
 static void prepare(load *l) {
   l->epoll_fd = epoll_create1(EPOLL_CLOEXEC);
+  l->tls = l->options.tls ? tls_context(l->options.tls, false) : NULL;
   l->connections = calloc(l->options.connections, sizeof *l->connections);
   l->due = calloc(DUE_LIMIT, sizeof *l->due);
   if (l->epoll_fd < 0 || !l->connections || !l->due)

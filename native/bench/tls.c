@@ -1,0 +1,136 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#include "tls.h"
+
+#include <errno.h>
+#include <openssl/err.h>
+#include <openssl/ssl.h>
+
+#include "net.h"
+
+#define PATH_BYTES 4096
+
+/* As Istio's proxies do with HTTP. */
+static const unsigned char protocols[] = "\x0eistio-http/1.1\x05istio\x08http/1.1";
+
+static SSL_SESSION *latest;
+
+const char *tls_reason(void) {
+  const char *reason = ERR_reason_error_string(ERR_peek_last_error());
+  return reason ? reason : "the other side ended the connection";
+}
+
+static int keep_session(SSL *ssl, SSL_SESSION *session) {
+  (void)ssl;
+  SSL_SESSION_free(latest);
+  latest = session;
+  return 1; /* the reference is ours */
+}
+
+SSL_SESSION *tls_session(void) {
+  return latest;
+}
+
+/* Server: the last of what proxies offer, which they all know. */
+static int select_protocol(SSL *ssl, const unsigned char **out, unsigned char *out_n, const unsigned char *in,
+                           unsigned int n, void *argument) {
+  static const unsigned char own[] = "\x08http/1.1\x05istio";
+  (void)ssl;
+  (void)argument;
+  unsigned char *chosen;
+  int found = SSL_select_next_proto(&chosen, out_n, own, sizeof own - 1, in, n);
+  *out = chosen;
+  return found == OPENSSL_NPN_NEGOTIATED ? SSL_TLSEXT_ERR_OK : SSL_TLSEXT_ERR_NOACK;
+}
+
+static void load_files(SSL_CTX *context, const char *prefix) {
+  char chain[PATH_BYTES], key[PATH_BYTES], roots[PATH_BYTES];
+  snprintf(chain, sizeof chain, "%s.chain.pem", prefix);
+  snprintf(key, sizeof key, "%s.key.pem", prefix);
+  snprintf(roots, sizeof roots, "%s.roots.pem", prefix);
+  if (!SSL_CTX_use_certificate_chain_file(context, chain) ||
+      !SSL_CTX_use_PrivateKey_file(context, key, SSL_FILETYPE_PEM) ||
+      !SSL_CTX_load_verify_locations(context, roots, NULL))
+    die("--tls %s: %s", prefix, tls_reason());
+}
+
+SSL_CTX *tls_context(const char *prefix, bool server) {
+  static const unsigned char id[] = "nodeagent-bench";
+  SSL_CTX *context = SSL_CTX_new(server ? TLS_server_method() : TLS_client_method());
+  if (!context || !SSL_CTX_set_min_proto_version(context, TLS1_3_VERSION) ||
+      !SSL_CTX_set_ciphersuites(context, "TLS_AES_128_GCM_SHA256") ||
+      !SSL_CTX_set_session_id_context(context, id, sizeof id - 1))
+    die("--tls: OpenSSL cannot do TLS 1.3 with AES-128-GCM");
+  SSL_CTX_set_mode(context, SSL_MODE_ENABLE_PARTIAL_WRITE | SSL_MODE_ACCEPT_MOVING_WRITE_BUFFER);
+  SSL_CTX_set_verify(context, SSL_VERIFY_PEER | SSL_VERIFY_FAIL_IF_NO_PEER_CERT, NULL);
+  load_files(context, prefix);
+  if (server) {
+    SSL_CTX_set_alpn_select_cb(context, select_protocol, NULL);
+    SSL_CTX_set_num_tickets(context, 1);
+  } else {
+    (void)SSL_CTX_set_alpn_protos(context, protocols, sizeof protocols - 1);
+    SSL_CTX_set_session_cache_mode(context, SSL_SESS_CACHE_CLIENT | SSL_SESS_CACHE_NO_INTERNAL);
+    SSL_CTX_sess_set_new_cb(context, keep_session);
+  }
+  return context;
+}
+
+SSL *tls_new(SSL_CTX *context, int fd, bool server, SSL_SESSION *session) {
+  SSL *ssl = SSL_new(context);
+  if (!ssl || !SSL_set_fd(ssl, fd))
+    die("out of memory");
+  if (server)
+    SSL_set_accept_state(ssl);
+  else
+    SSL_set_connect_state(ssl);
+  if (session)
+    (void)SSL_set_session(ssl, session);
+  return ssl;
+}
+
+/* errno of a call that gave `result`: EAGAIN, 0 at the orderly end, or EPROTO. */
+static int error_of(SSL *ssl, int result) {
+  switch (SSL_get_error(ssl, result)) {
+  case SSL_ERROR_WANT_READ:
+  case SSL_ERROR_WANT_WRITE:
+    return EAGAIN;
+  case SSL_ERROR_ZERO_RETURN:
+    return 0;
+  default:
+    return EPROTO;
+  }
+}
+
+int tls_handshake(SSL *ssl) {
+  ERR_clear_error();
+  int result = SSL_do_handshake(ssl);
+  if (result == 1)
+    return 1;
+  return error_of(ssl, result) == EAGAIN ? 0 : -1;
+}
+
+ssize_t tls_recv(SSL *ssl, void *buffer, size_t size) {
+  ERR_clear_error();
+  int n = SSL_read(ssl, buffer, size < INT32_MAX ? (int)size : INT32_MAX);
+  if (n > 0)
+    return n;
+  errno = error_of(ssl, n);
+  return errno ? -1 : 0;
+}
+
+ssize_t tls_send(SSL *ssl, const struct iovec *parts, int n) {
+  ssize_t total = 0;
+  ERR_clear_error();
+  for (int i = 0; i < n; i++) {
+    if (parts[i].iov_len == 0)
+      continue;
+    int sent = SSL_write(ssl, parts[i].iov_base, (int)parts[i].iov_len);
+    if (sent <= 0) {
+      errno = error_of(ssl, sent);
+      return total ? total : -1;
+    }
+    total += sent;
+    if ((size_t)sent < parts[i].iov_len)
+      break;
+  }
+  return total;
+}
