@@ -93,7 +93,7 @@ class LoadCase(Case):
 
     def measure(self, stage: Stage, peer: Running, config: BenchConfig) -> Measurement:
         """Measure a running peer."""
-        argv = self.load.argv(peer.target(self.service), config.warm_up, config.seconds, peer.host)
+        argv = self.load.argv(peer.target(self.service), config.warm_up, config.seconds, peer.host, peer.tls)
         outcome = measure(
             lambda line: stage.spawn("load", line, stage.cores.load, talk=True, namespace=peer.client),
             argv,

@@ -23,9 +23,28 @@ class Certified:
     """A workload's files in PEM, and its SPIFFE ID. P-256, as those of nodeagent's workloads."""
 
     uri: str
-    chain: Path
-    key: Path
-    roots: Path
+    prefix: str
+    """Of the paths of all files, as load generator and back end take it."""
+
+    @property
+    def chain(self) -> Path:
+        """Leaf first."""
+        return Path(f"{self.prefix}.chain.pem")
+
+    @property
+    def key(self) -> Path:
+        """Private."""
+        return Path(f"{self.prefix}.key.pem")
+
+    @property
+    def roots(self) -> Path:
+        """Whom it trusts."""
+        return Path(f"{self.prefix}.roots.pem")
+
+    @property
+    def pair(self) -> Path:
+        """Chain and key in one file, as HAProxy wants them."""
+        return Path(f"{self.prefix}.pair.pem")
 
 
 def certify(folder: Path, account: str) -> Certified:
@@ -37,9 +56,12 @@ def certify(folder: Path, account: str) -> Certified:
     uri = f"spiffe://{_TRUST_DOMAIN}/ns/default/sa/{account}"
     key = ec.generate_private_key(ec.SECP256R1())
     issued = authority.issue(key.public_key(), [x509.UniformResourceIdentifier(uri)], _LIFETIME, now)
-    found = Certified(uri, *(folder / f"{account}.{part}.pem" for part in ("chain", "key", "roots")))
-    found.chain.write_text("".join(issued.chain[:-1]))
-    found.key.touch(0o600)
-    found.key.write_bytes(key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()))
+    found = Certified(uri, str(folder / account))
+    chain = "".join(issued.chain[:-1])
+    secret = key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()).decode()
+    for file, text in ((found.key, secret), (found.pair, chain + secret)):
+        file.touch(0o600)
+        file.write_text(text)
+    found.chain.write_text(chain)
     found.roots.write_text(authority.bundle)
     return found

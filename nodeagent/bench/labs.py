@@ -6,8 +6,9 @@ import asyncio
 import os
 import socket
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import suppress
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Final, Self
 
@@ -25,14 +26,19 @@ _LAB: Final = """\
 nodes: [{nodes}]
 identity: {identity}
 pods:
-- {{name: client, node: node, serviceAccount: client, labels: {{app: client}}}}
+- {{name: client, node: node, serviceAccount: client, mesh: {client_mesh}, labels: {{app: client}}}}
 - name: backend
   node: {backend_node}
   serviceAccount: backend
-  labels: {{app: backend}}
-  command: [{command}]
+{backend}
 config: [{config}]
 """
+_BACKEND: Final = """\
+  labels: {{app: backend}}
+  command: [{command}]"""
+_SIDECAR: Final = """\
+  mesh: false
+  labels: {app: backend, security.istio.io/tlsMode: istio}"""
 _SERVICE: Final = """\
 apiVersion: v1
 kind: Service
@@ -47,24 +53,38 @@ _LOOK_SECONDS: Final = 0.1
 _TUNNELS: Final = "hbone_dialed_active"
 
 
+@dataclass(frozen=True, slots=True)
+class Shape:
+    """What a lab is like."""
+
+    nodes: int = 1
+    """With two, client and back end are on different ones."""
+    plain: bool = False
+    """No agents."""
+    identity: bool = False
+    client_mesh: bool = True
+    """The client is captured."""
+    sidecar: bool = False
+    """The back end's pod has a sidecar: it is not captured, and nothing runs in it that the stage does not start."""
+
+
 class BenchLab:
     """The lab, up. Implements peers.base.Accounted: the cost is that of its agents, none without them."""
 
-    def __init__(self, names: LabNames, nodes: Sequence[str], *, plain: bool) -> None:
+    def __init__(self, names: LabNames, agents: Sequence[str]) -> None:
         self.names = names
-        self._nodes = nodes
-        self._agents = [] if plain else [names.agent_cgroup(node) for node in nodes]
+        self._agents = agents
         self.service_address = ""
         self.backend_address = ""
 
     @classmethod
-    def bring_up(cls, stage: Stage, key: str, *, nodes: int, plain: bool, identity: bool = False) -> Self:
-        """One or two nodes: with two, client and back end are on different ones. `key` tells labs apart."""
+    def bring_up(cls, stage: Stage, key: str, shape: Shape) -> Self:
+        """Bring one up; `key` tells labs apart."""
         names = LabNames(f"bench{os.getpid()}{key}")
-        on = (_CLIENT_NODE, "other")[:nodes]
-        file = _write(stage.folder, key, on, identity=identity)
-        status = up.bring_up(names, file, plain=plain, timeout=_UP_SECONDS, progress=lambda _: None)
-        lab = cls(names, on, plain=plain)
+        nodes = (_CLIENT_NODE, "other")[: shape.nodes]
+        file = _write(stage.folder, key, nodes, shape)
+        status = up.bring_up(names, file, plain=shape.plain, timeout=_UP_SECONDS, progress=lambda _: None)
+        lab = cls(names, [] if shape.plain else [names.agent_cgroup(node) for node in nodes])
         try:
             _pin(cgroups.processes(names.cgroup), stage.cores.load)
             for agent in lab._agents:
@@ -73,7 +93,7 @@ class BenchLab:
             lab.service_address = next(each for each in service["virtualIPs"] if ":" not in each)
             pod = next(each for each in status["pods"] if each["name"] == "backend")
             lab.backend_address = next(each for each in pod["ips"] if ":" not in each)
-            if identity:
+            if shape.identity and shape.nodes > 1:
                 lab.wait_for_tunnels()
         except BaseException:
             lab.stop()
@@ -131,25 +151,34 @@ class BenchLab:
         down.take_down(self.names)
 
 
-def _write(folder: Path, key: str, nodes: Sequence[str], *, identity: bool) -> Path:
+def _write(folder: Path, key: str, nodes: Sequence[str], shape: Shape) -> Path:
     ports = ", ".join(
         f"{{name: {'http' if s.http else 'tcp'}-{s.name}, port: {s.backend_port}}}" for s in SERVICES
     )
-    command = [program("backend")]
-    for service in SERVICES:
-        command += [f"--{service.name}", f'"{service.backend_port}"']
     objects = folder / f"{key}-services.yaml"
     objects.write_text(_SERVICE.format(ports=ports))
     file = folder / f"{key}-lab.yaml"
     text = _LAB.format(
         nodes=", ".join(f"{{name: {node}}}" for node in nodes),
-        identity="true" if identity else "false",
+        identity=_yes(shape.identity),
+        client_mesh=_yes(shape.client_mesh),
         backend_node=nodes[-1],
-        command=", ".join(command),
+        backend=_SIDECAR if shape.sidecar else _BACKEND.format(command=", ".join(_backend_command())),
         config=objects,
     )
     file.write_text(text)
     return file
+
+
+def _backend_command() -> Iterator[str]:
+    yield program("backend")
+    for service in SERVICES:
+        yield f"--{service.name}"
+        yield f'"{service.backend_port}"'
+
+
+def _yes(value: bool) -> str:
+    return "true" if value else "false"
 
 
 def _pin(pids: Iterable[int], cores: Sequence[int]) -> None:

@@ -29,13 +29,17 @@ class Load:
     connections: int
     body: int = 64
     rate: int = 0
+    resume: bool = False
+    """With TLS: new connections resume the session of earlier ones."""
 
-    def argv(self, target: str, warm_up: float, seconds: float, host: str = "") -> list[str]:
-        """The load generator's command line; `host` is what HTTP requests are for."""
+    def argv(self, target: str, warm_up: float, seconds: float, host: str = "", tls: str = "") -> list[str]:
+        """The load generator's command line; `host` is what HTTP requests are for, `tls` the prefix of the client's
+        certificate, if TLS is spoken."""
         argv = [program("load"), "--protocol", self.protocol, "--target", target]
         argv += ["--connections", str(self.connections), "--body", str(self.body)]
         argv += ["--warm-up", f"{warm_up:g}", "--seconds", f"{seconds:g}"]
         argv += ["--rate", str(self.rate)] if self.rate else []
+        argv += ["--tls", tls, *(["--resume"] if self.resume else [])] if tls else []
         return argv + (["--host", host] if host else [])
 
 

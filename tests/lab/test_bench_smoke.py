@@ -130,6 +130,19 @@ def test_hbone(tmp_path: Path) -> None:
     assert list(Path("/run/netns").glob("na.bench*")) == []
 
 
+def test_mtls(tmp_path: Path) -> None:
+    require("haproxy")
+    cases = bench(tmp_path, "mtls", "--peers", "envoy,haproxy")["cases"]
+    keep_alive, bulk, full, resumed, out, out_bulk = cases
+    for case in (keep_alive, full, resumed, out):
+        assert 5 < values(case, "nodeagent")["cpu"] < 5000
+        assert 5 < values(case, "haproxy")["cpu"] < 5000
+    for case in (bulk, out_bulk):
+        assert values(case, "nodeagent")["throughput"] > 10
+    assert values(full, "nodeagent")["cpu"] > values(keep_alive, "nodeagent")["cpu"]
+    assert list(Path("/run/netns").glob("na.bench*")) == []
+
+
 def start_endless(*arguments: str) -> subprocess.Popen[str]:
     """A benchmark in the middle of its rounds."""
     require("root", "engine", "taskset")

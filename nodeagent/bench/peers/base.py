@@ -49,6 +49,10 @@ class Running:
     """Network namespace in which the load runs; None: the stage's."""
     host: str = ""
     """What HTTP requests are for; empty: does not matter."""
+    tls: str = ""
+    """Prefix of the certificate with which clients speak TLS; empty: they do not."""
+    beside: tuple[Accounted, ...] = ()
+    """What goes with it and is not its cost."""
 
     def target(self, service: Service) -> str:
         """Where a client connects to."""
@@ -56,7 +60,7 @@ class Running:
 
     def check(self) -> None:
         """BenchError if one of its processes has ended."""
-        for process in self.processes:
+        for process in (*self.beside, *self.processes):
             process.check()
 
     def cpu_time(self) -> CpuTime:
@@ -77,7 +81,7 @@ class Running:
     def __exit__(
         self, kind: type[BaseException] | None, value: BaseException | None, traceback: TracebackType | None
     ) -> None:
-        for process in self.processes:
+        for process in (*self.beside, *self.processes):
             process.stop()
 
 

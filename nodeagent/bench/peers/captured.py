@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from typing import ClassVar
 
 from nodeagent import __version__
-from nodeagent.bench.labs import HOST, BenchLab
+from nodeagent.bench.labs import HOST, BenchLab, Shape
 from nodeagent.bench.peers.base import Peer, Running
 from nodeagent.bench.results import DIRECT, SUBJECT
 from nodeagent.bench.services import Service
@@ -27,7 +27,7 @@ class CapturedPeer(Peer):
         """Bring the lab up, with its processes on their cores."""
         if config.workers != 1:
             raise BenchError("a lab's agents have one worker; --captured goes with --workers 1")
-        lab = BenchLab.bring_up(stage, self.name[0], nodes=1, plain=self.plain)
+        lab = BenchLab.bring_up(stage, self.name[0], Shape(plain=self.plain))
         return Running(self.name, lab.targets(), (lab,), lab.pod("client"), HOST)
 
 

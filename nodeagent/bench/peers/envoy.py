@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, ClassVar
 
+from nodeagent.bench.certificates import Certified
 from nodeagent.bench.peers.base import Peer, Running, ask_version
 from nodeagent.bench.services import Service, static_resources
 from nodeagent.bench.stage import Process, Stage
@@ -43,6 +44,34 @@ def start_envoy(
 def lean(bootstrap: dict[str, Any]) -> dict[str, Any]:
     """A bootstrap without statistics beyond what Envoy cannot leave out."""
     return {**bootstrap, "stats_config": {"stats_matcher": {"reject_all": True}}}
+
+
+def tls_socket(context: str, own: Certified, other: Certified, *alpn: str) -> dict[str, Any]:
+    """The transport socket of a listener (DownstreamTlsContext) or cluster (UpstreamTlsContext): mutual TLS 1.3."""
+
+    def file(path: Path) -> dict[str, str]:
+        return {"filename": str(path)}
+
+    common = {
+        "alpn_protocols": list(alpn),
+        "tls_params": {
+            "tls_minimum_protocol_version": "TLSv1_3",
+            "tls_maximum_protocol_version": "TLSv1_3",
+        },
+        "tls_certificates": [{"certificate_chain": file(own.chain), "private_key": file(own.key)}],
+        "validation_context": {
+            "trusted_ca": file(own.roots),
+            "match_typed_subject_alt_names": [{"san_type": "URI", "matcher": {"exact": other.uri}}],
+        },
+    }
+    return {
+        "name": "tls",
+        "typed_config": {
+            "@type": f"type.googleapis.com/envoy.extensions.transport_sockets.tls.v3.{context}",
+            "common_tls_context": common,
+            **({"require_client_certificate": True} if context.startswith("Downstream") else {}),
+        },
+    }
 
 
 class Envoy(Peer):

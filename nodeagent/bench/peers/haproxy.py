@@ -15,7 +15,7 @@ from nodeagent.bench.stage import Stage
 from nodeagent.config.bench import BenchConfig
 from nodeagent.errors import CapabilityError
 
-_GLOBAL: Final = """\
+GLOBAL: Final = """\
 global
     nbthread {workers}
     stats timeout 10s
@@ -56,7 +56,7 @@ class Haproxy(Peer):
 
     def start(self, stage: Stage, config: BenchConfig, services: Sequence[Service]) -> Running:
         """Start it in the foreground with all services."""
-        text = _GLOBAL.format(workers=config.workers)
+        text = GLOBAL.format(workers=config.workers)
         for service in SERVICES:
             text += (_HTTP if service.http else _TCP).format(
                 name=service.name,

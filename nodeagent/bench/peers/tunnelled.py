@@ -10,14 +10,13 @@ are the same.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any, ClassVar, Final
 
 from nodeagent import __version__
 from nodeagent.bench.certificates import Certified, certify
-from nodeagent.bench.labs import HOST, BenchLab
+from nodeagent.bench.labs import HOST, BenchLab, Shape
 from nodeagent.bench.peers.base import Peer, Running
-from nodeagent.bench.peers.envoy import Envoy, lean, start_envoy
+from nodeagent.bench.peers.envoy import Envoy, lean, start_envoy, tls_socket
 from nodeagent.bench.results import DIRECT, SUBJECT
 from nodeagent.bench.services import (
     ROUTER,
@@ -55,7 +54,8 @@ class TwoNodes(Peer):
         """Bring the lab up, with its processes on their cores."""
         if config.workers != 1:
             raise BenchError("a lab's agents have one worker; tunnels go with --workers 1")
-        lab = BenchLab.bring_up(stage, f"t{self.name[0]}", nodes=2, plain=self.plain, identity=not self.plain)
+        shape = Shape(nodes=2, plain=self.plain, identity=not self.plain)
+        lab = BenchLab.bring_up(stage, f"t{self.name[0]}", shape)
         return Running(self.name, lab.targets(), (lab,), lab.pod("client"), HOST)
 
 
@@ -94,7 +94,7 @@ class EnvoyPair(Peer):
 
     def start(self, stage: Stage, config: BenchConfig, services: Sequence[Service]) -> Running:
         """Bring a lab up without agents, and the Envoys in its pods."""
-        lab = BenchLab.bring_up(stage, f"t{self.name[0]}", nodes=2, plain=True)
+        lab = BenchLab.bring_up(stage, f"t{self.name[0]}", Shape(nodes=2, plain=True))
         here = {service.name: f"127.0.0.1:{self.port(service)}" for service in SERVICES}
         running = Running(self.name, here, (lab,), lab.pod("client"), HOST)
         try:
@@ -125,7 +125,7 @@ def _client(peer: Peer, address: str, own: Certified, other: Certified) -> dict[
     tunnel = cluster(
         "tunnel",
         socket_address(address, _TUNNEL_PORT),
-        transport_socket=_tls("UpstreamTlsContext", own, other),
+        transport_socket=tls_socket("UpstreamTlsContext", own, other, "h2"),
         typed_extension_protocol_options={_HTTP_OPTIONS: http2},
     )
     listeners, clusters = [], [tunnel]
@@ -145,7 +145,7 @@ def _client(peer: Peer, address: str, own: Certified, other: Certified) -> dict[
 def _server(address: str, own: Certified, other: Certified) -> dict[str, Any]:
     """Envoy in the back end's pod: takes CONNECT and leads each stream to the service that it names."""
     outer = listener("tunnel", "0.0.0.0", _TUNNEL_PORT, _terminator(address))  # noqa: S104
-    outer["filter_chains"][0]["transport_socket"] = _tls("DownstreamTlsContext", own, other)
+    outer["filter_chains"][0]["transport_socket"] = tls_socket("DownstreamTlsContext", own, other, "h2")
     listeners, clusters = [outer], []
     for service in SERVICES:
         application = socket_address("127.0.0.1", service.backend_port)
@@ -202,30 +202,4 @@ def _bootstrap(listeners: list[dict[str, Any]], clusters: list[dict[str, Any]]) 
             {"name": "envoy.bootstrap.internal_listener", "typed_config": {"@type": extension}}
         ],
         "static_resources": {"listeners": listeners, "clusters": clusters},
-    }
-
-
-def _tls(context: str, own: Certified, other: Certified) -> dict[str, Any]:
-    def file(path: Path) -> dict[str, str]:
-        return {"filename": str(path)}
-
-    common = {
-        "alpn_protocols": ["h2"],
-        "tls_params": {
-            "tls_minimum_protocol_version": "TLSv1_3",
-            "tls_maximum_protocol_version": "TLSv1_3",
-        },
-        "tls_certificates": [{"certificate_chain": file(own.chain), "private_key": file(own.key)}],
-        "validation_context": {
-            "trusted_ca": file(own.roots),
-            "match_typed_subject_alt_names": [{"san_type": "URI", "matcher": {"exact": other.uri}}],
-        },
-    }
-    return {
-        "name": "tls",
-        "typed_config": {
-            "@type": f"type.googleapis.com/envoy.extensions.transport_sockets.tls.v3.{context}",
-            "common_tls_context": common,
-            **({"require_client_certificate": True} if context.startswith("Downstream") else {}),
-        },
     }

@@ -1,0 +1,59 @@
+"""One hop with mutual TLS on one side: keep-alive, bulk, and the handshakes."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from typing import Final
+
+from nodeagent.bench.case import CPU, RATE, WORKER_CPU, LoadCase, Measurement, Opened, Scenario, start_peers
+from nodeagent.bench.load import Load
+from nodeagent.bench.peers.base import Peer
+from nodeagent.bench.peers.mutual import Hop, mutual_peers
+from nodeagent.bench.scenarios.tcp import BULK, per_megabyte
+from nodeagent.bench.services import HTTP, STREAM
+from nodeagent.bench.stage import Stage
+from nodeagent.config.bench import BenchConfig
+
+_SERVER: Final = Hop(server=True)
+_CLIENT: Final = Hop(server=False)
+_REQUESTS: Final = (CPU, WORKER_CPU, RATE)
+
+
+@dataclass(frozen=True)
+class MutualCase(LoadCase):
+    """Load through a hop with TLS."""
+
+    hop: Hop = _SERVER
+
+    @contextmanager
+    def open(self, stage: Stage, peers: Sequence[Peer], config: BenchConfig) -> Iterator[Opened]:
+        """Bring up a lab for each; the back end is a pod of it."""
+        chosen = {peer.name for peer in peers}
+        able = [peer for peer in mutual_peers(self.hop) if peer.name in chosen]
+        with ExitStack() as stack:
+            running, failures = start_peers(stack, stage, able, config, self.service)
+
+            def one(name: str) -> Measurement:
+                return self.measure(stage, running[name], config)
+
+            yield Opened(one, list(running), failures)
+
+
+def _cases(config: BenchConfig) -> Sequence[LoadCase]:
+    del config
+    once = "a new connection per request"
+    return [
+        MutualCase("TLS in: keep-alive, 40 B, 64 connections", HTTP, Load("http", 64, 40), _REQUESTS),
+        MutualCase("TLS in: bulk, 4 connections", STREAM, Load("stream", 4), BULK, per_megabyte),
+        MutualCase(f"TLS in: {once}, full handshakes", HTTP, Load("http-close", 16, 40), _REQUESTS),
+        MutualCase(f"TLS in: {once}, resumed", HTTP, Load("http-close", 16, 40, resume=True), _REQUESTS),
+        MutualCase(
+            "TLS out: keep-alive, 40 B, 64 connections", HTTP, Load("http", 64, 40), _REQUESTS, hop=_CLIENT
+        ),
+        MutualCase("TLS out: bulk, 4 connections", STREAM, Load("stream", 4), BULK, per_megabyte, _CLIENT),
+    ]
+
+
+SCENARIO = Scenario("mtls", "mutual TLS on one side of a hop: requests, bulk, handshakes", _cases)
