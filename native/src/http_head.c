@@ -1,6 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 #include "http_head.h"
 
+#include "http_format.h"
+
 #include <string.h>
 #include <strings.h>
 
@@ -18,14 +20,17 @@ static bool levels_of(const na_http_request *request, enum na_header_side side, 
   bool answered = authz && authz->answer.n;
   if (!request->route && !answered)
     return false;
-  *levels = (na_header_levels){{NULL}};
+  *levels = (na_header_levels){.source = NULL};
   if (request->route) {
     levels->levels[0] = request->destination ? &request->destination->mutations[side] : NULL;
     levels->levels[1] = &request->route->mutations[side];
     levels->levels[2] = &request->vhost->mutations[side];
   }
   levels->levels[3] = answered ? &authz->answer : NULL;
-  return true;
+  for (int i = 0; i < 4; i++)
+    if (levels->levels[i] && levels->levels[i]->n)
+      return true;
+  return false;
 }
 
 /* A random UUID (RFC 9562, version 4) in text, terminated. */
@@ -121,8 +126,11 @@ void na_write_request_head(na_http_request *request, const na_h1_head *head, na_
   char attempts[4];
   if (request->vhost && request->vhost->attempt_count)
     na_own_header(&own, "x-envoy-attempt-count", attempt(request, attempts, sizeof attempts));
-  na_write_headers(in->headers, in->nheaders, &own, levels_of(request, NA_REQUEST, &levels) ? &levels : NULL, authority,
-                   out);
+  na_http_source source;
+  bool changed = levels_of(request, NA_REQUEST, &levels);
+  if (changed)
+    levels.source = na_http_source_init(&source, request, in, NULL);
+  na_write_headers(in->headers, in->nheaders, &own, changed ? &levels : NULL, authority, out);
   if (head->body == NA_BODY_CHUNKED)
     literal(out, LITERAL("transfer-encoding: chunked\r\n"));
   if (te_trailers(head))
@@ -157,7 +165,10 @@ void na_write_response_head(na_http_request *request, const na_response *respons
   write_status_line(response, out);
   if (!response->local && !informational)
     na_own_header(&own, "x-envoy-upstream-service-time", service_time(request, milliseconds, sizeof milliseconds));
+  na_http_source source;
   bool changed = !informational && levels_of(request, NA_RESPONSE, &levels);
+  if (changed)
+    levels.source = na_http_source_init(&source, request, NULL, response);
   na_write_headers(response->headers, response->nheaders, &own, changed ? &levels : NULL, (na_str){0}, out);
   if (delivery == NA_DELIVER_CHUNKED || (delivery == NA_DELIVER_AS_IS && response->body == NA_BODY_CHUNKED))
     literal(out, LITERAL("transfer-encoding: chunked\r\n"));

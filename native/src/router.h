@@ -10,6 +10,7 @@
 
 #include <nodeagent/engine.h>
 
+#include "header_format.h"
 #include "http1.h"
 #include "matcher.h"
 
@@ -21,6 +22,7 @@ typedef struct na_header_mutation {
   char *value;
   uint32_t name_n;
   uint32_t value_n;
+  na_format *format; /* of a value with command operators; else NULL */
 } na_header_mutation;
 
 typedef struct na_mutations {
@@ -114,7 +116,8 @@ void na_route_write_path(const na_route *route, const na_request *request, na_ou
 void na_route_write_location(const na_route *route, const na_request *request, na_out *out);
 
 typedef struct na_header_levels {
-  const na_mutations *levels[4]; /* destination, route, virtual host, guards; NULL entries are skipped */
+  const na_mutations *levels[4];  /* destination, route, virtual host, guards; NULL entries are skipped */
+  const na_format_source *source; /* what command operators in values stand for; NULL: nothing */
 } na_header_levels;
 
 #define NA_MAX_OWN_HEADERS 4

@@ -45,11 +45,28 @@ static int check_name(na_vhost *vhost, enum na_header_side side, enum na_header_
 
 static int check_value(na_vhost *vhost, const char *name, const char *value) {
   na_str view = na_str_of(value);
+  if (is_authority(na_str_of(name)) && strchr(value, '%'))
+    return na_vhost_fail(vhost, -EINVAL, "value of header '%s' cannot have command operators", name);
   if (na_h1_span(view.p, view.n, NA_C_VALUE) != view.n)
     return na_vhost_fail(vhost, -EINVAL, "value of header '%s' has a control character", name);
   if (is_authority(na_str_of(name)) && !na_h1_valid_authority(view, false))
     return na_vhost_fail(vhost, -EINVAL, "value of header '%s' is no host", name);
   return 0;
+}
+
+/* A value with percent signs is read as one with command operators. */
+static int read_format(na_vhost *vhost, na_header_mutation *mutation) {
+  char reason[160] = "out of memory";
+  if (!strchr(mutation->value, '%'))
+    return 0;
+  int rc = na_format_new(mutation->value, &mutation->format, reason, sizeof reason);
+  return rc ? na_vhost_fail(vhost, rc, "value of header '%s': %s", mutation->name, reason) : 0;
+}
+
+static void clear(na_header_mutation *mutation) {
+  free(mutation->name);
+  free(mutation->value);
+  na_format_free(mutation->format);
 }
 
 int na_mutations_add(na_vhost *vhost, na_mutations *both, enum na_header_side side, enum na_header_op op,
@@ -65,10 +82,13 @@ int na_mutations_add(na_vhost *vhost, na_mutations *both, enum na_header_side si
   if (mutations->n == NA_MAX_MUTATIONS)
     return na_vhost_fail(vhost, -E2BIG, "more than %d header operations in one place", NA_MAX_MUTATIONS);
   na_header_mutation added = {.op = (uint8_t)op, .name = strdup(name), .value = strdup(value ? value : "")};
-  if (!added.name || !added.value || na_grow(&mutations->items, mutations->n, sizeof *mutations->items)) {
-    free(added.name);
-    free(added.value);
-    return na_vhost_fail(vhost, -ENOMEM, "out of memory");
+  if (!added.name || !added.value || na_grow(&mutations->items, mutations->n, sizeof *mutations->items))
+    rc = na_vhost_fail(vhost, -ENOMEM, "out of memory");
+  else if (op != NA_HEADER_REMOVE)
+    rc = read_format(vhost, &added);
+  if (rc) {
+    clear(&added);
+    return rc;
   }
   added.name_n = (uint32_t)strlen(added.name);
   added.value_n = (uint32_t)strlen(added.value);
@@ -77,10 +97,8 @@ int na_mutations_add(na_vhost *vhost, na_mutations *both, enum na_header_side si
 }
 
 void na_mutations_clear(na_mutations *mutations) {
-  for (uint32_t i = 0; i < mutations->n; i++) {
-    free(mutations->items[i].name);
-    free(mutations->items[i].value);
-  }
+  for (uint32_t i = 0; i < mutations->n; i++)
+    clear(&mutations->items[i]);
   free(mutations->items);
   *mutations = (na_mutations){0};
 }
@@ -94,6 +112,7 @@ typedef struct mutation_plan {
   const na_header *headers;
   uint32_t nheaders;
   const na_own_headers *own;
+  const na_format_source *source;
   na_str authority;
 } mutation_plan;
 
@@ -103,6 +122,11 @@ static na_str name_of(const na_header_mutation *op) {
 
 static na_str value_of(const na_header_mutation *op) {
   return (na_str){op->value, op->value_n};
+}
+
+/* Whether an operation changes nothing, since its value comes out empty. */
+static bool is_void(const mutation_plan *plan, const na_header_mutation *op) {
+  return op->format && na_format_is_empty(op->format, plan->source);
 }
 
 /* Append the level's removals (removals true) or the rest. */
@@ -120,6 +144,7 @@ static void take_level(mutation_plan *plan, const na_mutations *level, bool remo
 
 static void make_plan(mutation_plan *plan, const na_header_levels *levels) {
   plan->n = 0;
+  plan->source = levels ? levels->source : NULL;
   for (int i = 0; levels && i < 4; i++) {
     if (!levels->levels[i])
       continue;
@@ -132,7 +157,7 @@ static void make_plan(mutation_plan *plan, const na_header_levels *levels) {
 static bool is_replaced(const mutation_plan *plan, uint32_t from, na_str name) {
   for (uint32_t i = from; i < plan->n; i++)
     if ((plan->ops[i]->op == NA_HEADER_SET || plan->ops[i]->op == NA_HEADER_REMOVE) &&
-        na_str_ieq2(name_of(plan->ops[i]), name))
+        na_str_ieq2(name_of(plan->ops[i]), name) && !is_void(plan, plan->ops[i]))
       return true;
   return false;
 }
@@ -147,7 +172,7 @@ static bool is_own(const mutation_plan *plan, na_str name) {
 /* Whether a header of this name is there before operation `at`. */
 static bool is_present(const mutation_plan *plan, uint32_t at, na_str name) {
   while (at-- > 0)
-    if (na_str_ieq2(name_of(plan->ops[at]), name))
+    if (na_str_ieq2(name_of(plan->ops[at]), name) && !is_void(plan, plan->ops[at]))
       return plan->ops[at]->op != NA_HEADER_REMOVE;
   if (is_own(plan, name))
     return true;
@@ -175,6 +200,22 @@ static void write_own(const mutation_plan *plan, na_out *out) {
   }
 }
 
+static void write_operation(const mutation_plan *plan, const na_header_mutation *op, na_out *out) {
+  if (!op->format) {
+    na_out_header(out, name_of(op), value_of(op));
+    return;
+  }
+  size_t start = out->n;
+  na_out_str(out, name_of(op));
+  na_out_bytes(out, ": ", 2);
+  size_t value = out->n;
+  na_format_write(op->format, plan->source, out);
+  if (out->n == value && !out->over)
+    out->n = start; /* nothing to say, no header */
+  else
+    na_out_bytes(out, "\r\n", 2);
+}
+
 static void write_added(const mutation_plan *plan, na_out *out) {
   for (uint32_t i = 0; i < plan->n; i++) {
     const na_header_mutation *op = plan->ops[i];
@@ -182,7 +223,7 @@ static void write_added(const mutation_plan *plan, na_out *out) {
       continue;
     if (op->op == NA_HEADER_ADD_IF_ABSENT && is_present(plan, i, name_of(op)))
       continue;
-    na_out_header(out, name_of(op), value_of(op));
+    write_operation(plan, op, out);
   }
 }
 

@@ -176,7 +176,8 @@ class Cluster:
 
 @dataclass(frozen=True, slots=True)
 class HeaderMutation:
-    """One change to a request's or response's headers; `value` is empty for REMOVE."""
+    """One change to a request's or response's headers; `value` is empty for REMOVE, and may else have command operators
+    (`%REQ(x-user)%`; `%%` is a percent sign)."""
 
     side: HeaderSide
     op: HeaderOp

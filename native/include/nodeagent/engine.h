@@ -225,6 +225,10 @@ enum na_match_kind {
 enum na_header_side { NA_REQUEST = 0, NA_RESPONSE = 1 };
 enum na_header_op { NA_HEADER_SET = 0, NA_HEADER_ADD = 1, NA_HEADER_REMOVE = 2, NA_HEADER_ADD_IF_ABSENT = 3 };
 
+/* Values of headers to set and add may have Envoy's command operators, such as %REQ(x-user)%; %% is a percent sign.
+ * -EINVAL for one that is not known (header_format.c lists them). A header whose value comes out empty is left as it
+ * is. */
+
 /* A virtual host under construction; na_builder_vhost() takes it, na_vhost_free() drops it. */
 NA_API int na_vhost_new(const char *name, uint32_t tag, na_vhost **out);
 NA_API void na_vhost_free(na_vhost *vhost);
