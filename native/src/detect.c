@@ -67,8 +67,19 @@ static void ended(na_conn *conn) {
     decided(conn, SNIFF_OTHER);
 }
 
+/* Go on by what is there; whether it tells enough. */
+static bool is_decided(na_conn *conn) {
+  int sniffed = na_h1_sniff(na_input_bytes(&conn->in), na_input_length(&conn->in));
+  if (sniffed == SNIFF_MORE)
+    return false;
+  decided(conn, sniffed);
+  return true;
+}
+
 static void read_first(na_conn *conn) {
   na_stream *stream = &conn->stream;
+  if (is_decided(conn)) /* by what was read for the greeting */
+    return;
   while (stream->readable) {
     ssize_t n = na_input_fill(&conn->in, stream, conn->worker->io, conn->worker->io_size, conn->worker->io_size);
     if (n == -EAGAIN)
@@ -81,11 +92,8 @@ static void read_first(na_conn *conn) {
       na_conn_close(conn, true);
       return;
     }
-    int sniffed = na_h1_sniff(na_input_bytes(&conn->in), na_input_length(&conn->in));
-    if (sniffed != SNIFF_MORE) {
-      decided(conn, sniffed);
+    if (is_decided(conn))
       return;
-    }
   }
   if (na_input_keep(&conn->in) < 0)
     na_conn_close(conn, true);
@@ -98,15 +106,19 @@ static bool is_one_shot(const na_conn *conn) {
   return conn->request && !conn->keep_alive && conn->body.done;
 }
 
+static void look(na_conn *conn) {
+  read_first(conn);
+  if (!conn->dead && !is_one_shot(conn))
+    na_stream_settle(&conn->stream);
+}
+
 static void on_event(na_watch *watch, uint32_t events) {
   na_stream *stream = na_stream_of(watch);
   na_conn *conn = stream->owner;
   if (conn->dead)
     return;
   (void)na_stream_events(stream, events);
-  read_first(conn);
-  if (!conn->dead && !is_one_shot(conn))
-    na_stream_settle(stream);
+  look(conn);
 }
 
 void na_detect_start(na_conn *conn) {
@@ -116,6 +128,8 @@ void na_detect_start(na_conn *conn) {
   conn->stream.watch.fn = on_event;
   na_conn_deadline(conn, conn->worker->loop.now_ms + (undeclared ? config->detect_timeout_ms : config->idle_timeout_ms),
                    silent);
-  if (conn->stream.readable)
+  if (na_input_length(&conn->in))
+    look(conn);
+  else if (conn->stream.readable)
     na_loop_again(&conn->worker->loop, &conn->stream.watch);
 }

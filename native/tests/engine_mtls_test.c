@@ -229,6 +229,30 @@ static void others_come_in_as_they_are(void **state) {
   expect_passed_on("\x16\x03\x01\x40\x00\x02", 6); /* like TLS, but it is not */
 }
 
+/* What the greeting was recognised by is the beginning of a request. */
+static void plain_requests_are_answered(void **state) {
+  static const char *const first[] = {GET_ROOT, "G", "GET / HT"};
+  need_capture(ready);
+  for (int i = 0; i < 6; i++) {
+    configure(i < 3 ? NA_PROTOCOL_HTTP : NA_PROTOCOL_DETECT, ID_B);
+    struct sockaddr_storage peer;
+    int server = listen_at(false, B, SERVICE), client = dial_from(false, STRANGER, B, SERVICE);
+    put(client, first[i % 3]);
+    usleep(5000);
+    if (i % 3)
+      put(client, GET_ROOT + strlen(first[i % 3]));
+    int upstream = answer_from(server, &peer);
+    expect_head(upstream, "GET / HTTP/1.1");
+    put(upstream, OK_HELLO);
+    expect_head(client, "HTTP/1.1 200 OK");
+    expect(client, "hello");
+    close(client);
+    close(upstream);
+    close(server);
+  }
+  forget_records();
+}
+
 static void a_server_may_speak_first(void **state) {
   need_capture(ready);
   configure(NA_PROTOCOL_TCP, ID_B);
@@ -307,6 +331,7 @@ int main(void) {
       cmocka_unit_test(a_certificate_that_is_taken_away_ends_it),
       cmocka_unit_test(who_it_may_not_be_is_refused),
       cmocka_unit_test(others_come_in_as_they_are),
+      cmocka_unit_test(plain_requests_are_answered),
       cmocka_unit_test(a_server_may_speak_first),
       cmocka_unit_test(a_client_that_only_connects_is_let_go),
       cmocka_unit_test(guards_know_the_peer),
