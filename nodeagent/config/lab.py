@@ -82,7 +82,7 @@ class LabFile:
     nodes: tuple[NodeSpec, ...]
     pods: tuple[PodSpec, ...]
     config: tuple[Path, ...]
-    identity: IdentitySpec | None = None
+    identity: IdentitySpec | None = IdentitySpec()
     """None: no certificates, and all in plain text."""
 
 
@@ -97,7 +97,7 @@ def load_lab_file(path: Path) -> LabFile:
     pods = _pods(members["pods"], nodes) if "pods" in members else ()
     config = members["config"].items() if "config" in members else []
     folders = tuple((path.parent / item.string()).resolve() for item in config)
-    identity = _identity(members["identity"]) if "identity" in members else None
+    identity = _identity(members["identity"]) if "identity" in members else IdentitySpec()
     return LabFile(nodes, pods, folders, identity)
 
 

@@ -118,7 +118,7 @@ def test_errors_of_pods(tmp_path: Path, pod: str, message: str) -> None:
 
 @pytest.mark.parametrize(
     ("text", "lifetime"),
-    [("", None), ("identity: false", None), ("identity: true", 86400), ("identity: {}", 86400),
+    [("", 86400), ("identity: false", None), ("identity: true", 86400), ("identity: {}", 86400),
      ("identity: {certLifetime: 60}", 60)],
 )  # fmt: skip
 def test_identity(tmp_path: Path, text: str, lifetime: int | None) -> None:
