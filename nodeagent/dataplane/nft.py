@@ -3,20 +3,30 @@ it."""
 
 from __future__ import annotations
 
+import contextlib
+import ctypes
+import gc
 import json
+import os
 import threading
+from collections.abc import Iterator
 from typing import Any, Final
 
 from nodeagent.dataplane.netns import NetworkNamespace
 from nodeagent.dataplane.ruleset import TABLE, CaptureRules, chains_of, render, render_removal
 from nodeagent.errors import CapabilityError, NftError
 
+_CLONE_FILES: Final = 0x400  # linux/sched.h
+_NR_OPEN: Final = 1 << 20
+"""fs.nr_open's default: there are no descriptors beyond."""
+_libc = ctypes.CDLL(None, use_errno=True)
 # libnftables is not documented as safe for several threads, even with a context each.
 _library: Final = threading.Lock()
 
 
 def _command(text: str, *, as_json: bool = False) -> tuple[int, str, str]:
-    """Run nft commands in the calling thread's namespace: return code, output, error text."""
+    """Run nft commands in the calling thread's namespace: return code, output, error text. The thread must end
+    after that: it has lost the process's descriptors."""
     try:
         import nftables
     except ImportError as error:
@@ -24,12 +34,32 @@ def _command(text: str, *, as_json: bool = False) -> tuple[int, str, str]:
             "Python's nftables module is missing; install python3-nftables, and use Debian's Python "
             "(/usr/bin/python3, or a venv of it with system site packages)"
         ) from error
-    with _library:
+    with _library, _descriptors_of_its_own():
         # Its netlink socket belongs to the namespace in which the context is made.
         context = nftables.Nftables()
         context.set_json_output(as_json)
         code, output, error_text = context.cmd(text)
     return code, output, error_text
+
+
+@contextlib.contextmanager
+def _descriptors_of_its_own() -> Iterator[None]:
+    """Give the calling thread a table of descriptors of its own, with the standard ones only.
+
+    libnftables waits for answers by select(2), which ends the process when a descriptor is beyond FD_SETSIZE, 1024:
+    an agent with a thousand connections could take on no workload any more. No garbage is collected meanwhile, for
+    what that closes would stay open in the other threads.
+    """
+    collects = gc.isenabled()
+    gc.disable()
+    try:
+        if _libc.unshare(_CLONE_FILES) != 0:
+            raise NftError(f"cannot leave the process's descriptors: {os.strerror(ctypes.get_errno())}")
+        os.closerange(3, _NR_OPEN)
+        yield
+    finally:
+        if collects:
+            gc.enable()
 
 
 def _explain(error_text: str) -> str:

@@ -172,10 +172,27 @@ async def main(wanted: str, pins: Path) -> None:
         kept.append(client)
         return client.recv(1000).decode()
 
+    async def hold(count: int) -> None:
+        """Have that many descriptors in use."""
+        held.extend(os.dup(0) for _ in range(count))
+
+    held: list[int] = []
     kept: list[socket.socket] = []
     verbs: dict[str, Any] = {
         verb.__name__: verb
-        for verb in (enrol, release, drain, remove, reapply, settle, stats, counters, connections, dial_as)
+        for verb in (
+            enrol,
+            release,
+            drain,
+            remove,
+            reapply,
+            settle,
+            hold,
+            stats,
+            counters,
+            connections,
+            dial_as,
+        )
     }
     while line := await asyncio.to_thread(sys.stdin.readline):
         request = json.loads(line)

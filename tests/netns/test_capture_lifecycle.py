@@ -223,3 +223,13 @@ def test_a_namespace_without_loopback_is_named() -> None:
         pod.ip("link", "set", "lo", "down")
         with pytest.raises(NetnsError, match="ip link set lo up"):
             Capture(pod.handle, CaptureRules.for_agent(group.group)).apply()
+
+
+def test_an_agent_with_many_connections_takes_on_another_pod(captured: Captured) -> None:
+    """More than FD_SETSIZE descriptors, which libnftables would not survive."""
+    other = captured.network.add("other", default_route=True)
+    captured.agent.ask("hold", count=1100)
+    captured.agent.enrol(other, "other")
+    with peer_server(captured.outside, 8080), dial(other, captured.outside.v4, 8080) as client:
+        assert read_line(client)
+    captured.agent.ask("remove", uid="other")
