@@ -171,9 +171,27 @@ def check(wanted: Plan, status: int, headers: dict[str, str], body: bytes) -> st
     return ""
 
 
-async def _worker(connection: Connection, rng: random.Random, left: list[int], tally: Tally) -> None:
-    while left[0] > 0:
-        left[0] -= 1
+@dataclass
+class Pace:
+    """Hands out the requests to make, at most `rate` in a second (0: as fast as it goes)."""
+
+    left: int
+    rate: float
+    started: float = field(default_factory=time.monotonic)
+    taken: int = 0
+
+    async def take(self) -> bool:
+        """Wait for the next request's time; False when there are none left."""
+        if self.taken >= self.left:
+            return False
+        due = self.started + self.taken / self.rate if self.rate else 0.0
+        self.taken += 1
+        await asyncio.sleep(max(0.0, due - time.monotonic()))
+        return True
+
+
+async def _worker(connection: Connection, rng: random.Random, pace: Pace, tally: Tally) -> None:
+    while await pace.take():
         wanted = plan(rng)
         try:
             status, headers, body = await asyncio.wait_for(connection.exchange(wanted), RESPONSE_TIMEOUT)
@@ -190,16 +208,16 @@ async def _worker(connection: Connection, rng: random.Random, left: list[int], t
     await connection.close()
 
 
-async def run(url: str, requests: int, connections: int, seed: int) -> dict[str, object]:
+async def run(url: str, requests: int, connections: int, seed: int, rate: float = 0.0) -> dict[str, object]:
     """Send `requests` over `connections`; the summary that is printed."""
     parts = urlsplit(url)
     assert parts.hostname is not None
     port = parts.port or 80
-    left, tally = [requests], Tally()
+    pace, tally = Pace(requests, rate), Tally()
     started = time.monotonic()
     await asyncio.gather(
         *(
-            _worker(Connection(parts.hostname, port, parts.netloc), random.Random(seed + n), left, tally)
+            _worker(Connection(parts.hostname, port, parts.netloc), random.Random(seed + n), pace, tally)
             for n in range(connections)
         )
     )
@@ -220,8 +238,11 @@ def main() -> int:
     parser.add_argument("--requests", type=int, default=1000)
     parser.add_argument("--connections", type=int, default=64)
     parser.add_argument("--seed", type=int, default=1)
+    parser.add_argument("--rate", type=float, default=0.0, help="requests per second at most; 0: no limit")
     arguments = parser.parse_args()
-    summary = asyncio.run(run(arguments.url, arguments.requests, arguments.connections, arguments.seed))
+    summary = asyncio.run(
+        run(arguments.url, arguments.requests, arguments.connections, arguments.seed, arguments.rate)
+    )
     json.dump(summary, sys.stdout)
     print()
     return 1 if summary["failures"] else 0
