@@ -32,6 +32,9 @@ from nodeagent.snapshot.policies import (
 
 DRY_RUN: Final = "istio_dry_run_"
 """Prefix of istiod's shadow rules that nothing depends on."""
+# Where Envoy's network filter tells what its shadow rules found, and where the engine does so for both.
+_NETWORK_METADATA: Final = "envoy.filters.network.rbac"
+_RULES_METADATA: Final = "envoy.filters.http.rbac"
 _PEER_PRINCIPAL: Final = "io.istio.peer_principal"
 _TEMPLATE: Final = "envoy.extensions.path.match.uri_template.v3.UriTemplateMatchConfig"
 _DYNAMIC: Final = 0  # MetadataSource
@@ -207,7 +210,8 @@ def _filter_state(message: Any) -> Check:
 
 def metadata_check(message: Any) -> Check:
     """A MetadataMatcher, on what earlier stages found out."""
-    name = SEGMENT.join((message.filter, *(segment.key for segment in message.path)))
+    filter_name = _RULES_METADATA if message.filter == _NETWORK_METADATA else message.filter
+    name = SEGMENT.join((filter_name, *(segment.key for segment in message.path)))
     check = _value(name, message.value)
     return _not(check) if message.invert else check
 

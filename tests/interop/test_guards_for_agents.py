@@ -20,7 +20,7 @@ from nodeagent.controlplane.sources.objects import read_object
 from nodeagent.controlplane.view import View
 from nodeagent.controlplane.world import MeshSettings, World
 from nodeagent.controlplane.xds.node import read_node
-from nodeagent.snapshot.policies import Callout, RuleAction, Rules, Tokens
+from nodeagent.snapshot.policies import Callout, RuleAction, Rules, TextCheck, Tokens
 from nodeagent.snapshot.values import Protocol
 
 EVERYTHING = Path(__file__).parents[1] / "golden" / "translate" / "cases" / "security.yaml"
@@ -75,6 +75,15 @@ def test_the_order_of_stages(compiled: InboundPiece) -> None:
     ]
     connections = kinds(compiled.ports[5432].guarding.connection)
     assert connections == ["DENY", "deny", "CALLOUT", "LOG", "deny", "DENY", "ALLOW"]
+
+
+def test_callouts_look_where_shadow_rules_tell_what_they_found(compiled: InboundPiece) -> None:
+    """For connections as for requests: else nobody would ever be asked, and all let through."""
+    found = "envoy.filters.http.rbac\x1fistio_ext_authz_shadow_effective_policy_id"
+    stages = (*compiled.ports[8080].guarding.request, *compiled.ports[5432].guarding.connection)
+    conditions = [stage.when for stage in stages if isinstance(stage, Callout)]
+    assert len(conditions) == 3
+    assert {when.name for when in conditions if isinstance(when, TextCheck)} == {found}
 
 
 def test_the_allowing_rule_of_a_tcp_port(compiled: InboundPiece) -> None:
