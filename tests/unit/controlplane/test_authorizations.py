@@ -8,7 +8,7 @@ import pytest
 from google.protobuf import json_format
 from harness.xds_client import node
 
-from nodeagent.controlplane.kinds import AddressKind, AuthorizationKind
+from nodeagent.controlplane.kinds import KINDS, AddressKind, AuthorizationKind
 from nodeagent.controlplane.report import Report
 from nodeagent.controlplane.sources.base import Batch, ObjectKey
 from nodeagent.controlplane.view import View
@@ -311,3 +311,8 @@ def test_a_mesh_wide_mode_concerns_everybody(configured: Any) -> None:
     assert change.guarded == {"*"}
     assert {STRICT, CONVERTED} <= change.policies
     assert len(change.addresses) == 3
+
+
+def test_policies_are_sent_before_the_workloads_that_list_them() -> None:
+    order = [type(kind) for kind in KINDS]
+    assert order.index(AuthorizationKind) < order.index(AddressKind)
