@@ -38,12 +38,15 @@ class Step(StrEnum):
     GUARDS = "guards"
     STAGE = "stage"
     POLICY = "policy"
+    TOKENS = "tokens"
+    CALLOUT = "callout"
     VERDICT = "verdict"
 
 
 @dataclass(frozen=True, slots=True)
 class AccessStep:
-    """A line of the answer: `words` are what follows (of a policy: its name, and `matched` or `not matched`)."""
+    """A line of the answer: `words` are what follows. Of a policy: its name, and `matched` or `not matched`; of tokens:
+    what is found out about them (`OK`); of a callout: the cluster, and `would be asked` or `not asked`."""
 
     step: Step
     words: tuple[str, ...]

@@ -710,6 +710,8 @@ typedef struct na_access_question {
  *   guards    every|connection|request    whose stages follow
  *   stage     [shadow ]allow|deny|log     or what a stage of another kind says of itself
  *   policy    NAME    matched|not matched
+ *   tokens    what is found out about the request's tokens (`OK`, `Jwt is expired`)
+ *   callout   CLUSTER would be asked|not asked      nobody is asked: it counts as allowed
  *   verdict   allowed|denied  [STATUS  DETAIL]
  * Returns the length; -ENOENT: the workload's inbound configuration is not in force; -EINVAL: no such request can be;
  * -ENOSPC. */

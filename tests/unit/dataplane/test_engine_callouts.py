@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 from harness import require
-from harness.guarded_pod import CLIENT, CLUSTER, HERE, TCP, WEB, GuardedPod, guarded_pod
+from harness.guarded_pod import CLIENT, CLUSTER, HERE, TCP, UID, WEB, GuardedPod, guarded_pod
 from harness.scripted_authorizer import (
     GrpcAuthorizer,
     HttpAnswer,
@@ -19,7 +19,9 @@ from harness.scripted_authorizer import (
     response,
 )
 
+from nodeagent.dataplane.access import AccessQuestion, AccessStep, Step
 from nodeagent.dataplane.report import format_flags
+from nodeagent.snapshot.address import parse_address
 from nodeagent.snapshot.matches import MatchKind
 from nodeagent.snapshot.policies import (
     Always,
@@ -272,6 +274,18 @@ async def test_it_is_asked_only_when_it_is_to_be(pod: GuardedPod, service: GrpcA
     await pod.guard(deny, BY_GRPC, authorizers=(GRPC,))
     assert (await pod.ask("/asked/a")).status == 403
     assert len(service.requests) == 1
+
+
+async def test_it_is_explained_without_asking(pod: GuardedPod, service: GrpcAuthorizer) -> None:
+    check = TextCheck(Attribute.PATH, MatchKind.PREFIX, "/asked")
+    await pod.guard(replace(BY_GRPC, when=check), authorizers=(GRPC,))
+    here = parse_address(HERE)
+    for path, words in (("/asked", "would be asked"), ("/", "not asked")):
+        question = AccessQuestion(WEB, here, here, method="GET", authority="a", path=path)
+        answer = pod.engine.explain_access(UID, question)
+        assert answer.allowed
+        assert AccessStep(Step.CALLOUT, (CLUSTER, words)) in answer.steps
+    assert service.requests == []
 
 
 async def test_a_cluster_that_is_not_there_does_not_answer(pod: GuardedPod) -> None:

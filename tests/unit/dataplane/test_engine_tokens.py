@@ -15,8 +15,10 @@ from cryptography.hazmat.primitives.asymmetric import ec, ed25519, padding, rsa
 from cryptography.hazmat.primitives.asymmetric.utils import decode_dss_signature
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 from harness import require
-from harness.guarded_pod import GuardedPod, guarded_pod
+from harness.guarded_pod import UID, WEB, GuardedPod, guarded_pod
 
+from nodeagent.dataplane.access import AccessQuestion, AccessStep, Step
+from nodeagent.snapshot.address import parse_address
 from nodeagent.snapshot.matches import MatchKind
 from nodeagent.snapshot.policies import (
     AllowMissing,
@@ -256,6 +258,26 @@ async def test_verified_tokens_are_remembered_until_they_expire(pod: GuardedPod)
     assert (await pod.ask("/", bearer(lasting))).body == "Jwt verification fails"
     await pod.guard(tokens(replace(PROVIDER, keys=())))
     assert (await pod.ask("/", bearer(lasting))).body == "Jwks doesn't have any valid public key"
+
+
+async def test_it_is_explained(pod: GuardedPod) -> None:
+    name = "envoy.filters.http.jwt_authn\x1fpayload\x1fsub"
+    jane = TextCheck(Attribute.METADATA, MatchKind.EXACT, "jane", name)
+    await pod.guard(tokens(PROVIDER), Rules(RuleAction.ALLOW, (Policy("jane", jane),)))
+
+    def explain(text: str) -> tuple[int, list[AccessStep]]:
+        here = parse_address("127.0.0.1")
+        headers = (("authorization", f"Bearer {text}"),)
+        question = AccessQuestion(WEB, here, here, method="GET", authority="a", headers=headers)
+        answer = pod.engine.explain_access(UID, question)
+        return answer.status, [step for step in answer.steps if step.step in (Step.TOKENS, Step.POLICY)]
+
+    assert explain(token(KEY)) == (
+        0,
+        [AccessStep(Step.TOKENS, ("OK",)), AccessStep(Step.POLICY, ("jane", "matched"))],
+    )
+    assert explain(token(KEY, sub="joe"))[0] == 403
+    assert explain(token(KEY, exp=1)) == (401, [AccessStep(Step.TOKENS, ("Jwt is expired",))])
 
 
 async def test_a_bad_key_spoils_no_other(pod: GuardedPod, caplog: pytest.LogCaptureFixture) -> None:
