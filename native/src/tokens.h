@@ -11,7 +11,7 @@
 
 /* Bounds; above them -E2BIG. */
 #define NA_MAX_PROVIDERS   256 /* of a stage */
-#define NA_MAX_TOKEN_ITEMS 64  /* of one provider: keys, places, audiences, headers and claims, each */
+#define NA_MAX_TOKEN_ITEMS 128 /* of one provider: keys, places, audiences, headers and claims, each */
 #define NA_MAX_TOKEN_RULES 1024
 #define NA_MAX_NEEDS       256 /* of a rule */
 /* Tokens that a request may have for one need; with more it is refused. */
