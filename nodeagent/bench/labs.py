@@ -15,6 +15,7 @@ from typing import Final, Self
 from nodeagent.bench.accounting import CpuTime, Memory, cpu_time, memory
 from nodeagent.bench.services import ECHO, SERVICES
 from nodeagent.bench.stage import Stage, program
+from nodeagent.config.bench import BenchConfig
 from nodeagent.errors import BenchError
 from nodeagent.lab import adminclient, cgroups, down, netns, up
 from nodeagent.lab.names import LabNames, netns_path
@@ -78,12 +79,19 @@ class BenchLab:
         self.backend_address = ""
 
     @classmethod
-    def bring_up(cls, stage: Stage, key: str, shape: Shape) -> Self:
+    def bring_up(cls, stage: Stage, config: BenchConfig, key: str, shape: Shape) -> Self:
         """Bring one up; `key` tells labs apart."""
         names = LabNames(f"bench{os.getpid()}{key}")
         nodes = (_CLIENT_NODE, "other")[: shape.nodes]
         file = _write(stage.folder, key, nodes, shape)
-        status = up.bring_up(names, file, plain=shape.plain, timeout=_UP_SECONDS, progress=lambda _: None)
+        status = up.bring_up(
+            names,
+            file,
+            plain=shape.plain,
+            timeout=_UP_SECONDS,
+            progress=lambda _: None,
+            capture=config.capture_mode,
+        )
         lab = cls(names, [] if shape.plain else [names.agent_cgroup(node) for node in nodes])
         try:
             _pin(cgroups.processes(names.cgroup), stage.cores.load)

@@ -33,6 +33,9 @@ def bench(
     captured: Annotated[
         bool, typer.Option("--captured", help="Through a lab's capture, not an explicit proxy.")
     ] = False,
+    capture_mode: Annotated[
+        str, typer.Option(help="How agents capture where a scenario has any: nft, ebpf or auto.")
+    ] = "nft",
     access_log: Annotated[
         bool, typer.Option(help="nodeagent writes an access log; the others never do.")
     ] = True,
@@ -67,6 +70,7 @@ def bench(
         warm_up=warm_up,
         workers=workers,
         captured=captured,
+        capture_mode=capture_mode,
         access_log=access_log,
         steal_percent=steal,
         services=services,

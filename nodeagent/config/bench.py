@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from dataclasses import dataclass
 
+from nodeagent.config.agent import CAPTURE_MODES
 from nodeagent.errors import CapabilityError, ConfigError
 
 
@@ -20,6 +21,8 @@ class BenchConfig:
     """Worker threads of every proxy."""
     captured: bool = False
     """Measure through a lab's capture, not through an explicit proxy."""
+    capture_mode: str = "nft"
+    """How labs' agents capture: one of config.agent.CAPTURE_MODES."""
     access_log: bool = True
     """nodeagent makes an access record of each request and writes a log; the peers never do."""
     steal_percent: float = 1.0
@@ -37,6 +40,10 @@ class BenchConfig:
         _within("--steal", self.steal_percent, 0, 100)
         _within("--services", self.services, 1, 50_000)
         _within("--connections", self.connections, 1, 20_000)
+        if self.capture_mode not in CAPTURE_MODES:
+            raise ConfigError(
+                f"--capture-mode {self.capture_mode}: must be one of {', '.join(CAPTURE_MODES)}"
+            )
 
 
 def _within(option: str, value: float, low: float, high: float) -> None:

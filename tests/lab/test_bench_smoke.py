@@ -183,6 +183,7 @@ def test_wrong_usage_is_told(tmp_path: Path) -> None:
         (["htp1"], "did you mean http1"),
         (["--peers", "envoi"], "did you mean envoy"),
         (["--rounds", "0"], "--rounds 0: must be between"),
+        (["--capture-mode", "bpf"], "--capture-mode bpf: must be one of"),
         (["--json", str(tmp_path / "no" / "where.json")], "cannot write"),
     ):
         done = subprocess.run(

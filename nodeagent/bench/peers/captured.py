@@ -27,7 +27,7 @@ class CapturedPeer(Peer):
         """Bring the lab up, with its processes on their cores."""
         if config.workers != 1:
             raise BenchError("a lab's agents have one worker; --captured goes with --workers 1")
-        lab = BenchLab.bring_up(stage, self.name[0], Shape(plain=self.plain))
+        lab = BenchLab.bring_up(stage, config, self.name[0], Shape(plain=self.plain))
         return Running(self.name, lab.targets(), (lab,), lab.pod("client"), HOST)
 
 

@@ -80,7 +80,7 @@ class MutualSubject(Peer):
         """Bring up a lab with identities; its CA signs for load or back end."""
         if config.workers != 1:
             raise BenchError("a lab's agents have one worker; mtls goes with --workers 1")
-        lab = BenchLab.bring_up(stage, self._hop.key(self.name), self._hop.shape)
+        lab = BenchLab.bring_up(stage, config, self._hop.key(self.name), self._hop.shape)
         if self._hop.server:
             here = {service.name: f"{lab.backend_address}:{service.backend_port}" for service in SERVICES}
             tls = certify(lab.names.identity, "client").prefix
@@ -98,7 +98,7 @@ class MutualPeer(Peer):
     def start(self, stage: Stage, config: BenchConfig, services: Sequence[Service]) -> Running:
         """Bring a lab up, and the proxy in one of its pods."""
         hop = self._hop
-        lab = BenchLab.bring_up(stage, hop.key(self.name), Shape(plain=True, sidecar=not hop.server))
+        lab = BenchLab.bring_up(stage, config, hop.key(self.name), Shape(plain=True, sidecar=not hop.server))
         address = lab.backend_address if hop.server else "127.0.0.1"
         here = {service.name: f"{address}:{self.port(service)}" for service in SERVICES}
         client, backend = certify(stage.folder, "client"), certify(stage.folder, "backend")

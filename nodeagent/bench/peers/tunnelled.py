@@ -55,7 +55,7 @@ class TwoNodes(Peer):
         if config.workers != 1:
             raise BenchError("a lab's agents have one worker; tunnels go with --workers 1")
         shape = Shape(nodes=2, plain=self.plain, identity=not self.plain)
-        lab = BenchLab.bring_up(stage, f"t{self.name[0]}", shape)
+        lab = BenchLab.bring_up(stage, config, f"t{self.name[0]}", shape)
         return Running(self.name, lab.targets(), (lab,), lab.pod("client"), HOST)
 
 
@@ -94,7 +94,7 @@ class EnvoyPair(Peer):
 
     def start(self, stage: Stage, config: BenchConfig, services: Sequence[Service]) -> Running:
         """Bring a lab up without agents, and the Envoys in its pods."""
-        lab = BenchLab.bring_up(stage, f"t{self.name[0]}", Shape(nodes=2, plain=True))
+        lab = BenchLab.bring_up(stage, config, f"t{self.name[0]}", Shape(nodes=2, plain=True))
         here = {service.name: f"127.0.0.1:{self.port(service)}" for service in SERVICES}
         running = Running(self.name, here, (lab,), lab.pod("client"), HOST)
         try:
