@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import re
 from typing import Any, Final
 
 from nodeagent.compiler.report import Report
+from nodeagent.model.header_commands import unsupported
 from nodeagent.snapshot.values import HeaderMutation, HeaderOp, HeaderSide
 
 # HeaderValueOption.HeaderAppendAction
@@ -14,21 +14,6 @@ _ACTIONS: Final = {0: HeaderOp.ADD, 1: HeaderOp.ADD_IF_ABSENT, 2: HeaderOp.SET}
 _CONNECTION_HEADERS: Final = frozenset(
     {"connection", "content-length", "keep-alive", "proxy-connection", "te", "transfer-encoding", "upgrade"}
 )
-COMMANDS: Final = frozenset(
-    (
-        "BYTES_RECEIVED", "CONNECTION_ID", "HOSTNAME", "PROTOCOL", "REQ", "RESP", "RESPONSE_CODE",
-        "RESPONSE_CODE_DETAILS", "ROUTE_NAME", "START_TIME", "UPSTREAM_CLUSTER", "UPSTREAM_CLUSTER_RAW",
-        "UPSTREAM_HOST", "DOWNSTREAM_PEER_URI_SAN",
-        "DOWNSTREAM_DIRECT_REMOTE_ADDRESS", "DOWNSTREAM_DIRECT_REMOTE_ADDRESS_WITHOUT_PORT",
-        "DOWNSTREAM_DIRECT_REMOTE_PORT", "DOWNSTREAM_LOCAL_ADDRESS", "DOWNSTREAM_LOCAL_ADDRESS_WITHOUT_PORT",
-        "DOWNSTREAM_LOCAL_PORT", "DOWNSTREAM_REMOTE_ADDRESS", "DOWNSTREAM_REMOTE_ADDRESS_WITHOUT_PORT",
-        "DOWNSTREAM_REMOTE_PORT", "UPSTREAM_LOCAL_ADDRESS", "UPSTREAM_LOCAL_ADDRESS_WITHOUT_PORT",
-        "UPSTREAM_LOCAL_PORT", "UPSTREAM_REMOTE_ADDRESS", "UPSTREAM_REMOTE_ADDRESS_WITHOUT_PORT",
-        "UPSTREAM_REMOTE_PORT",
-    )
-)  # fmt: skip
-"""Envoy's command operators that the engine knows (native/src/header_format.c)."""
-_OPERATOR: Final = re.compile(r"%(?:%|([A-Z0-9_]+)(?:\([^)]*\))?(?::[0-9]+)?%)")
 _SIDES: Final = ((HeaderSide.REQUEST, "request"), (HeaderSide.RESPONSE, "response"))
 
 
@@ -61,7 +46,7 @@ def _compile_option(side: HeaderSide, option: Any, report: Report) -> HeaderMuta
     raw = option.header.value or option.header.raw_value.decode("latin-1")
     if not raw and not option.keep_empty_value:
         return None  # Envoy adds no header whose value comes out empty, unless it is told to
-    if reason := _unsupported(raw):
+    if reason := unsupported(raw):
         report.warn(f"{name}: {reason}; the header is left as it is")
         return None
     if option.HasField("append"):
@@ -81,14 +66,3 @@ def _name(name: str) -> str:
     if not lower:
         raise ValueError("a header change names no header")
     return lower
-
-
-def _unsupported(value: str) -> str:
-    """Why the engine cannot make a value with command operators; empty if it can."""
-    rest = _OPERATOR.sub(lambda match: "" if match[1] is None or match[1] in COMMANDS else match[0], value)
-    if "%" not in rest:
-        return ""
-    unknown = _OPERATOR.search(rest)
-    if unknown is None:
-        return f"{value!r} has a percent sign that begins no command operator (%% is a percent sign)"
-    return f"command operator %{unknown[1]}% is not supported"

@@ -24,8 +24,8 @@ from nodeagent.snapshot.values import (
 
 DEFAULT_TIMEOUT_MS: Final = 15_000
 """RouteAction.timeout, if it is not set (route_components.proto)."""
-MAX_BODY: Final = 4096
-"""RouteConfiguration.max_direct_response_body_size_bytes, if it is not set."""
+MAX_BODY: Final = 1 << 20
+"""The engine's NA_MAX_BODY, and istiod's max_direct_response_body_size_bytes."""
 _REDIRECT_CODES: Final = {0: 301, 1: 302, 2: 303, 3: 307, 4: 308}
 # Fields that are understood, and those that change nothing that a client or server could see here.
 _MUTATIONS: Final = (

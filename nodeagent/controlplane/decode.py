@@ -153,6 +153,9 @@ class Fields:
         if not isinstance(value, kinds) or (isinstance(value, bool) and bool not in kinds):
             self.error(name, f"expected {expected}, got {type_name(value)}", "wrong-type")
             return None
+        if isinstance(value, str) and "\0" in value:
+            self.error(name, "cannot hold a NUL character")
+            return None
         return value
 
     def string(self, name: str, default: str = "", *, required: bool = False) -> str:
@@ -268,6 +271,8 @@ class Fields:
     def _map(self, name: str) -> Iterator[tuple[str, Any]]:
         value = self._take(name, (dict,), "an object", False)
         for key, item in (value or {}).items():
+            if "\0" in str(key):
+                self.error(name, "a key cannot hold a NUL character")
             yield str(key), item
 
     def _is_string(self, name: str, key: str, value: object) -> bool:

@@ -10,6 +10,7 @@ from nodeagent.controlplane.decode import Fields, group_count
 from nodeagent.controlplane.istio.values import HeaderOperations, Headers, MatchKind, StringMatch
 from nodeagent.controlplane.kubernetes.metadata import check_export_to
 from nodeagent.controlplane.report import Severity
+from nodeagent.model.header_commands import unsupported
 from nodeagent.model.names import canonical_address, resolve_host
 
 _LABEL: Final = r"[a-z0-9]([-a-z0-9_]{0,61}[a-z0-9])?"
@@ -18,7 +19,8 @@ _HOST: Final = re.compile(rf"^{_LABEL}(\.{_LABEL})*\.?$", re.IGNORECASE)
 _TOKEN: Final = re.compile(r"^[!#$%&'*+\-.^_`|~0-9A-Za-z]+$")
 _PSEUDO_HEADERS: Final = frozenset({":authority", ":method", ":path", ":scheme"})
 # Envoy's substitution commands in header values, and what it refuses: a lone percent sign.
-_FORMAT: Final = re.compile(r"^(%%|%[A-Z][A-Z0-9_]*(\([^()%]*\))?(:\d+)?%|[^%])*$")
+_FORMAT: Final = re.compile(r"^(%%|%[A-Z][A-Z0-9_]*(\([^()]*\))?(:\d+)?%|[^%])*$")
+_CONTROL: Final = re.compile(r"[\x00-\x08\x0a-\x1f\x7f]")
 _AUTHORITY_NAMES: Final = frozenset({"host", ":authority"})
 # What of a request target may be there (RFC 3986, and what is beyond it in use), and what of a Location.
 _TARGET: Final = re.compile(r"^[!-~]*$")
@@ -153,21 +155,20 @@ def _check_header(fields: Fields, path: str, name: str, value: str) -> None:
     elif name.lower() in _CONNECTION_HEADERS:
         message = f"{name} belongs to the connection; the agent leaves it as it is"
         fields.problems.add(Severity.WARNING, "connection-header", path, message)
-    if any(character in value for character in "\r\n\0"):
-        fields.problems.error(path, "a header value cannot hold line breaks or NUL")
+    if _CONTROL.search(value):
+        fields.problems.error(path, "a header value cannot hold line breaks or other control characters")
     elif not _FORMAT.match(value):
         fields.problems.error(
             path, f"{value!r}: a percent sign begins a command such as %PROTOCOL%; write it as %%"
         )
-    elif "%" in value.replace("%%", ""):
-        message = (
-            f"{value!r}: the agent does not support commands in header values yet; it leaves the header out"
-        )
+    elif reason := unsupported(value):
+        message = f"{reason} by the agent; it leaves the header as it is"
         fields.problems.add(Severity.WARNING, "not-supported-yet", path, message)
 
 
 def _check_authority(fields: Fields, path: str, value: str) -> None:
-    if value and not _AUTHORITY.match(value):
+    found = _AUTHORITY.match(value)
+    if value and (found is None or int((found[2] or ":")[1:] or 0) > 65535):
         fields.problems.error(path, f"{value!r} is not a host with an optional port")
 
 
@@ -213,6 +214,8 @@ def substitution(fields: Fields, name: str, pattern: str) -> str:
             fields.error(name, f"\\{reference} means a group that the pattern does not have; it has {groups}")
         elif not reference.isdecimal() and reference != "\\":
             fields.error(name, "a backslash must be followed by a digit or another backslash")
+    if not _TARGET.match(value) or "#" in value:
+        fields.error(name, f"{value!r} has a character that a path cannot have; write it percent-encoded")
     return value
 
 

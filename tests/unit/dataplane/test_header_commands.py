@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import pytest
 
-from nodeagent.compiler.mutation import COMMANDS
 from nodeagent.dataplane.virtual_host import make_virtual_host
 from nodeagent.errors import EngineError
+from nodeagent.model.header_commands import COMMANDS
 from nodeagent.snapshot.values import HeaderMutation, HeaderOp, HeaderSide, VirtualHost
 
 NEEDS_A_NAME = ("REQ", "RESP")
