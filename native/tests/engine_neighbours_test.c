@@ -4,6 +4,8 @@
  * (10.1.0.2), which is captured. Each side must know the other, and nobody else must be taken for it. Needs root and
  * nft.
  */
+#include <openssl/ssl.h>
+
 #include "capture_rig.h"
 #include "hbone_rig.h"
 
@@ -193,6 +195,42 @@ static void http_is_pooled_by_who_asks(void **state) {
   forget_records();
 }
 
+/* The first bytes of somebody who speaks Istio's mTLS. */
+static size_t mesh_hello(uint8_t *out, size_t size) {
+  SSL_CTX *context = SSL_CTX_new(TLS_client_method());
+  SSL *ssl = SSL_new(context);
+  BIO *in = BIO_new(BIO_s_mem()), *written = BIO_new(BIO_s_mem());
+  SSL_set_bio(ssl, in, written);
+  assert_int_equal(SSL_set_alpn_protos(ssl, (const uint8_t *)"\x5istio", 6), 0);
+  assert_true(SSL_connect(ssl) < 0);
+  int n = BIO_read(written, out, (int)size);
+  assert_true(n > 0);
+  SSL_free(ssl);
+  SSL_CTX_free(context);
+  return (size_t)n;
+}
+
+/* An application of the mesh that does mTLS by itself talks to the other application, not to its agent. */
+static void what_the_application_speaks_is_its_own(void **state) {
+  need_capture(ready);
+  struct sockaddr_storage peer;
+  uint8_t hello[4096], got[sizeof hello];
+  size_t n = mesh_hello(hello, sizeof hello);
+  identify();
+  serve(NA_PROTOCOL_TCP);
+  route(false, ID_B);
+  int server = listen_at(false, B, SERVICE), client = dial(proxy);
+  put_n(client, hello, n);
+  int upstream = answer_from(server, &peer);
+  get_n(upstream, got, n);
+  assert_memory_equal(got, hello, n);
+  close(client);
+  expect_end(upstream);
+  close(upstream);
+  close(server);
+  forget_records();
+}
+
 /* What cannot be vouched for goes by a tunnel, which says what is wrong. */
 static void who_it_may_not_be_is_not_met(void **state) {
   need_capture(ready);
@@ -258,11 +296,9 @@ static void who_has_left_is_not_met(void **state) {
 
 int main(void) {
   const struct CMUnitTest tests[] = {
-      cmocka_unit_test(each_knows_the_other),
-      cmocka_unit_test(nobody_else_is_taken_for_it),
-      cmocka_unit_test(http_is_pooled_by_who_asks),
-      cmocka_unit_test(who_it_may_not_be_is_not_met),
-      cmocka_unit_test(an_absent_application_is_a_reset),
+      cmocka_unit_test(each_knows_the_other),         cmocka_unit_test(nobody_else_is_taken_for_it),
+      cmocka_unit_test(http_is_pooled_by_who_asks),   cmocka_unit_test(what_the_application_speaks_is_its_own),
+      cmocka_unit_test(who_it_may_not_be_is_not_met), cmocka_unit_test(an_absent_application_is_a_reset),
       cmocka_unit_test(who_has_left_is_not_met),
   };
   return cmocka_run_group_tests(tests, set_up, tear_down);
