@@ -18,6 +18,7 @@ COMMANDS: Final[dict[str, tuple[str, str]]] = {
     "status": ("nodeagent.cli.status", "Show whether an agent is connected, in sync and serving."),
     "get": ("nodeagent.cli.get", "List what an agent knows: workloads, services, routes, clusters, ..."),
     "analyze": ("nodeagent.cli.analyze", "Find what is wrong with configuration before it is applied."),
+    "doctor": ("nodeagent.cli.doctor", "Find whether this machine can capture, and what it lacks."),
     "ca": ("nodeagent.cli.ca", "Make a control plane's CA, show it, and replace its root."),
     "lab": ("nodeagent.cli.lab", "Nodes and pods as network namespaces on this machine."),
     "bench": ("nodeagent.cli.bench", "Measure the data path beside other proxies."),

@@ -92,7 +92,7 @@ def netns_cookie(namespace: NetworkNamespace) -> int:
         raise CapabilityError("the kernel has no netns cookies; they came with Linux 5.14") from error
 
 
-def _root_of_cgroups() -> Path:
+def root_of_cgroups() -> Path:
     """The root of the hierarchy, which no process can leave; CapabilityError if it cannot be seen from here."""
     mount = find_mount(Path("/proc/mounts").read_text())
     if mount.stat().st_ino != _ROOT_INODE:
@@ -128,7 +128,7 @@ class EbpfNode:
         CapabilityError or BpfError if this kernel or this container cannot; nothing new is attached then.
         """
         ensure_bpffs(self._pins)
-        root = _root_of_cgroups()
+        root = root_of_cgroups()
         for name in ("maps", "links", "netns"):
             make_folder(self.folder / name)
         try:

@@ -6,11 +6,12 @@ anything else is ever in a foreign namespace, and there is no way back that coul
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import errno
 import os
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import TracebackType
 from typing import Final, TypeVar
@@ -104,3 +105,25 @@ class NetworkNamespace:
         self, kind: type[BaseException] | None, value: BaseException | None, traceback: TracebackType | None
     ) -> None:
         self.close()
+
+
+@contextlib.contextmanager
+def scratch_namespace() -> Iterator[NetworkNamespace]:
+    """A new namespace with nothing in it, which goes with the last descriptor and process in it."""
+    opened: list[NetworkNamespace] = []
+    failures: list[NetnsError] = []
+
+    def make() -> None:
+        if _libc.unshare(CLONE_NEWNET) != 0:
+            reason = os.strerror(ctypes.get_errno())
+            failures.append(NetnsError(f"cannot make a network namespace: {reason}; needs CAP_SYS_ADMIN"))
+            return
+        opened.append(NetworkNamespace.open("/proc/thread-self/ns/net"))
+
+    thread = threading.Thread(target=make, name="netns")
+    thread.start()
+    thread.join()
+    if failures:
+        raise failures[0]
+    with opened[0] as namespace:
+        yield namespace
