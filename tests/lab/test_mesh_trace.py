@@ -1,0 +1,49 @@
+"""`nodeagent trace`: the kernel's events of one pod, with the names that its agent knows."""
+
+from __future__ import annotations
+
+import json
+import signal
+import subprocess
+from typing import Any
+
+import pytest
+from harness.mesh import NODEAGENT, Mesh
+
+pytestmark = pytest.mark.lab
+
+REVIEWS = "http://reviews:9080/"
+
+
+def _start(mesh: Mesh, *arguments: str) -> subprocess.Popen[str]:
+    command = [str(NODEAGENT), "trace", *arguments, "--node", "node-a", "--name", mesh.name, "-o", "json"]
+    tracer = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    assert tracer.stderr is not None
+    assert tracer.stderr.readline().startswith("tracing"), tracer.stderr.read()
+    return tracer
+
+
+def _events(tracer: subprocess.Popen[str]) -> list[dict[str, Any]]:
+    tracer.send_signal(signal.SIGINT)
+    output, errors = tracer.communicate(timeout=20)
+    assert tracer.returncode == 0, errors
+    return [json.loads(line) for line in output.splitlines()]
+
+
+def test_connects_of_a_pod_are_told_with_names(mesh: Mesh) -> None:
+    tracer = _start(mesh, "connect", "--pod", "client")
+    assert mesh.statuses("client", 5, REVIEWS, "-H", "connection: close") == {"200": 5}
+    events = _events(tracer)
+    assert events
+    assert all("default/client" in (event["source_name"], event["target_name"]) for event in events)
+    made = {event["target_name"] for event in events if event["what"] == "connected"}
+    assert any(name.startswith("default/reviews-") for name in made), made
+
+
+def test_a_pod_that_is_not_there_is_an_error(mesh: Mesh) -> None:
+    command = [str(NODEAGENT), "trace", "reset", "--pod", "nobody", "--node", "node-a", "--name", mesh.name]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert done.returncode == 1
+    assert "the agent knows no workload default/nobody" in done.stderr
+    done = subprocess.run([*command[:2], "drop", *command[3:]], capture_output=True, text=True)
+    assert "does not tell whose packets it drops" in done.stderr
