@@ -28,18 +28,20 @@ static bool has_dot_segment(const char *p, size_t n) {
 }
 
 /* The normal form is one, and has no other spelling of itself in it. */
-static void check_path(na_str path) {
+static void check_path(na_str path, uint32_t slashes) {
   size_t size = (size_t)path.n * NA_PATH_GROWTH;
   char *first = malloc(size ? size : 1), *second = malloc(size * NA_PATH_GROWTH + 1);
-  long n = na_path_normalise(path, first);
+  long n = na_path_normalise(path, slashes, first);
   if (n >= 0) {
     CHECK(n <= (long)size);
     CHECK(!memchr(first, '\\', (size_t)n));
     if (n && first[0] == '/')
       CHECK(!has_dot_segment(first, (size_t)n));
-    long again = na_path_normalise((na_str){first, (uint32_t)n}, second);
+    long again = na_path_normalise((na_str){first, (uint32_t)n}, slashes, second);
     CHECK(again == n && memcmp(first, second, (size_t)n) == 0);
-    if (na_path_is_plain(path))
+    if (slashes & NA_SLASHES_MERGE && n && first[0] == '/')
+      CHECK(!na_path_repeats_slashes((na_str){first, (uint32_t)n}));
+    if (na_path_is_plain(path) && !na_path_repeats_slashes(path))
       CHECK(n == (long)path.n && memcmp(first, path.p, (size_t)n) == 0);
   }
   free(first);
@@ -136,7 +138,8 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t n) {
   char *path = malloc(path_n ? path_n : 1);
   if (path_n)
     memcpy(path, data, path_n);
-  check_path((na_str){path, (uint32_t)path_n});
+  for (uint32_t slashes = 0; slashes < 8; slashes++)
+    check_path((na_str){path, (uint32_t)path_n}, slashes);
   if (second) {
     check_template((const char *)first + 1, (na_str){path, (uint32_t)path_n});
     check_expression(second + 1, (size_t)(data + n - second - 1));

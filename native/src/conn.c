@@ -219,6 +219,7 @@ static void resolve_inbound(na_conn *conn) {
     protocol = NA_PROTOCOL_TCP;
   conn->tag = tag;
   conn->known = true;
+  conn->slashes = inbound ? na_inbound_slashes(inbound, conn->local.port) : 0;
   if (!inbound || !inbound->guards || na_conn_guard(conn, inbound))
     go_on(conn, protocol, tag);
 }

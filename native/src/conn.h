@@ -76,6 +76,7 @@ struct na_conn {
   uint8_t phase;    /* enum na_conn_phase */
   uint8_t protocol; /* as na_stat_row.protocol */
   uint8_t speaks;   /* enum na_protocol, as configured */
+  uint8_t slashes;  /* how they are read in paths: NA_SLASHES_* */
   bool draining : 1;
   bool keep_alive : 1;  /* the client lets the connection live after this request */
   bool half_closed : 1; /* the client ended its side and waits for answers */

@@ -193,6 +193,7 @@ static bool may_stay(na_conn *conn, const na_inbound *inbound, na_refusal *refus
 
 static void recheck(na_conn *conn, const na_inbound *inbound) {
   na_refusal refusal;
+  conn->slashes = na_inbound_slashes(inbound, conn->local.port);
   if (conn->request && conn->request->tunnel) {
     na_http_guard_again(conn->request, inbound);
     return;

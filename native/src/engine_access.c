@@ -26,14 +26,14 @@ typedef struct hearing {
 /* ---- the request ---- */
 
 /* The path as it is given, or in its normal form. */
-static void write_path(na_out *head, const char *path, bool normal) {
+static void write_path(na_out *head, const char *path, bool normal, uint32_t slashes) {
   na_str part = {path, (uint32_t)strcspn(path, "?")};
   if (!normal) {
     na_out_str(head, part);
   } else if (head->size - head->n < (size_t)part.n * NA_PATH_GROWTH) {
     head->over = true;
   } else {
-    long n = na_path_normalise(part, head->p + head->n);
+    long n = na_path_normalise(part, slashes, head->p + head->n);
     head->over = head->over || n < 0;
     head->n += n < 0 ? 0 : (size_t)n;
   }
@@ -62,7 +62,7 @@ static int read_as_sent(hearing *h, const na_access_question *question, bool nor
   uint32_t scanned = 0;
   na_out_cstr(&head, question->method);
   na_out_cstr(&head, " ");
-  write_path(&head, question->path ? question->path : "/", normal);
+  write_path(&head, question->path ? question->path : "/", normal, na_inbound_slashes(h->inbound, question->port));
   na_out_cstr(&head, " HTTP/1.1\r\nhost: ");
   na_out_cstr(&head, question->authority ? question->authority : "");
   na_out_cstr(&head, "\r\n");
@@ -76,7 +76,7 @@ static int read_as_sent(hearing *h, const na_access_question *question, bool nor
 
 static int read_request(hearing *h, const na_access_question *question) {
   int rc = read_as_sent(h, question, false);
-  return rc || h->head.request.plain ? rc : read_as_sent(h, question, true);
+  return rc ? rc : read_as_sent(h, question, true);
 }
 
 /* ---- asking ---- */

@@ -50,6 +50,7 @@ typedef struct na_rules {
 struct na_guards {
   atomic_uint refs;
   bool sealed;
+  uint8_t slashes;       /* NA_SLASHES_* */
   bool keeps;            /* stages keep something about a request: metadata, changes, or that it waits */
   na_stage *stages[2];   /* by enum na_guarded, in order */
   na_rules *rules;       /* under construction: the stage begun last */

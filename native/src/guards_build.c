@@ -124,6 +124,16 @@ int na_guards_bind(na_guards *guards, na_slots *cluster_names) {
   return rc;
 }
 
+int na_guards_slashes(na_guards *guards, uint32_t flags) {
+  const uint32_t known = NA_SLASHES_MERGE | NA_SLASHES_DECODE | NA_SLASHES_REJECT;
+  int rc = na_guards_begin(guards);
+  if (!rc && flags & ~known)
+    rc = na_guards_fail(guards, -EINVAL, "flags %u of slashes are unknown", flags);
+  if (!rc)
+    guards->slashes = (uint8_t)flags;
+  return rc;
+}
+
 /* ---- rules -------------------------------------------------------------------------------------------------- */
 
 static int name_outcome(na_rules *rules, const char *prefix) {

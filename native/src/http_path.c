@@ -3,6 +3,8 @@
 
 #include <string.h>
 
+#include <nodeagent/engine.h>
+
 #include "http1_parse.h"
 
 bool na_path_is_plain(na_str path) {
@@ -51,16 +53,20 @@ static uint32_t copy(char c, char *out) {
 
 /* Decode what need not be encoded, encode what must be, and turn backslashes. Encodings that are none stay as they are.
  */
-static long respell(na_str path, char *out) {
+static long respell(na_str path, uint32_t slashes, char *out) {
   uint32_t n = 0;
   for (uint32_t i = 0; i < path.n; i++) {
     char c = path.p[i];
     int high = c == '%' && i + 2 < path.n ? digit_of(path.p[i + 1]) : -1;
     int low = high >= 0 ? digit_of(path.p[i + 2]) : -1;
     int decoded = low >= 0 ? high * 16 + low : -1;
-    if (decoded == 0)
+    bool slash = decoded == '/' || decoded == '\\';
+    if (decoded == 0 || (slash && slashes & NA_SLASHES_REJECT))
       return -1;
-    if (decoded > 0 && is_unreserved(decoded) && !completes(out, n, decoded)) {
+    if (slash && slashes & NA_SLASHES_DECODE) {
+      out[n++] = '/';
+      i += 2;
+    } else if (decoded > 0 && is_unreserved(decoded) && !completes(out, n, decoded)) {
       out[n++] = (char)decoded;
       i += 2;
     } else {
@@ -98,7 +104,22 @@ static uint32_t remove_dots(char *path, uint32_t n) {
   return out;
 }
 
-long na_path_normalise(na_str path, char *out) {
-  long n = respell(path, out);
-  return n > 0 && out[0] == '/' ? (long)remove_dots(out, (uint32_t)n) : n;
+static uint32_t merge_slashes(char *path, uint32_t n) {
+  uint32_t out = 0;
+  for (uint32_t i = 0; i < n; i++)
+    if (path[i] != '/' || out == 0 || path[out - 1] != '/')
+      path[out++] = path[i];
+  return out;
+}
+
+bool na_path_repeats_slashes(na_str path) {
+  return path.n && memmem(path.p, path.n, "//", 2);
+}
+
+long na_path_normalise(na_str path, uint32_t slashes, char *out) {
+  long n = respell(path, slashes, out);
+  if (n <= 0 || out[0] != '/')
+    return n;
+  uint32_t length = remove_dots(out, (uint32_t)n);
+  return slashes & NA_SLASHES_MERGE ? merge_slashes(out, length) : length;
 }

@@ -416,8 +416,10 @@ static void keep_texts(na_http_request *request, const na_h1_head *head, const c
 }
 
 /* Room that the request's head needs for its path in normal form; 0: it has it. */
-static size_t growth(const na_request *in) {
-  return in->plain || na_path_is_plain(in->path) ? 0 : (size_t)in->path.n * NA_PATH_GROWTH;
+static size_t growth(const na_request *in, uint32_t slashes) {
+  bool repeats = slashes && na_path_repeats_slashes(in->path);
+  bool normal = !repeats && (in->plain || na_path_is_plain(in->path));
+  return normal ? 0 : (size_t)in->path.n * NA_PATH_GROWTH;
 }
 
 static bool refuse_path(na_http_request *request, uint16_t status) {
@@ -436,7 +438,7 @@ static bool normalise(na_http_request *request, const na_h1_head *head, const ch
   const char *line_end = memchr(path.p, '\n', path.n + after);
   if ((size_t)path.n * NA_PATH_GROWTH > worker->scratch_size)
     return refuse_path(request, 414);
-  long n = na_path_normalise(path, worker->scratch);
+  long n = na_path_normalise(path, request->conn->slashes, worker->scratch);
   if (n < 0)
     return refuse_path(request, 400);
   size_t line = (size_t)(line_end - *raw) - path.n + (size_t)n;
@@ -454,7 +456,7 @@ static bool normalise(na_http_request *request, const na_h1_head *head, const ch
 
 void na_request_start(na_conn *conn, const na_responder *responder, const na_h1_head *head, const char *raw) {
   na_worker *worker = conn->worker;
-  size_t room = growth(&head->request);
+  size_t room = growth(&head->request, conn->slashes);
   na_http_request *request = request_new(conn, responder, head->head_bytes + room);
   if (!request) {
     na_conn_close(conn, true);

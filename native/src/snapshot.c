@@ -100,6 +100,12 @@ const na_stage *na_inbound_stages(const na_inbound *inbound, uint16_t port, enum
   return (*guards)->stages[guarded];
 }
 
+uint8_t na_inbound_slashes(const na_inbound *inbound, uint16_t port) {
+  na_guards *guards;
+  (void)na_inbound_stages(inbound, port, NA_GUARDED_REQUEST, &guards);
+  return guards ? guards->slashes : 0;
+}
+
 const na_stage *na_inbound_every(const na_inbound *inbound) {
   if (!inbound->guards || !inbound->config.every)
     return NULL;

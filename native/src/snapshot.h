@@ -156,6 +156,8 @@ enum na_protocol na_inbound_protocol(const na_inbound *inbound, uint16_t port, u
 /* The first stage of what is asked of connections, or requests, at a port; NULL: nothing. *guards is whose it is. */
 const na_stage *na_inbound_stages(const na_inbound *inbound, uint16_t port, enum na_guarded guarded,
                                   na_guards **guards);
+/* How slashes in paths are read there: NA_SLASHES_*. */
+uint8_t na_inbound_slashes(const na_inbound *inbound, uint16_t port);
 /* The same of what is asked of each connection to any port first. */
 const na_stage *na_inbound_every(const na_inbound *inbound);
 /* The workload's port for a port of one of its services; 0: it has none of the name. */

@@ -168,6 +168,36 @@ static void no_spelling_slips_past(void **state) {
   close(server);
 }
 
+/* Also on a connection that was there before that was wanted. */
+static void slashes_are_read_as_wanted(void **state) {
+  need_capture(ready);
+  put_in_force(NA_PROTOCOL_HTTP, deny_path(NA_MATCH_PREFIX, "/admin"), NULL);
+  int server = listen_at(false, POD, 8080), client = dial_from(false, CLIENT, POD, 8080);
+  put(client, "GET //admin HTTP/1.1\r\nHost: a\r\n\r\n");
+  int upstream = answer(server);
+  expect_head(upstream, "GET //admin HTTP/1.1");
+  put(upstream, OK_HELLO);
+  expect_head(client, "HTTP/1.1 200 OK");
+  expect(client, "hello");
+  na_guards *guards = deny_path(NA_MATCH_PREFIX, "/admin");
+  assert_int_equal(na_guards_slashes(guards, NA_SLASHES_MERGE | NA_SLASHES_DECODE), 0);
+  put_in_force(NA_PROTOCOL_HTTP, guards, NULL);
+  static const char *const denied[] = {"//admin", "/x/..//admin", "/%2fadmin", "/x%2f..%5cadmin", "///admin?x"};
+  for (size_t i = 0; i < COUNT(denied); i++) {
+    char request[128];
+    snprintf(request, sizeof request, "GET %s HTTP/1.1\r\nHost: a\r\n\r\n", denied[i]);
+    put(client, request);
+    expect_403(client);
+  }
+  put(client, "GET //x%2fy//?a//b HTTP/1.1\r\nHost: a\r\n\r\n");
+  expect_head(upstream, "GET /x/y/?a//b HTTP/1.1");
+  put(upstream, OK_HELLO);
+  expect_head(client, "HTTP/1.1 200 OK");
+  close(client);
+  close(upstream);
+  close(server);
+}
+
 static void headers_and_hosts_are_judged(void **state) {
   need_capture(ready);
   static const struct {
@@ -509,6 +539,7 @@ int main(void) {
   const struct CMUnitTest tests[] = {
       cmocka_unit_test(requests_are_judged_one_by_one),
       cmocka_unit_test(no_spelling_slips_past),
+      cmocka_unit_test(slashes_are_read_as_wanted),
       cmocka_unit_test(headers_and_hosts_are_judged),
       cmocka_unit_test(paths_grow_within_the_limits),
       cmocka_unit_test(a_refused_body_is_no_request),

@@ -4,6 +4,7 @@
  */
 #include "http_path.h"
 
+#include <nodeagent/engine.h>
 #include <string.h>
 
 #include "cmocka_common.h"
@@ -56,22 +57,55 @@ static void finds_the_normal_form(void **state) {
   for (size_t i = 0; i < COUNT(cases); i++) {
     char out[128], again[128];
     na_str path = na_str_of(cases[i].path);
-    long n = na_path_normalise(path, out);
+    long n = na_path_normalise(path, 0, out);
     assert_true(n >= 0 && n <= (long)path.n * NA_PATH_GROWTH);
     out[n] = '\0';
     if (strcmp(out, cases[i].normal) != 0)
       fail_msg("%s became %s, not %s", cases[i].path, out, cases[i].normal);
     if (na_path_is_plain(path))
       assert_string_equal(out, cases[i].path);
-    assert_int_equal(na_path_normalise((na_str){out, (uint32_t)n}, again), n); /* it is the normal form */
+    assert_int_equal(na_path_normalise((na_str){out, (uint32_t)n}, 0, again), n); /* it is the normal form */
     assert_memory_equal(again, cases[i].normal, (size_t)n);
+  }
+}
+
+static void reads_slashes_as_wanted(void **state) {
+  static const struct {
+    uint32_t flags;
+    const char *path, *normal; /* NULL: refused */
+  } cases[] = {
+      {NA_SLASHES_MERGE, "//", "/"},
+      {NA_SLASHES_MERGE, "//a///b//", "/a/b/"},
+      {NA_SLASHES_MERGE, "/a//../b", "/a/b"}, /* dots first, as Envoy */
+      {NA_SLASHES_MERGE, "/a\\\\b", "/a/b"},
+      {NA_SLASHES_MERGE, "/a%2f%2Fb", "/a%2f%2Fb"},
+      {NA_SLASHES_DECODE, "/a%2fb%5Cc", "/a/b/c"},
+      {NA_SLASHES_DECODE, "/a%2fb/../c", "/a/c"},
+      {NA_SLASHES_DECODE, "/a%2f..%2fb", "/b"},
+      {NA_SLASHES_DECODE, "/a%252fb", "/a%252fb"},
+      {NA_SLASHES_DECODE, "/a%2f/b", "/a//b"},
+      {NA_SLASHES_DECODE | NA_SLASHES_MERGE, "/a%2f/%5c%2Fb", "/a/b"},
+      {NA_SLASHES_REJECT, "/a%2fb", NULL},
+      {NA_SLASHES_REJECT, "/a%5Cb", NULL},
+      {NA_SLASHES_REJECT, "/a//b", "/a//b"},
+  };
+  for (size_t i = 0; i < COUNT(cases); i++) {
+    char out[128];
+    long n = na_path_normalise(na_str_of(cases[i].path), cases[i].flags, out);
+    if (!cases[i].normal) {
+      assert_int_equal(n, -1);
+      continue;
+    }
+    assert_true(n >= 0);
+    out[n] = '\0';
+    assert_string_equal(out, cases[i].normal);
   }
 }
 
 static void refuses_nul(void **state) {
   char out[64];
-  assert_int_equal(na_path_normalise(na_str_of("/a%00"), out), -1);
-  assert_int_equal(na_path_normalise(na_str_of("/%00/.."), out), -1);
+  assert_int_equal(na_path_normalise(na_str_of("/a%00"), 0, out), -1);
+  assert_int_equal(na_path_normalise(na_str_of("/%00/.."), 0, out), -1);
 }
 
 static void knows_what_needs_no_look(void **state) {
@@ -86,6 +120,7 @@ static void knows_what_needs_no_look(void **state) {
 int main(void) {
   const struct CMUnitTest tests[] = {
       cmocka_unit_test(finds_the_normal_form),
+      cmocka_unit_test(reads_slashes_as_wanted),
       cmocka_unit_test(refuses_nul),
       cmocka_unit_test(knows_what_needs_no_look),
   };

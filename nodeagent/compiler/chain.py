@@ -11,6 +11,7 @@ from nodeagent.compiler.guards import GUARDS, add_guard, add_unknown, for_http
 from nodeagent.compiler.pieces import UNGUARDED, Guarding, RoutePiece, Scope
 from nodeagent.compiler.report import Report
 from nodeagent.compiler.route import compile_route_configuration
+from nodeagent.snapshot.policies import Slashes
 from nodeagent.snapshot.values import WeightedCluster
 
 _HCM: Final = "envoy.extensions.filters.network.http_connection_manager.v3.HttpConnectionManager"
@@ -48,8 +49,11 @@ _BENIGN: Final = frozenset(
 _MANAGER_UNSUPPORTED: Final = (
     "local_reply_config", "original_ip_detection_extensions", "early_header_mutation_extensions",
     "internal_address_config", "request_headers_timeout", "max_request_headers_kb", "add_user_agent",
-    "merge_slashes", "path_with_escaped_slashes_action", "strip_any_host_port", "path_normalization_options",
+    "strip_any_host_port", "path_normalization_options",
 )  # fmt: skip
+
+
+_ESCAPED_SLASHES: Final = {"UNESCAPE_AND_FORWARD": Slashes.DECODE, "REJECT_REQUEST": Slashes.REJECT}
 
 
 class Transport(Enum):
@@ -190,6 +194,7 @@ def _read_http(base: Chain, manager: Any, guarding: Guarding, scope: Scope, repo
     for item in manager.http_filters:
         if not item.disabled:
             guarding = _judge(item, type_of(item), guarding, scope, report)
+    guarding = _with_slashes(guarding, manager)
     kind = manager.WhichOneof("route_specifier")
     if kind == "rds":
         return replace(base, is_http=True, route=manager.rds.route_config_name, guarding=guarding)
@@ -198,6 +203,15 @@ def _read_http(base: Chain, manager: Any, guarding: Guarding, scope: Scope, repo
         guarding = _with_overrides(guarding, manager.route_config)
         return replace(base, is_http=True, route=inline.name, inline=inline, guarding=guarding)
     raise ValueError(f"filter chain {base.name!r}: route specifier {kind or '(none)'} is not supported")
+
+
+def _with_slashes(guarding: Guarding, manager: Any) -> Guarding:
+    """How slashes in paths are read before requests are judged. A redirect is not to be had."""
+    slashes = Slashes.MERGE if manager.merge_slashes else Slashes.AS_SENT
+    action = manager.PathWithEscapedSlashesAction.Name(manager.path_with_escaped_slashes_action)
+    if action == "UNESCAPE_AND_REDIRECT":
+        return add_unknown(guarding, f"path_with_escaped_slashes_action {action}")
+    return replace(guarding, slashes=slashes | _ESCAPED_SLASHES.get(action, Slashes.AS_SENT))
 
 
 def _with_overrides(guarding: Guarding, routes: Any) -> Guarding:

@@ -119,6 +119,7 @@ def _joined(guardings: tuple[Guarding, ...]) -> Guarding:
         http.remote + tcp.remote,
         tuple(dict.fromkeys(http.filters + tcp.filters)),
         tuple(dict.fromkeys(http.closed + tcp.closed)),
+        http.slashes,
     )
 
 
@@ -160,13 +161,13 @@ def assemble_inbound(
 
 
 def _guards(guarding: Guarding, keys_of: KeysOf) -> Guards:
-    if not (guarding.connection or guarding.request):
+    if not (guarding.connection or guarding.request or guarding.slashes):
         return OPEN
     fetched = {name: keys_of(remote) for name, remote in guarding.remote}
     request = tuple(
         _with_keys(stage, fetched) if isinstance(stage, Tokens) else stage for stage in guarding.request
     )
-    return Guards(guarding.connection, request)
+    return Guards(guarding.connection, request, guarding.slashes)
 
 
 def _with_keys(tokens: Tokens, fetched: Mapping[str, tuple[SigningKey, ...]]) -> Tokens:

@@ -51,6 +51,10 @@ def _usable_chains(message: Any, scope: Scope, report: Report) -> Iterator[Chain
             continue
         for guard in chain.guarding.filters:
             place.warn(f"filter {guard} is not supported yet and has no effect")
+        if chain.guarding.slashes:
+            place.warn(
+                "slashes in paths are read as sent: they are merged and decoded for inbound requests only"
+            )
         yield chain
 
 

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field, replace
 from typing import Final
 
 from nodeagent.compiler.tokens import RemoteKeys
-from nodeagent.snapshot.policies import ConnectionStage, RequestStage
+from nodeagent.snapshot.policies import ConnectionStage, RequestStage, Slashes
 from nodeagent.snapshot.values import (
     Cluster,
     Endpoint,
@@ -107,6 +107,8 @@ class Guarding:
     """Names of the filters that restrict."""
     closed: tuple[str, ...] = ()
     """Why nothing can be let pass: what is asked for and cannot be put in force."""
+    slashes: Slashes = Slashes.AS_SENT
+    """How they are read in paths."""
 
 
 UNGUARDED: Final = Guarding()

@@ -37,6 +37,7 @@ def make_guards(guards: Guards) -> Any:
     if (code := lib.na_guards_new(slot)) < 0:
         raise EngineError(f"guards cannot be made: error {-code}")
     maker = _Maker(ffi.gc(slot[0], lib.na_guards_free))
+    did(maker.guards, lib.na_guards_slashes(maker.guards, int(guards.slashes)), "slashes in paths")
     for guarded, stages in (
         (lib.NA_GUARDED_CONNECTION, guards.connection),
         (lib.NA_GUARDED_REQUEST, guards.request),

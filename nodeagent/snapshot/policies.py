@@ -10,7 +10,7 @@ of a TCP connection, the principal of a plaintext peer) is false; `Not` of it is
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from enum import IntEnum
+from enum import IntEnum, IntFlag
 from typing import Final, TypeAlias
 
 from nodeagent.snapshot.matches import MatchFlags, MatchKind, PathMatch
@@ -294,15 +294,29 @@ ConnectionStage: TypeAlias = Rules | Callout
 RequestStage: TypeAlias = Rules | Tokens | Callout
 
 
+class Slashes(IntFlag):
+    """NA_SLASHES_*: how slashes in paths are read, besides Envoy's normalize_path."""
+
+    AS_SENT = 0
+    MERGE = 1
+    """Several in a row are one."""
+    DECODE = 2
+    """%2F and %5C are slashes."""
+    REJECT = 4
+    """Paths with those are refused."""
+
+
 @dataclass(frozen=True, slots=True)
 class Guards:
     """What is asked at a port: of each connection that is taken for TCP, and of each HTTP request.
 
-    Connections are asked again when the guards change; those that may not be any more are reset.
+    Connections are asked again when the guards change; those that may not be any more are reset. Requests are judged,
+    and forwarded, with their path as `slashes` says.
     """
 
     connection: tuple[ConnectionStage, ...] = field(default=())
     request: tuple[RequestStage, ...] = field(default=())
+    slashes: Slashes = Slashes.AS_SENT
 
 
 OPEN: Final = Guards()

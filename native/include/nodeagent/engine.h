@@ -356,6 +356,12 @@ NA_API int na_guards_new(na_guards **out);
 /* Give the reference back. */
 NA_API void na_guards_free(na_guards *guards);
 NA_API const char *na_guards_error(const na_guards *guards);
+/* How slashes in paths are read before requests are judged and forwarded, besides Envoy's normalize_path: flags. */
+#define NA_SLASHES_MERGE  1 /* several in a row are one (merge_slashes) */
+#define NA_SLASHES_DECODE 2 /* `%2F` and `%5C` are slashes (path_with_escaped_slashes_action UNESCAPE_AND_FORWARD) */
+#define NA_SLASHES_REJECT 4 /* paths with those are refused (REJECT_REQUEST) */
+
+NA_API int na_guards_slashes(na_guards *guards, uint32_t flags);
 /* Append a stage of rules; its policies follow. `shadow`: the outcome is counted only, and known to later stages as
  * metadata `envoy.filters.http.rbac\x1f<prefix>shadow_effective_policy_id` and `\x1f<prefix>shadow_engine_result`. */
 NA_API int na_guards_rules(na_guards *guards, enum na_guarded guarded, enum na_rule_action action, int shadow,

@@ -29,6 +29,9 @@ _READ: Final = (
 )
 
 
+_NORMALIZATIONS: Final = ("DEFAULT", "NONE", "BASE", "MERGE_SLASHES", "DECODE_AND_MERGE_SLASHES")
+
+
 @dataclass(frozen=True, slots=True)
 class MeshConfig:
     """The parts of MeshConfig that have an effect."""
@@ -38,6 +41,10 @@ class MeshConfig:
     trust_domain_aliases: tuple[str, ...] = ()
     root_namespace: str = ""
     providers: Mapping[str, ExtensionProvider | BrokenProvider] = field(default_factory=dict)
+    merge_slashes: bool = False
+    """Several slashes in a row are one in paths."""
+    decode_slashes: bool = False
+    """`%2F` and `%5C` are slashes in paths."""
 
 
 def decode_config_map(raw: RawObject, problems: Problems, scope: MeshScope) -> MeshConfig | None:
@@ -66,7 +73,7 @@ def read_mesh_config(text: str, problems: Problems, path: str) -> MeshConfig | N
         return None
     fields = Fields(documents[0].body if documents else {}, path, problems)
     _note_others(fields)
-    _check_normalization(fields)
+    normalization = _normalization(fields)
     return MeshConfig(
         trust_domain=_trust_domain(fields, "trustDomain", fields.string("trustDomain")),
         trust_domain_aliases=tuple(
@@ -75,6 +82,8 @@ def read_mesh_config(text: str, problems: Problems, path: str) -> MeshConfig | N
         ),
         root_namespace=fields.string("rootNamespace"),
         providers=read_providers(fields),
+        merge_slashes=normalization in ("MERGE_SLASHES", "DECODE_AND_MERGE_SLASHES"),
+        decode_slashes=normalization == "DECODE_AND_MERGE_SLASHES",
     )
 
 
@@ -101,19 +110,17 @@ def _trust_domain(fields: Fields, name: str, text: str) -> str:
     return ""
 
 
-def _check_normalization(fields: Fields) -> None:
-    """Paths are normalised as BASE says; policies on paths hold for less where more is asked for."""
+def _normalization(fields: Fields) -> str:
+    """How paths are read before they are judged; NONE is not to be had."""
     nested = fields.message("pathNormalization")
     if nested is None:
-        return
+        return "DEFAULT"
     with nested:
-        kind = nested.string("normalization", "DEFAULT")
-    if kind not in ("DEFAULT", "BASE"):
-        message = (
-            f"{kind} is not supported: paths are normalised as BASE says. Policies on paths must name the other "
-            "spellings (//, %2F) themselves, or allow only what is known"
-        )
+        kind = nested.choice("normalization", _NORMALIZATIONS, "DEFAULT")
+    if kind == "NONE":
+        message = "NONE is not supported: paths are normalised as BASE says"
         fields.problems.add(Severity.WARNING, "not-supported-yet", nested.at("normalization"), message)
+    return kind
 
 
 def _note_others(fields: Fields) -> None:

@@ -14,6 +14,7 @@ from envoy.extensions.filters.listener.original_dst.v3 import original_dst_pb2
 from envoy.extensions.filters.network.http_connection_manager.v3 import http_connection_manager_pb2
 from envoy.extensions.filters.network.tcp_proxy.v3 import tcp_proxy_pb2
 
+from nodeagent.controlplane.istio.mesh_config import MeshConfig
 from nodeagent.controlplane.translate.packing import ads, duration, pack
 from nodeagent.controlplane.view import Perspective
 
@@ -42,9 +43,15 @@ def http_filter_with_routes(
     stat_prefix: str,
     routes: route_pb2.RouteConfiguration,
     guards: Iterable[HttpFilter] = (),
+    mesh: MeshConfig | None = None,
 ) -> Filter:
-    """An HTTP connection manager with its routes inline, and filters that requests must pass."""
+    """An HTTP connection manager with its routes inline, filters that requests must pass, and how the mesh wants
+    their paths to be read."""
     http = manager(perspective, stat_prefix, guards)
+    if mesh is not None and mesh.merge_slashes:
+        http.merge_slashes = True
+    if mesh is not None and mesh.decode_slashes:
+        http.path_with_escaped_slashes_action = Manager.UNESCAPE_AND_FORWARD
     http.route_config.CopyFrom(routes)
     return Filter(name=HTTP_MANAGER, typed_config=pack(http))
 

@@ -116,7 +116,9 @@ def _port_chains(view: View, item: InboundPort, guards: Guards) -> Iterable[Filt
         return
     if protocol.may_be_http:
         routes = _routes(cluster, f"{names.INBOUND}|http|{item.port.port}")
-        http = connections.http_filter_with_routes(view.perspective, f"inbound_{name};", routes, guards.http)
+        http = connections.http_filter_with_routes(
+            view.perspective, f"inbound_{name};", routes, guards.http, view.world.mesh
+        )
         yield _chain(name, [http], port=item.target, detected=not protocol.is_http)
     if not protocol.is_http:
         yield _chain(name, _tcp_filters(cluster, guards), port=item.target)

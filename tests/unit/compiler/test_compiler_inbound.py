@@ -37,10 +37,12 @@ from nodeagent.snapshot.policies import (
     AllowMissing,
     Attribute,
     Callout,
+    Guards,
     NeedAll,
     NeedAny,
     NeedToken,
     SigningKey,
+    Slashes,
     TextCheck,
     TextMatch,
     TokenPlace,
@@ -474,3 +476,38 @@ def test_what_our_control_plane_makes_closes_no_port(path: Path) -> None:
         piece = compile_inbound(json_format.ParseDict(data, listener_pb2.Listener()), Scope("v"))
         assert [warning for warning in piece.warnings if "closed" in warning] == []
         assert Protocol.REFUSE not in [port.protocol for port in assemble_inbound(piece, ()).ports]
+
+
+@pytest.mark.parametrize(
+    ("settings", "slashes"),
+    [
+        ({}, Slashes.AS_SENT),
+        ({"mergeSlashes": True}, Slashes.MERGE),
+        (
+            {"mergeSlashes": True, "pathWithEscapedSlashesAction": "UNESCAPE_AND_FORWARD"},
+            Slashes.MERGE | Slashes.DECODE,
+        ),
+        ({"pathWithEscapedSlashesAction": "REJECT_REQUEST"}, Slashes.REJECT),
+        ({"pathWithEscapedSlashesAction": "KEEP_UNCHANGED"}, Slashes.AS_SENT),
+    ],
+)
+def test_paths_are_judged_as_the_manager_reads_slashes(settings: Mapping[str, Any], slashes: Slashes) -> None:
+    chain = http_chain(guard(HTTP_RBAC, rules={}), destinationPort=8080)
+    chain["filters"][0]["typedConfig"].update(settings)
+    piece = read(chain)
+    assert piece.warnings == ()
+    assert first(piece).guards.slashes is slashes
+
+
+def test_slashes_are_read_so_where_nobody_is_judged_too() -> None:
+    chain = http_chain(destinationPort=8080)
+    chain["filters"][0]["typedConfig"]["mergeSlashes"] = True
+    assert first(read(chain)).guards == Guards(slashes=Slashes.MERGE)
+
+
+def test_a_redirect_for_slashes_closes_the_port() -> None:
+    chain = http_chain(guard(HTTP_RBAC, rules={}), destinationPort=8080)
+    chain["filters"][0]["typedConfig"]["pathWithEscapedSlashesAction"] = "UNESCAPE_AND_REDIRECT"
+    piece = read(chain)
+    assert first(piece).protocol is Protocol.REFUSE
+    assert "UNESCAPE_AND_REDIRECT" in piece.warnings[0]

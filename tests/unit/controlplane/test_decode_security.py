@@ -386,9 +386,13 @@ MESH_ERRORS = {
     ),
     mesh("trustDomain: a/b", "other"): None,
     mesh("pathNormalization: {normalization: BASE}"): None,
-    mesh("pathNormalization: {normalization: MERGE_SLASHES}"): (
-        "data.mesh.pathNormalization.normalization: MERGE_SLASHES is not supported: paths are normalised as BASE "
-        "says. Policies on paths must name the other spellings (//, %2F) themselves, or allow only what is known"
+    mesh("pathNormalization: {normalization: DECODE_AND_MERGE_SLASHES}"): None,
+    mesh("pathNormalization: {normalization: NONE}"): (
+        "data.mesh.pathNormalization.normalization: NONE is not supported: paths are normalised as BASE says"
+    ),
+    mesh("pathNormalization: {normalization: MERGE}"): (
+        "data.mesh.pathNormalization.normalization: must be one of DEFAULT, NONE, BASE, MERGE_SLASHES, "
+        "DECODE_AND_MERGE_SLASHES, got 'MERGE'"
     ),
 }
 
