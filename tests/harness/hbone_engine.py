@@ -195,6 +195,33 @@ class Service:
             )
         )
 
+    def callout(self, workload: int, address: str, port: int, identities: str) -> None:
+        """A workload's connections and requests are judged by the gRPC service at address:port, which is reached
+        through a tunnel to one of the identities."""
+        from nodeagent.snapshot.address import parse_address
+
+        lib, ffi, null = self.lib, self.ffi, self.ffi.NULL
+        name, expected = ffi.new("char[]", b"authorizer"), ffi.new("char[]", identities.encode())
+        raw = parse_address(address)
+        slot = ffi.new("na_guards **")
+        self.check(lib.na_guards_new(slot))
+        guards = ffi.gc(slot[0], lib.na_guards_free)
+        asked = ffi.new("na_callout_config *", {"cluster": name, "grpc": 1, "timeout_ms": 2000})
+        self.check(lib.na_guards_callout(guards, lib.NA_GUARDED_CONNECTION, asked))
+        self.check(lib.na_guards_callout(guards, lib.NA_GUARDED_REQUEST, asked))
+        inbound = ffi.new("na_inbound_config *", {"fallback": lib.NA_PROTOCOL_DETECT, "fallback_guards": 1})
+
+        def write(builder: Any) -> None:
+            self.check(lib.na_builder_cluster(builder, name, ffi.new("na_cluster_config *")))
+            endpoint = ffi.new("na_endpoint *", {"address": raw, "port": port, "healthy": 1, "weight": 1})
+            tunnel = ffi.new("na_tunnel_config *", {"identities": expected})
+            via = ffi.new("uint32_t[1]", [1])
+            self.check(lib.na_builder_tunnelled_endpoints(builder, name, endpoint, 1, via, tunnel, 1))
+            array = ffi.new("na_guards *[1]", [guards])
+            self.check(lib.na_builder_guarded_inbound(builder, workload, null, 0, inbound, array, 1))
+
+        self.change(write)
+
     def change(self, write: Callable[[Any], None]) -> None:
         slot = self.ffi.new("na_builder **")
         self.check(self.lib.na_builder_new(self.engine, slot))
