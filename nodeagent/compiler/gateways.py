@@ -55,7 +55,7 @@ class Gateways:
         if service is not None:
             members = self._index.members(name)
             return [
-                _way(member, dict(_served(member, name)).get(ref.port, ref.port), service.identities)
+                _way(member, _target(member, name, ref.port), service.identities)
                 for member in members
                 if member.healthy and member.addresses
             ]
@@ -139,8 +139,10 @@ def _way(entry: WorkloadEntry, port: int, identities: tuple[str, ...]) -> Way:
     return entry.ref, Tunnel(tuple(name for name in names if name), port, entry.addresses[0])
 
 
-def _served(entry: WorkloadEntry, service: str) -> tuple[tuple[int, int], ...]:
-    return next((ports for name, ports in entry.services if name == service), ())
+def _target(entry: WorkloadEntry, service: str, port: int) -> int:
+    """The workload's port for a port of a service of it, if it tells; else the same."""
+    ports = next((ports for name, ports in entry.services if name == service), ())
+    return dict(ports).get(port) or port
 
 
 def _name_of(service: ServiceRef) -> str:

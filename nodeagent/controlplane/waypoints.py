@@ -47,7 +47,13 @@ class Waypoints:
             self._waypoints.pop((key.namespace, key.name), None)
         else:
             self._waypoints[value.key] = value
-        return self.users(key.namespace, key.name)
+        return self.users(key.namespace, key.name) | set(self._pods_of(key.namespace, key.name))
+
+    def _pods_of(self, namespace: str, name: str) -> Iterator[str]:
+        """Uids of a waypoint's own pods."""
+        for uid, workload in self._registry.workloads.items():
+            if workload.namespace == namespace and workload.labels.get(_GATEWAY_NAME) == name:
+                yield uid
 
     def put_namespace(self, name: str, value: Namespace | None) -> set[str]:
         """Add, replace or (None) remove; returns hosts and uids that it concerns."""
@@ -88,6 +94,11 @@ class Waypoints:
     def of_workload(self, workload: Workload) -> WaypointAddress | None:
         """The waypoint of a pod; None: it has none."""
         return self._of(workload.labels, workload.namespace, "workload")
+
+    def proxy_port_of(self, workload: Workload) -> int | None:
+        """Waypoint.proxy_port of the waypoint that a pod is of; None also for other pods."""
+        waypoint = self._waypoints.get((workload.namespace, workload.labels.get(_GATEWAY_NAME, "")))
+        return waypoint.proxy_port if waypoint is not None else None
 
     def _of(self, labels: Mapping[str, str], namespace: str, traffic: str) -> WaypointAddress | None:
         wanted = self._wanted(labels, namespace)

@@ -16,6 +16,7 @@ from nodeagent.model.workload import matches_labels
 
 WAYPOINT_CLASS: Final = "istio-waypoint"
 WAYPOINT_FOR: Final = "istio.io/waypoint-for"
+INBOUND_BINDING: Final = "ambient.istio.io/waypoint-inbound-binding"
 HBONE_PORT: Final = 15008
 _TRAFFIC: Final = ("service", "workload", "all", "none")
 
@@ -55,6 +56,9 @@ class Waypoint:
     """Where its status says that it is: IP addresses and hosts."""
     port: int = HBONE_PORT
     allowed: AllowedNamespaces = field(default_factory=AllowedNamespaces)
+    proxy_port: int | None = None
+    """Its pods take from their node's agent what came through HBONE, with PROXY headers, at this port (0: the one that
+    was asked for); None: they speak HBONE themselves."""
 
     @property
     def key(self) -> tuple[str, str]:
@@ -74,7 +78,8 @@ def decode_gateway(raw: RawObject, problems: Problems, scope: MeshScope) -> Wayp
     del scope
     with Fields(raw.body, "", problems) as top:
         top.ignore("apiVersion", "kind")
-        labels = read_metadata(top).labels
+        metadata = read_metadata(top)
+        labels = metadata.labels
         spec = top.message("spec", required=True)
         status = top.message("status")
         if spec is None:
@@ -92,7 +97,21 @@ def decode_gateway(raw: RawObject, problems: Problems, scope: MeshScope) -> Wayp
                 f"must be one of {', '.join(_TRAFFIC)}, got {traffic!r}",
             )
         port, allowed = _listener(spec)
-        return Waypoint(raw.key.name, raw.key.namespace, traffic, _addresses(status), port, allowed)
+        binding = _binding(metadata.annotations.get(INBOUND_BINDING, ""), problems)
+        return Waypoint(raw.key.name, raw.key.namespace, traffic, _addresses(status), port, allowed, binding)
+
+
+def _binding(text: str, problems: Problems) -> int | None:
+    """The port of `PROXY` or `PROXY/<port>`; None for nothing and `NONE`."""
+    protocol, separator, port = text.partition("/")
+    if protocol in ("", "NONE") and not separator:
+        return None
+    if protocol != "PROXY" or (separator and not (port.isdecimal() and 0 < int(port) < 65536)):
+        problems.error(
+            f"metadata.annotations[{INBOUND_BINDING}]", f"must be NONE, PROXY or PROXY/<port>, got {text!r}"
+        )
+        return None
+    return int(port) if separator else 0
 
 
 def _listener(spec: Fields) -> tuple[int, AllowedNamespaces]:

@@ -93,6 +93,10 @@ def workload_address(view: View, workload: Workload) -> pb.Address:
     waypoint = view.world.waypoints.of_workload(workload)
     if waypoint is not None:
         found.waypoint.CopyFrom(_gateway_address(waypoint))
+    proxy_port = view.world.waypoints.proxy_port_of(workload)
+    if proxy_port is not None:
+        found.application_tunnel.protocol = pb.ApplicationTunnel.PROXY
+        found.application_tunnel.port = proxy_port
     found.authorization_policies.extend(names_for(view.world.security, workload))
     _add_services(view, workload, found)
     found.extensions.append(_labels_extension(workload))

@@ -60,14 +60,19 @@ def listener(allowed: str) -> str:
     return f"{CLASS}, listeners: [{{name: mesh, port: 15009, protocol: HBONE, allowedRoutes: {routes}}}]"
 
 
-def waypoint(configured: Any, identity: str = WEB) -> Any:
-    """The waypoint that a service or pod is served with, as JSON; None if there is none."""
+def address(configured: Any, identity: str) -> Any:
+    """What is served of a service or pod."""
     client = read_node(node(kind="ztunnel"))
     view = View(configured.world, client.perspective(None), None)
     made = AddressKind().build(view, identity)
     (item,) = (item for name, item in made.items() if identity in name)
-    address = workload_pb2.Address.FromString(item.body)
-    found = address.workload if address.HasField("workload") else address.service
+    return workload_pb2.Address.FromString(item.body)
+
+
+def waypoint(configured: Any, identity: str = WEB) -> Any:
+    """The waypoint that a service or pod is served with, as JSON; None if there is none."""
+    message = address(configured, identity)
+    found = message.workload if message.HasField("workload") else message.service
     return json_format.MessageToDict(found.waypoint) if found.HasField("waypoint") else None
 
 
@@ -193,3 +198,37 @@ def test_a_change_reaches_those_who_use_the_waypoint(configured: Any) -> None:
     assert configured.put(namespace("foo", USE)).addresses == {WEB, "other.foo.svc.cluster.local", POD}
     assert configured.put(namespace("foo", "{istio.io/use-waypoint: way, a: b}")).addresses
     assert not configured.put(namespace("bar", "{a: b}")).addresses
+
+
+WAYPOINTS_POD = pod("gateway.networking.k8s.io/gateway-name: way")
+
+
+def bound(binding: str) -> str:
+    """A Gateway with Istio's annotation for waypoints that do not speak HBONE themselves."""
+    annotations = f"annotations: {{ambient.istio.io/waypoint-inbound-binding: {binding}}}"
+    return gateway().replace("labels:", f"{annotations}, labels:", 1)
+
+
+@pytest.mark.parametrize(
+    ("binding", "expected"),
+    [
+        ("PROXY/15088", {"protocol": "PROXY", "port": 15088}),
+        ("PROXY", {"protocol": "PROXY"}),
+        ("NONE", None),
+        ('""', None),
+    ],
+)
+def test_a_waypoints_pods_may_be_served_by_their_agent(configured: Any, binding: str, expected: Any) -> None:
+    configured.put(WAY + WAYPOINTS_POD)
+    assert POD in configured.put(bound(binding)).addresses
+    found = address(configured, POD).workload
+    tunnel = found.application_tunnel if found.HasField("application_tunnel") else None
+    assert (json_format.MessageToDict(tunnel) if tunnel is not None else None) == expected
+    assert configured.messages() == []
+
+
+@pytest.mark.parametrize("binding", ["proxy", "PROXY/", "PROXY/0", "PROXY/70000", "HBONE/1"])
+def test_a_binding_that_cannot_be_is_refused(configured: Any, binding: str) -> None:
+    configured.put(bound(binding))
+    (message,) = configured.messages()
+    assert f"must be NONE, PROXY or PROXY/<port>, got '{binding}'" in message
