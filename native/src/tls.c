@@ -252,11 +252,14 @@ static int select_protocol(SSL *ssl, const unsigned char **out, unsigned char *o
 
 void na_tls_prepare(SSL_CTX *context) {
   SSL_CTX_set_alpn_select_cb(context, select_protocol, NULL);
-  SSL_CTX_set_session_cache_mode(context, SSL_SESS_CACHE_CLIENT | SSL_SESS_CACHE_NO_INTERNAL);
+  SSL_CTX_set_session_cache_mode(context, SSL_SESS_CACHE_BOTH);
+  SSL_CTX_sess_set_cache_size(context, NA_TLS_MAX_SESSIONS);
   SSL_CTX_sess_set_new_cb(context, on_session);
 }
 
 static void tls_free(na_tls *tls) {
+  if (tls->established) /* however the connection ended, its session may be resumed */
+    SSL_set_shutdown(tls->ssl, SSL_SENT_SHUTDOWN | SSL_RECEIVED_SHUTDOWN);
   SSL_free(tls->ssl);
   SSL_SESSION_free(tls->session);
   na_tls_memo_unref(tls->memo);
@@ -298,6 +301,7 @@ static int set_up(na_tls *tls, const na_tls_args *args) {
   SSL_set_verify(tls->ssl, SSL_VERIFY_PEER | SSL_VERIFY_FAIL_IF_NO_PEER_CERT, on_verify);
   if (!args->expected) {
     SSL_set_accept_state(tls->ssl);
+    SSL_set_options(tls->ssl, SSL_OP_NO_TICKET); /* tickets name what the context remembers */
     return 0;
   }
   SSL_set_connect_state(tls->ssl);

@@ -27,6 +27,11 @@ typedef struct na_tls_memory {
   size_t out_size;
 } na_tls_memory;
 
+/* Sessions that an identity's context remembers, to be resumed by clients; the oldest is forgotten. They are not put
+ * into tickets: OpenSSL would take the peer's certificate apart for each ticket that it makes or gets, which costs more
+ * than the cryptography that is spared. */
+#define NA_TLS_MAX_SESSIONS 1024
+
 /* Prepare an identity's context for these streams. */
 void na_tls_prepare(struct ssl_ctx_st *context);
 
