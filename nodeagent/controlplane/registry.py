@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import TypeAlias
 
 from nodeagent.controlplane.change import Change
@@ -88,6 +88,10 @@ class Registry:
         """The pod of that name."""
         uid = self._by_name.get((namespace, name))
         return self.workloads.get(uid) if uid else None
+
+    def has_pod(self, namespace: str, labels: Mapping[str, str]) -> bool:
+        """Whether a pod of the namespace has all of these labels (one at least)."""
+        return any(True for _ in self._matching(namespace, labels))
 
     def runs_on(self, node: str, namespace: str, service_account: str) -> bool:
         """Whether a pod of that service account is on that node."""
@@ -237,14 +241,13 @@ class Registry:
 
     def _selected(self, service: Service) -> list[str]:
         """Uids of the pods that a service's selector takes, in a stable order."""
-        if not service.selector:
-            return []
-        groups = [
-            self._pods_by_label.get((service.namespace, key, value), {})
-            for key, value in service.selector.items()
-        ]
+        return sorted(self._matching(service.namespace, service.selector)) if service.selector else []
+
+    def _matching(self, namespace: str, labels: Mapping[str, str]) -> Iterator[str]:
+        """Uids of the pods of a namespace that have all of these labels (one at least)."""
+        groups = [self._pods_by_label.get((namespace, key, value), {}) for key, value in labels.items()]
         smallest = min(groups, key=len)
-        return sorted(uid for uid in smallest if matches_labels(service.selector, self.workloads[uid].labels))
+        return (uid for uid in smallest if matches_labels(labels, self.workloads[uid].labels))
 
     def _compute(self, service: Service) -> PortEndpoints:
         ports = service.tcp_ports

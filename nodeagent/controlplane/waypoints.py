@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Final
 
@@ -41,42 +41,36 @@ class Waypoints:
 
     # -- changes ----------------------------------------------------------------------------------------------
 
-    def put_waypoint(self, key: ObjectKey, value: Waypoint | None) -> set[str]:
-        """Add, replace or (None) remove; returns hosts and uids that it concerns."""
+    def put_waypoint(self, key: ObjectKey, value: Waypoint | None) -> None:
+        """Add, replace or (None) remove."""
         if value is None:
             self._waypoints.pop((key.namespace, key.name), None)
         else:
             self._waypoints[value.key] = value
-        return self.users(key.namespace, key.name) | set(self._pods_of(key.namespace, key.name))
 
-    def _pods_of(self, namespace: str, name: str) -> Iterator[str]:
-        """Uids of a waypoint's own pods."""
-        for uid, workload in self._registry.workloads.items():
-            if workload.namespace == namespace and workload.labels.get(_GATEWAY_NAME) == name:
-                yield uid
-
-    def put_namespace(self, name: str, value: Namespace | None) -> set[str]:
-        """Add, replace or (None) remove; returns hosts and uids that it concerns."""
+    def put_namespace(self, name: str, value: Namespace | None) -> bool:
+        """Add, replace or (None) remove; whether what is in the namespace may have other waypoints then."""
         before = self._namespaces.pop(name, {})
         if value is not None:
             self._namespaces[name] = value.labels
         after = self._namespaces.get(name, {})
         by_labels = any(waypoint.allowed.labels is not None for waypoint in self._waypoints.values())
-        if before == after or not (by_labels or USE_WAYPOINT in (*before, *after)):
-            return set()
-        return {identity for identity, namespace, _ in self._targets() if namespace == name}
+        return before != after and (by_labels or USE_WAYPOINT in (*before, *after))
 
-    def users(self, namespace: str, name: str) -> set[str]:
-        """Hosts and uids that ask for the waypoint of that name."""
+    def users(self, waypoints: Collection[tuple[str, str]], namespaces: Collection[str]) -> set[str]:
+        """Hosts and uids that ask for one of these waypoints (namespace and name), are pods of it, or are in one of the
+        namespaces."""
         return {
             identity
-            for identity, own, labels in self._targets()
-            if self._wanted(labels, own) == (namespace, name)
+            for identity, namespace, labels in self._targets()
+            if namespace in namespaces
+            or self._wanted(labels, namespace) in waypoints
+            or (namespace, labels.get(_GATEWAY_NAME, "")) in waypoints
         }
 
-    def served_by(self, namespace: str, name: str) -> set[str]:
-        """Hosts and uids whose waypoint the service of that name stands before."""
-        return self.users(namespace, name) if (namespace, name) in self._waypoints else set()
+    def is_one(self, namespace: str, name: str) -> bool:
+        """Whether there is a waypoint of that name."""
+        return (namespace, name) in self._waypoints
 
     def _targets(self) -> Iterator[tuple[str, str, Mapping[str, str]]]:
         """Host or uid, namespace and labels of all that may have a waypoint."""

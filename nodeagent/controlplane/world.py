@@ -41,6 +41,7 @@ from nodeagent.controlplane.registry import Registry
 from nodeagent.controlplane.report import Issue, Report, Severity
 from nodeagent.controlplane.sources.base import Batch, ObjectKey, RawObject
 from nodeagent.controlplane.sources.mesh_file import CONFIG_MAP, MESH_KEY
+from nodeagent.controlplane.touched import Touched
 from nodeagent.controlplane.waypoints import Waypoints
 from nodeagent.model import names
 from nodeagent.model.names import host_matches
@@ -129,6 +130,7 @@ class World:
         self.generation = 0
         """Counts batches applied."""
         self._values: dict[ObjectKey, Any] = {}
+        self._touched = Touched()
         self._analysed = 0
 
     @property
@@ -146,6 +148,8 @@ class World:
             self._put(key, None, change)
         for raw in batch.changed:
             self._take(raw, change)
+        change.addresses |= self._touched.addresses(self.security, self.registry, self.waypoints)
+        self._touched = Touched()
         # A service decides the port of routes that lead to it, and stands in for a host that had none.
         for host in list(change.services):
             self._note_routes(self.rules.referring_hosts(host), change)
@@ -159,7 +163,7 @@ class World:
         change = Change()
         if self.key_sets.put(source, text):
             for policy in self.security.key_sources().get(source, ()):
-                self._note_security(policy, change)
+                change.guarded.add(self._reach(policy))
         return change
 
     def analyze(self) -> None:
@@ -251,7 +255,8 @@ class World:
             case "Service":
                 host = names.service_host(key.name, key.namespace, self.settings.domain)
                 self.registry.put_service(host, value, change)
-                self._note_addresses(self.waypoints.served_by(key.namespace, key.name), change)
+                if self.waypoints.is_one(key.namespace, key.name):
+                    self._touched.waypoints.add((key.namespace, key.name))
             case "Pod":
                 uid = names.pod_uid(self.settings.cluster_id, key.namespace, key.name)
                 self.registry.put_workload(uid, value, change)
@@ -267,37 +272,28 @@ class World:
                 for policy in self.security.put(key, value):
                     self._note_security(policy, change)
             case "Gateway":
-                self._note_addresses(self.waypoints.put_waypoint(key, value), change)
+                self.waypoints.put_waypoint(key, value)
+                self._touched.waypoints.add((key.namespace, key.name))
             case "Namespace":
-                self._note_addresses(self.waypoints.put_namespace(key.name, value), change)
+                if self.waypoints.put_namespace(key.name, value):
+                    self._touched.namespaces.add(key.name)
             case "ConfigMap":
                 self.mesh = value or MeshConfig()
                 change.guarded.add(EVERYWHERE)
                 change.policies.update(policy.key for policy in self.security.authorization_policies())
 
     def _note_security(self, policy: SecurityPolicy, change: Change) -> None:
-        """A policy came, changed or went: who is guarded by it, and who must be told of it."""
-        everywhere = policy.namespace == self.settings.root_namespace
-        change.guarded.add(EVERYWHERE if everywhere else policy.namespace)
+        """A policy came, changed or went: who is guarded by it, and which L4 policies come of it."""
+        change.guarded.add(self._reach(policy))
+        self._touched.policies.append(policy)
         if isinstance(policy, PeerAuthentication):
             change.policies |= self.security.peer_policy_names(policy)
         elif isinstance(policy, AuthorizationPolicy):
             change.policies.add(policy.key)
-        if policy.selector or isinstance(policy, PeerAuthentication):
-            covered = (
-                uid
-                for uid, workload in self.registry.workloads.items()
-                if self.security.covers(policy, workload.namespace, workload.labels)
-            )
-            self._note_addresses(covered, change)
 
-    def _note_addresses(self, identities: Iterable[str], change: Change) -> None:
-        """Hosts and uids of which node proxies are to be told anew; a pod is told of with its services, too."""
-        for identity in identities:
-            change.addresses.add(identity)
-            workload = self.registry.workloads.get(identity)
-            if workload is not None:
-                change.addresses.update(self.registry.hosts_of(workload))
+    def _reach(self, policy: SecurityPolicy) -> str:
+        """The namespace whose pods a policy may guard, or EVERYWHERE."""
+        return EVERYWHERE if policy.namespace == self.settings.root_namespace else policy.namespace
 
     def _note_routes(self, hosts: Iterable[str], change: Change) -> None:
         """Hosts of a VirtualService, as written: which services and ports are routed otherwise now."""

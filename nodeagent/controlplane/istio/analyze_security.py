@@ -58,12 +58,16 @@ def _coverage(policies: SecurityPolicies, registry: Registry, policy: SecurityPo
         )
         yield Severity.WARNING, _INEFFECTIVE, "spec.targetRefs", message
         return
-    workloads = registry.workloads.values()
-    if policy.selector and not any(
-        policies.covers(policy, workload.namespace, workload.labels) for workload in workloads
-    ):
+    if policy.selector and not _selects(policies, registry, policy):
         pairs = ", ".join(f"{name}={value}" for name, value in sorted(policy.selector.items()))
         yield Severity.WARNING, _NO_WORKLOADS, "spec.selector", f"no pod has the labels {pairs}"
+
+
+def _selects(policies: SecurityPolicies, registry: Registry, policy: SecurityPolicy) -> bool:
+    """Whether there is a pod with the labels."""
+    if policy.namespace != policies.root_namespace:
+        return registry.has_pod(policy.namespace, policy.selector)
+    return any(policies.covers(policy, pod.namespace, pod.labels) for pod in registry.workloads.values())
 
 
 def _provider(registry: Registry, mesh: MeshConfig, policy: AuthorizationPolicy) -> Iterator[_Finding]:
@@ -102,8 +106,8 @@ def _peer(policies: SecurityPolicies, policy: PeerAuthentication, *, has_ca: boo
     """Policies that lose against older ones, and certificates that nobody issues."""
     rivals = [
         other
-        for other in policies.peer_authentications()
-        if other.namespace == policy.namespace and other.selector == policy.selector
+        for other in policies.peer_authentications_of(policy.namespace)
+        if other.selector == policy.selector
     ]
     if rivals[0] is not policy:
         message = f"PeerAuthentication {rivals[0].key} ({rivals[0].source}) is older and is the one in force"

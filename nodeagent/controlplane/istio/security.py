@@ -130,6 +130,10 @@ class SecurityPolicies:
         """Every PeerAuthentication, in order of namespace and age."""
         return list(self._peer)
 
+    def peer_authentications_of(self, namespace: str) -> list[PeerAuthentication]:
+        """Those of a namespace, the oldest first."""
+        return list(self._peer.of(namespace))
+
     def request_authentications(self) -> list[RequestAuthentication]:
         """Every RequestAuthentication, in order of namespace and age."""
         return list(self._request)
