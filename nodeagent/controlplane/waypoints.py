@@ -58,7 +58,7 @@ class Waypoints:
         return before != after and (by_labels or USE_WAYPOINT in (*before, *after))
 
     def users(self, waypoints: Collection[tuple[str, str]], namespaces: Collection[str]) -> set[str]:
-        """Hosts and uids that ask for one of these waypoints (namespace and name), are pods of it, or are in one of the
+        """Hosts and uids that ask for one of these waypoints (namespace and name), are pods of one, or are in one of the
         namespaces."""
         return {
             identity
