@@ -239,6 +239,7 @@ class EndpointRow:
     namespace: str = ""
     locality: str = ""
     tunnel: tuple[str, ...] = ()  # SPIFFE IDs, one of which must answer; none: it is reached in plaintext
+    via: str = ""  # address:port of the waypoint or network gateway that the tunnel leads to; empty: its own
 
 
 @dataclass(frozen=True, slots=True)

@@ -31,6 +31,7 @@ from nodeagent.snapshot.values import (
     Respond,
     Route,
     RouteTable,
+    Tunnel,
     View,
     VirtualHost,
     WeightedCluster,
@@ -216,7 +217,15 @@ def _endpoint_row(view: View, cluster: Cluster, endpoint: Endpoint) -> EndpointR
         workload=(workload.name or workload.workload_name) if workload is not None else "",
         namespace=workload.namespace if workload is not None else "",
         tunnel=endpoint.tunnel.identities if endpoint.tunnel is not None else (),
+        via=_via(endpoint.tunnel),
     )
+
+
+def _via(tunnel: Tunnel | None) -> str:
+    if tunnel is None or not any(tunnel.address):
+        return ""
+    address = format_address(tunnel.address)
+    return f"[{address}]:{tunnel.port}" if ":" in address else f"{address}:{tunnel.port}"
 
 
 # -- listeners and connections --

@@ -141,7 +141,12 @@ LISTINGS: Final = {
             "CLUSTER": _field("cluster"),
             **_VIEW,
         },
-        {"WEIGHT": _field("weight"), "PRIORITY": _field("priority"), "LOCALITY": _field("locality")},
+        {
+            "WEIGHT": _field("weight"),
+            "PRIORITY": _field("priority"),
+            "LOCALITY": _field("locality"),
+            "VIA": _field("via"),
+        },
         ("cluster", "view", "address", "port"),
     ),
     "listeners": Listing(

@@ -183,6 +183,37 @@ def test_on_the_same_node_no_tunnel_is_made(mesh: Mesh) -> None:
     eventually(connections, lambda now: now > 0)  # one of an earlier test may be in use still
 
 
+STRICT = """
+apiVersion: security.istio.io/v1
+kind: PeerAuthentication
+metadata: {name: near, namespace: default}
+spec: {selector: {matchLabels: {app: near}}, mtls: {mode: STRICT}}
+"""
+
+
+def test_strict_takes_what_comes_without_a_tunnel_from_the_same_node(mesh: Mesh) -> None:
+    """And nobody else in plaintext: the outsider shows that the policy is in force."""
+
+    def answer(pod: str) -> str:
+        # A connection of its own in the mesh, too: what is pooled was let in before.
+        arguments = ("-o", "/dev/null", "-w", "%{http_code}", "-H", "connection: close")
+        return mesh.curl(pod, *arguments, "http://near/strict", check=False).strip()
+
+    def recognised() -> float:
+        return counted(mesh, "node-a", "nodeagent_engine_neighbour_accepted_total")
+
+    assert answer("outsider") == "200"
+    mesh.apply(STRICT)
+    try:
+        eventually(lambda: answer("outsider"), lambda code: code != "200")
+        assert {answer("client") for _ in range(5)} == {"200"}
+        assert recognised() >= 1, "it came in plaintext"
+        assert answer("outsider") != "200"
+    finally:
+        mesh.delete(STRICT)
+    eventually(lambda: answer("outsider"), lambda code: code == "200")
+
+
 def test_tcp_connections_are_counted_with_principals(mesh: Mesh) -> None:
     labels = {
         "source_principal": spiffe("client"),

@@ -127,6 +127,8 @@ def test_requests_for_the_service_come_by_way_of_its_waypoint(mesh: Mesh) -> Non
     services = {row["name"]: row["waypoint"] for row in mesh.get("services", "node-a")}
     assert services["web"]
     assert not services["way"]
+    rows = [row for row in mesh.get("endpoints", "node-a") if row["cluster"].startswith("waypoint|")]
+    assert {row["via"] for row in rows} == {f"{ips(mesh, 'way')[0]}:15008"}
 
 
 def test_other_protocols_do_too(mesh: Mesh) -> None:
