@@ -31,12 +31,16 @@ def denied(text: str = "", code: int = 7) -> Any:
 class GrpcAuthorizer(external_auth_pb2_grpc.AuthorizationServicer):  # type: ignore[misc]
     """`answer` makes a CheckResponse of each CheckRequest, or raises."""
 
-    def __init__(self, namespace: Namespace, port: int, address: str = "127.0.0.1") -> None:
+    def __init__(
+        self, namespace: Namespace, port: int, address: str = "127.0.0.1", max_streams: int = 1000
+    ) -> None:
         self.answer: Callable[[Any], Any] = lambda request: response()
         self.requests: list[Any] = []
         self.metadata: list[dict[str, Any]] = []
         self.peers: set[str] = set()
-        self.server = grpc.server(futures.ThreadPoolExecutor(64))
+        self.server = grpc.server(
+            futures.ThreadPoolExecutor(64), options=(("grpc.max_concurrent_streams", max_streams),)
+        )
         external_auth_pb2_grpc.add_AuthorizationServicer_to_server(self, self.server)
         namespace.run(lambda: self.server.add_insecure_port(f"{address}:{port}"))
         namespace.run(self.server.start)

@@ -104,6 +104,36 @@ async def test_connections_are_shared(pod: GuardedPod, service: GrpcAuthorizer) 
     assert len(service.peers) == 1
 
 
+async def test_a_service_takes_so_many_at_once(pod: GuardedPod) -> None:
+    service = GrpcAuthorizer(pod.namespace, GRPC, max_streams=2)
+    try:
+        service.answer = lambda request: time.sleep(0.05) or response()
+        await pod.guard(BY_GRPC, authorizers=(GRPC,))
+        await pod.ask()
+        answers = await asyncio.gather(*(pod.ask(f"/{i}") for i in range(20)))
+        assert {answer.status for answer in answers} == {200}
+        assert 1 < len(service.peers) <= 20
+    finally:
+        service.stop()
+
+
+async def test_an_answer_is_bounded(pod: GuardedPod, service: GrpcAuthorizer) -> None:
+    await pod.guard(replace(BY_GRPC, status_on_error=503), authorizers=(GRPC,))
+    for size, status in ((200_000, 403), (300_000, 503), (200_000, 403)):
+        service.answer = lambda request, size=size: denied('body: "' + "x" * size + '"')
+        answer = await pod.ask()
+        assert answer.status == status
+        assert len(answer.body) == (size if status == 403 else 0)
+    many = 'headers_to_remove: "x" ' * 300
+    service.answer = lambda request: response(f"ok_response {{ {many} }}")
+    assert (await pod.ask()).status == 503
+    big = "y" * 70_000
+    service.answer = lambda request: response(
+        f'ok_response {{ headers {{ header {{ key: "x" value: "{big}" }} }} }}'
+    )
+    assert (await pod.ask()).status == 503
+
+
 async def test_a_refusal_is_passed_on(pod: GuardedPod, service: GrpcAuthorizer) -> None:
     service.answer = lambda request: denied(
         """status { code: 429 } body: "{}"
