@@ -32,7 +32,7 @@ enum {
 
 static void write_peer(na_wire_out *out, uint32_t field, const na_address *address, na_str principal) {
   char text[INET6_ADDRSTRLEN] = "";
-  bool v4 = IN6_IS_ADDR_V4MAPPED((const struct in6_addr *)address->ip);
+  bool v4 = na_ip_is_v4(address->ip);
   inet_ntop(v4 ? AF_INET : AF_INET6, address->ip + (v4 ? 12 : 0), text, sizeof text);
   size_t peer = na_wire_begin(out, field);
   size_t outer = na_wire_begin(out, PEER_ADDRESS);
