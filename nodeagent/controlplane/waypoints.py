@@ -58,8 +58,8 @@ class Waypoints:
         return before != after and (by_labels or USE_WAYPOINT in (*before, *after))
 
     def users(self, waypoints: Collection[tuple[str, str]], namespaces: Collection[str]) -> set[str]:
-        """Hosts and uids that ask for one of these waypoints (namespace and name), are pods of one, or are in one of the
-        namespaces."""
+        """Hosts and uids that ask for one of these waypoints (namespace and name), are a pod of one, or are in one of
+        the namespaces."""
         return {
             identity
             for identity, namespace, labels in self._targets()

@@ -85,9 +85,7 @@ def decode_authorization_policy(
             policy = AuthorizationPolicy(
                 **common(raw, spec, scope.root_namespace),
                 action=action,
-                rules=tuple(
-                    _rule(item, raw.key.namespace, action) for item in _required_objects(spec, "rules")
-                ),
+                rules=tuple(_rule(item, raw.key.namespace, action) for item in spec.messages("rules")),
                 provider=_provider(spec, action),
                 dry_run=_dry_run(annotations, problems),
             )
@@ -95,9 +93,9 @@ def decode_authorization_policy(
     return policy
 
 
-def _required_objects(fields: Fields, name: str) -> Iterable[Fields]:
+def _alternatives(fields: Fields, name: str) -> Iterable[Fields]:
     """The objects of a list that must not be empty if it is there."""
-    if fields.data.get(name) == [] and name != "rules":
+    if fields.data.get(name) == []:
         fields.error(name, "required, but empty; leave it out to match any", "missing-field")
     return fields.messages(name)
 
@@ -138,11 +136,9 @@ def _check_action(spec: Fields, policy: AuthorizationPolicy) -> None:
 
 def _rule(fields: Fields, namespace: str, action: Action) -> Rule:
     with fields:
-        sources = [
-            _part(item, "source", _SOURCE_FIELDS, namespace) for item in _required_objects(fields, "from")
-        ]
+        sources = [_part(item, "source", _SOURCE_FIELDS, namespace) for item in _alternatives(fields, "from")]
         operations = [
-            _part(item, "operation", _OPERATION_FIELDS, namespace) for item in _required_objects(fields, "to")
+            _part(item, "operation", _OPERATION_FIELDS, namespace) for item in _alternatives(fields, "to")
         ]
         when = [_when(item, namespace) for item in fields.messages("when")]
     rule = Rule(tuple(sources), tuple(operations), tuple(item for item in when if item is not None))
