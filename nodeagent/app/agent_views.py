@@ -139,7 +139,12 @@ class Views:
         waypoints = None
         if self._config.ca:
             waypoints = Waypoints(self.gateways, self._principal(subject))
-            scope = replace(scope, tunnel_to=self.gateways.tunnel_to, waypoint_of=waypoints.endpoints_of)
+            scope = replace(
+                scope,
+                tunnel_to=self.gateways.tunnel_to,
+                waypoint_of=waypoints.endpoints_of,
+                beyond=self.gateways.beyond,
+            )
         node = node_of(subject, self._config)
         principal = self._principals[name] = self._principal(subject)
         access = workload_access(self._config, lambda: self._certificate_of(principal))

@@ -9,6 +9,7 @@ The service or workload is named in its own resource; what it names is looked up
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import replace
 from typing import TypeAlias
 
@@ -126,6 +127,33 @@ class Gateways:
             authority=target,
             network=self._index.network,
         )
+
+    def beyond(self, cluster: Cluster) -> tuple[Endpoint, ...]:
+        """The endpoints of a cluster's service in other networks that have no address here: each of their gateways'
+        workloads stands for them. Subsets are none of theirs: labels are not told."""
+        name = _name_of(cluster.service) if cluster.service is not None else ""
+        members = self._index.members_beyond(name) if not cluster.subset else ()
+        service = self._index.service(name) if members else None
+        if service is None:
+            return ()
+        weights: dict[tuple[Tunnel, WorkloadRef], int] = {}
+        for member in members:
+            for workload, tunnel in self._ways_to(member, service, f"{service.ref.host}:{cluster.port}"):
+                weights[tunnel, workload] = weights.get((tunnel, workload), 0) + member.capacity
+        return tuple(
+            Endpoint(tunnel.address, cluster.port, max(1, weight), workload=workload, tunnel=tunnel)
+            for (tunnel, workload), weight in weights.items()
+        )
+
+    def _ways_to(self, member: WorkloadEntry, service: ServiceEntry, target: str) -> Iterator[Way]:
+        inner = dict.fromkeys(name for name in (member.ref.principal, *service.identities) if name)
+        if not inner or not member.hbone or not member.healthy or member.gateway is None:
+            return
+        if not self._index.is_elsewhere(member):
+            return
+        for workload, tunnel in self.ways(member.gateway):
+            network = self._index.network
+            yield workload, replace(tunnel, inner=tuple(inner), authority=target, network=network)
 
 
 def _merged(ways: tuple[Way, ...]) -> Tunnel:

@@ -40,6 +40,8 @@ class Scope:
     """How the workload at an address is reached by HBONE or mTLS (Gateways.tunnel_to); None: in plaintext."""
     waypoint_of: Callable[[Cluster], tuple[Endpoint, ...] | None] = lambda _: None
     """The endpoints of a cluster whose service has a waypoint (Gateways.of_cluster); None: its own."""
+    beyond: Callable[[Cluster], tuple[Endpoint, ...]] = lambda _: ()
+    """Endpoints of a cluster's service that no load assignment tells of (Gateways.beyond)."""
 
     def name(self, xds_name: str) -> str:
         """The snapshot's name of a cluster or route table."""

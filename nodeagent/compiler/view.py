@@ -391,9 +391,9 @@ class _Assembler:
             return piece.endpoints
         assigned = self._pieces.endpoints.get(piece.eds_name)
         if assigned is not None:
-            return assigned.endpoints
+            return (*assigned.endpoints, *self._scope.beyond(piece.value))
         if self._pieces.known(ENDPOINTS, piece.eds_name):
-            return ()
+            return self._scope.beyond(piece.value)
         return self._previous.endpoints.get(name, ())
 
     def _refuse_unknown(self) -> bool:
@@ -417,7 +417,7 @@ def replace_endpoints(view: View, scope: Scope, pieces: Pieces, names: Iterable[
         if piece is None or piece.eds_name != eds_name or assigned is None or name not in endpoints:
             return None
         if scope.waypoint_of(piece.value) is None:
-            endpoints[name] = assigned.endpoints
+            endpoints[name] = (*assigned.endpoints, *scope.beyond(piece.value))
     return replace(view, endpoints=endpoints)
 
 

@@ -74,6 +74,14 @@ class WorkloadEntry:
     locality: str = ""
     """`region/zone/subzone`."""
     application_tunnel: ApplicationTunnel | None = None
+    capacity: int = 1
+    """How many workloads it stands for: all those of a service in another network may be told as one."""
+
+    @property
+    def is_beyond(self) -> bool:
+        """Whether it has no address of its own, and can be reached through its network's gateway only."""
+        return self.gateway is not None and not self.addresses
+
     mtls: bool = False
     """A sidecar takes its connections with Istio's mTLS, without a tunnel."""
 
@@ -143,6 +151,8 @@ class WorkloadIndex:
         self._by_name: dict[tuple[str, str], str] = {}
         self._by_vip: dict[bytes, tuple[str, ...]] = {}
         self._http_ports: Counter[int] = Counter()
+        self._beyond: dict[str, dict[str, WorkloadEntry]] = {}
+        """By service and uid: who is in other networks and has no address."""
         self._members: Counter[str] = Counter()
         self._healthy: Counter[str] = Counter()
         self._shared: dict[Any, Any] = {}
@@ -195,6 +205,8 @@ class WorkloadIndex:
             for address in entry.addresses:
                 self._by_address[address] = name
         for service, _ in entry.services:
+            if entry.is_beyond:
+                self._beyond.setdefault(service, {})[name] = entry
             self._members[service] += 1
             self._healthy[service] += entry.healthy
 
@@ -207,6 +219,10 @@ class WorkloadIndex:
             if self._by_address.get(address) == name:
                 del self._by_address[address]
         for service, _ in entry.services:
+            if entry.is_beyond:
+                self._beyond[service].pop(name)
+                if not self._beyond[service]:
+                    del self._beyond[service]
             _decrease(self._members, service, 1)
             _decrease(self._healthy, service, int(entry.healthy))
 
@@ -253,7 +269,7 @@ class WorkloadIndex:
         )
         hbone = message.tunnel_protocol == _HBONE
         mtls = message.tunnel_protocol == _LEGACY_ISTIO_MTLS
-        if hbone or mtls:
+        if (hbone or mtls) and (message.addresses or message.service_account):
             # ValueError for a peer that nobody could prove to be.
             Identity(ref.trust_domain, ref.namespace, ref.service_account)
         return WorkloadEntry(
@@ -270,6 +286,7 @@ class WorkloadIndex:
             _gateway(message, "network_gateway"),
             _locality(message.locality),
             _application_tunnel(message),
+            message.capacity.value if message.HasField("capacity") else 1,
             mtls,
         )
 
@@ -315,6 +332,10 @@ class WorkloadIndex:
         return tuple(
             entry for entry in self._workloads.values() if any(name == service for name, _ in entry.services)
         )
+
+    def members_beyond(self, service: str) -> tuple[WorkloadEntry, ...]:
+        """Those workloads of a service that are in other networks and have no address."""
+        return tuple(self._beyond.get(service, {}).values())
 
     def service(self, name: str) -> ServiceEntry | None:
         """The service of a resource's name, `namespace/hostname`."""

@@ -235,3 +235,61 @@ class TestOtherNetworks:
         tunnel = Gateways(index).tunnel_to(POD, self.TARGET)
         assert tunnel is not None
         assert tunnel.inner, "whoever answers at the address is no gateway: the tunnel fails"
+
+    def beyond(self, index: WorkloadIndex, ref: Any, capacity: int = 0, name: str = "all-reviews") -> None:
+        """All of a service's workloads in another network, as istiod tells of them: one, without an address."""
+        message = xds.workload(name, "10.0.0.1", node="node-z", account="", services={"reviews": (80, 8080)})
+        part = message.workload
+        del part.addresses[:]
+        part.network, part.tunnel_protocol = "far", workload_pb2.HBONE
+        part.network_gateway.CopyFrom(ref)
+        if capacity:
+            part.capacity.value = capacity
+        put(index, message)
+
+    def test_workloads_without_address_are_behind_their_gateway(self, index: WorkloadIndex) -> None:
+        service = xds.service("reviews", "10.96.0.7", (80, "http"))
+        service.service.subject_alt_names.append("spiffe://cluster.local/ns/default/sa/reviews")
+        put(index, service)
+        gateways = Gateways(index)
+        scope = Scope("v", index.workload_at, tunnel_to=gateways.tunnel_to, beyond=gateways.beyond)
+        name = f"outbound|80||{HOST}"
+        pieces = Pieces(lambda *_: True)
+        pieces.clusters[name] = compile_cluster(xds.cluster(name), scope)
+        pieces.endpoints[name] = compile_endpoints(xds.assignment(name, "10.244.0.8"), scope)
+        wants = Wants({(VIP, 80): Want((VIP, 80), (), cluster=name)})
+        before = assemble(scope, pieces, wants, View("v")).view
+        assert [each.address for each in before.endpoints[scope.name(name)]] == [POD]
+        self.beyond(index, by_host(), capacity=3)
+        self.beyond(index, by_host(), name="more-reviews")
+        after = assemble(scope, pieces, wants, before).view
+        check_consistent(Snapshot(views={"v": after}))
+        near, *far = after.endpoints[scope.name(name)]
+        assert near.address == POD
+        inner = ("spiffe://cluster.local/ns/default/sa/reviews",)
+        assert [(each.port, each.weight, each.tunnel) for each in far] == [
+            (
+                80,
+                4,
+                Tunnel((GATE, SHARED), port, parse_address(address), self.TARGET, inner, "near"),
+            )
+            for port, address in zip((15009, 15008), GATES, strict=True)
+        ]
+        quick = replace_endpoints(after, scope, pieces, [name])
+        assert quick is not None
+        assert len(quick.endpoints[scope.name(name)]) == 3
+
+    def test_nobody_can_prove_to_be_a_service_without_identities(self, index: WorkloadIndex) -> None:
+        put(index, xds.service("reviews", "10.96.0.7", (80, "http")))
+        self.beyond(index, by_host())
+        scope = Scope("v")
+        cluster = compile_cluster(xds.cluster(f"outbound|80||{HOST}"), scope).value
+        assert Gateways(index).beyond(cluster) == ()
+
+    def test_they_go_and_come(self, index: WorkloadIndex) -> None:
+        name = f"default/{HOST}"
+        self.beyond(index, by_host())
+        assert len(index.members_beyond(name)) == 1
+        change, _ = apply_addresses(index, (), ["Kubernetes//Pod/default/all-reviews"])
+        assert change.gateways
+        assert index.members_beyond(name) == ()
