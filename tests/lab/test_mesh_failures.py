@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import signal
 import subprocess
+import time
 from pathlib import Path
 
 import pytest
@@ -49,7 +50,34 @@ def test_agent_starts_from_its_last_configuration_without_a_control_plane(mesh: 
     finally:
         mesh.lab("start", "controlplane")
     eventually(lambda: mesh.status("node-a")["control_plane"]["connected"], bool, within=30)
-    assert answered(mesh) == "200"
+    # Certificates do not outlive an agent: tunnels to the other node are there when there is one again.
+    eventually(lambda: mesh.statuses("client", 10, REVIEWS), lambda codes: set(codes) == {"200"}, within=20)
+
+
+UNUSED = """
+apiVersion: v1
+kind: Service
+metadata: {name: unused, namespace: default}
+spec: {selector: {app: reviews}, ports: [{name: http, port: 9080}]}
+"""
+
+
+def test_a_service_that_was_never_used_is_reached_at_once_without_a_control_plane(mesh: Mesh) -> None:
+    mesh.apply(UNUSED)
+    mesh.lab("stop", "controlplane")
+    try:
+        eventually(lambda: mesh.status("node-a")["control_plane"]["connected"], lambda there: not there)
+        time.sleep(4)  # HOPE in app/agent.py: it might have been restarted
+        code, seconds = mesh.curl(
+            "client", "-o", "/dev/null", "-w", "%{http_code} %{time_total}", "http://unused:9080/"
+        ).split()
+        assert code == "200"
+        assert float(seconds) < 1, "it waits two seconds for configuration"
+    finally:
+        mesh.lab("start", "controlplane")
+    eventually(lambda: mesh.status("node-a")["control_plane"]["connected"], bool, within=30)
+    eventually(lambda: answered(mesh, "http://unused:9080/"), lambda code: code == "200")
+    mesh.delete(UNUSED)
 
 
 def test_label_takes_a_pod_out_of_the_mesh_and_back(mesh: Mesh) -> None:
