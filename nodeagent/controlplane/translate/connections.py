@@ -42,15 +42,15 @@ def http_filter_with_routes(
     perspective: Perspective,
     stat_prefix: str,
     routes: route_pb2.RouteConfiguration,
-    guards: Iterable[HttpFilter] = (),
-    mesh: MeshConfig | None = None,
+    guards: Iterable[HttpFilter],
+    mesh: MeshConfig,
 ) -> Filter:
     """An HTTP connection manager with its routes inline, filters that requests must pass, and how the mesh wants
     their paths to be read."""
     http = manager(perspective, stat_prefix, guards)
-    if mesh is not None and mesh.merge_slashes:
+    if mesh.merge_slashes:
         http.merge_slashes = True
-    if mesh is not None and mesh.decode_slashes:
+    if mesh.decode_slashes:
         http.path_with_escaped_slashes_action = Manager.UNESCAPE_AND_FORWARD
     http.route_config.CopyFrom(routes)
     return Filter(name=HTTP_MANAGER, typed_config=pack(http))

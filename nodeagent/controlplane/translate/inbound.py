@@ -136,7 +136,9 @@ def _catch_all_chains(view: View, guards: Guards, port: int | None = None) -> It
         return
     cluster = names.INBOUND_PASSTHROUGH_CLUSTER
     routes = _routes(cluster, f"{names.INBOUND}|http|0")
-    http = connections.http_filter_with_routes(view.perspective, cluster, routes, guards.http)
+    http = connections.http_filter_with_routes(
+        view.perspective, cluster, routes, guards.http, view.world.mesh
+    )
     yield _chain(f"virtualInbound-catchall-http{suffix}", [http], port=port, detected=True)
     yield _chain(names.VIRTUAL_INBOUND + suffix, _tcp_filters(cluster, guards), port=port)
 

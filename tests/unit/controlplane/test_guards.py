@@ -139,3 +139,20 @@ def test_the_newer_of_two_peer_authentications_is_told_that_it_loses(configured:
     assert configured.messages() == [
         "PeerAuthentication foo/b: spec: PeerAuthentication foo/a (f.yaml:1) is older and is the one in force"
     ]
+
+
+def test_every_chain_reads_slashes_as_the_mesh_wants(configured: Any) -> None:
+    """A chain that read them otherwise would let pass what another refuses."""
+    service = AUTHZ.replace("bar", "foo") % ("http", 80)
+    configured.put(POD + "---\n" + service.replace("ports", "selector: {app: web}, ports"))
+    mesh = (MESH % HOST).replace(
+        "extensionProviders", "pathNormalization: {normalization: MERGE_SLASHES}\n    extensionProviders"
+    )
+    configured.put(mesh)
+    made = ListenerKind().build(view_of(configured), INBOUND)["virtualInbound"]
+    managers = [
+        http_connection_manager_pb2.HttpConnectionManager.FromString(chain.filters[-1].typed_config.value)
+        for chain in listener_pb2.Listener.FromString(made.body).filter_chains
+        if chain.filters[-1].name.endswith("http_connection_manager")
+    ]
+    assert [manager.merge_slashes for manager in managers] == [True, True]
