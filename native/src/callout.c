@@ -92,10 +92,18 @@ static void conclude(inquiry *q, enum na_verdict verdict, const na_refusal *refu
   asker->resume(asker, verdict, refusal);
 }
 
+/* Let the application know that nobody said it may. False: it must not pass without. */
+static bool mark_open(const na_callout *callout, na_authz *authz, na_h1_head *head) {
+  return !callout->mark_open || !head ||
+         na_head_edit(&authz->edits, head, NA_EDIT_SET, na_str_of("x-envoy-auth-failure-mode-allowed"),
+                      na_str_of("true")) == 0;
+}
+
 /* What comes of it when there is no answer. */
-static enum na_verdict without_answer(const na_callout *callout, na_worker *worker, na_refusal *refusal) {
+static enum na_verdict without_answer(const na_callout *callout, na_worker *worker, na_authz *authz, na_h1_head *head,
+                                      na_refusal *refusal) {
   na_worker_count(worker, NA_COUNTER_CALLOUT_ERROR);
-  if (callout->fail_open) {
+  if (callout->fail_open && mark_open(callout, authz, head)) {
     na_worker_count(worker, NA_COUNTER_CALLOUT_FAILED_OPEN);
     return NA_VERDICT_ALLOW;
   }
@@ -103,9 +111,13 @@ static enum na_verdict without_answer(const na_callout *callout, na_worker *work
   return NA_VERDICT_DENY;
 }
 
+static na_h1_head *head_of(const inquiry *q) {
+  return q->request ? na_request_own_head(q->request) : NULL;
+}
+
 static void conclude_without(inquiry *q) {
   na_refusal refusal = {0};
-  enum na_verdict verdict = without_answer(q->callout, q->worker, &refusal);
+  enum na_verdict verdict = without_answer(q->callout, q->worker, q->authz, head_of(q), &refusal);
   conclude(q, verdict, &refusal);
 }
 
@@ -125,10 +137,6 @@ static void conclude_with(inquiry *q, int error, enum na_verdict verdict, const 
   }
   count(q, verdict == NA_VERDICT_ALLOW ? NA_COUNTER_CALLOUT_ALLOWED : NA_COUNTER_CALLOUT_DENIED);
   conclude(q, verdict, refusal);
-}
-
-static na_h1_head *head_of(const inquiry *q) {
-  return q->request ? na_request_own_head(q->request) : NULL;
 }
 
 static int ask_once(inquiry *q);
@@ -179,6 +187,12 @@ static na_str own_principal(const inquiry *q) {
   return identity ? na_str_of(identity->uri) : (na_str){"", 0};
 }
 
+static bool is_told(const void *context, na_str name) {
+  const na_callout *callout = context;
+  return (!callout->names[NA_CALLOUT_SEND].n || na_header_names_has(&callout->names[NA_CALLOUT_SEND], name)) &&
+         !na_header_names_has(&callout->names[NA_CALLOUT_HIDE], name);
+}
+
 static void write_question(const inquiry *q, na_wire_out *out) {
   na_str principal = na_conn_principal(q->conn);
   na_sent_body body = body_of(q);
@@ -188,6 +202,8 @@ static void write_question(const inquiry *q, na_wire_out *out) {
       .source_principal = principal,
       .destination_principal = principal.n ? own_principal(q) : principal,
       .http = q->request ? &na_request_head(q->request)->request : NULL,
+      .is_told = is_told,
+      .context = q->callout,
       .time_us = q->time_us,
       .id = q->id,
       .protocol = na_str_of(q->request && q->request->http10 ? "HTTP/1.0" : "HTTP/1.1"),
@@ -407,7 +423,7 @@ static enum na_verdict ask(const na_stage *stage, na_subject *subject, na_refusa
   }
   if (q)
     inquiry_free(q);
-  return error ? without_answer(callout, subject->worker, refusal) : NA_VERDICT_DENY;
+  return error ? without_answer(callout, subject->worker, subject->authz, subject->head, refusal) : NA_VERDICT_DENY;
 }
 
 static void explain(const na_stage *stage, const na_subject *subject, na_out *out) {

@@ -33,6 +33,7 @@ struct na_callout {
   bool fail_open;
   bool body_partial;
   bool body_raw;
+  bool mark_open;
   bool conditional; /* `when` is to be looked at */
   uint16_t status_on_error;
   uint32_t timeout_ms;
@@ -43,7 +44,7 @@ struct na_callout {
   na_slots *slots; /* where the cluster's slot is held; NULL: not yet */
   uint32_t slot;
   na_expression when;
-  na_header_names names[4]; /* by enum na_callout_names */
+  na_header_names names[7]; /* by enum na_callout_names */
   na_own_pairs pairs[2];    /* by enum na_callout_headers */
 };
 
@@ -61,6 +62,11 @@ static inline bool na_header_names_has(const na_header_names *names, na_str name
       return true;
   return false;
 }
+
+/* Metadata of answers. */
+#define NA_CALLOUT_FILTER "envoy.filters.http.ext_authz"
+/* Tells whether the body is sent along as a whole; clients do not write it. */
+#define NA_PARTIAL_BODY_HEADER "x-envoy-auth-partial-body"
 
 /* ---- callout_answer.c, callout_http.c: a request's body, its question, and the answer ---- */
 

@@ -9,8 +9,6 @@
 #include "callout.h"
 #include "check_message.h"
 
-#define FILTER "envoy.filters.http.ext_authz"
-
 /* Where edits go. */
 typedef struct edited {
   na_authz *authz;
@@ -98,8 +96,8 @@ static int apply_allowed(const edited *to, const na_check_response *answer) {
 static int keep_metadata(na_authz *authz, json_t *metadata) {
   const char *name;
   json_t *value;
-  json_object_foreach(metadata, name,
-                      value) if (na_metadata_set(&authz->metadata, FILTER, name, json_incref(value))) return -ENOMEM;
+  json_object_foreach(metadata, name, value) if (na_metadata_set(&authz->metadata, NA_CALLOUT_FILTER, name,
+                                                                 json_incref(value))) return -ENOMEM;
   return 0;
 }
 

@@ -67,6 +67,7 @@ static na_callout *callout_new(const na_callout_config *config) {
   callout->fail_open = config->fail_open != 0;
   callout->body_partial = config->body_partial != 0;
   callout->body_raw = config->body_raw != 0;
+  callout->mark_open = config->mark_open != 0;
   callout->status_on_error = config->status_on_error ? (uint16_t)config->status_on_error : 403;
   callout->timeout_ms = config->timeout_ms ? config->timeout_ms : 200;
   callout->body_bytes = config->body_bytes;
@@ -122,7 +123,7 @@ int na_callout_name(na_guards *guards, enum na_callout_names which, uint32_t kin
   na_callout *callout = building(guards, "a header's name", &rc);
   if (!callout)
     return rc;
-  if ((unsigned)which > NA_CALLOUT_ANSWER_ALLOWED)
+  if ((unsigned)which > NA_CALLOUT_TO_METADATA)
     return na_guards_fail(guards, -EINVAL, "names of %u are unknown", (unsigned)which);
   na_header_names *names = &callout->names[which];
   if (names->n == NA_MAX_CALLOUT_ITEMS)

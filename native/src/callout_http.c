@@ -8,6 +8,7 @@
 #include <string.h>
 
 #include "callout.h"
+#include "http1_parse.h"
 
 /* ---- the question ---- */
 
@@ -21,7 +22,8 @@ static bool is_extra(const na_callout *callout, na_str name) {
 
 static bool is_told(const na_callout *callout, const na_header *header) {
   if (header->hop || header->id == NA_HDR_HOST || na_header_is_protected(header->name) ||
-      is_extra(callout, header->name))
+      is_extra(callout, header->name) || na_str_ieq(header->name, NA_PARTIAL_BODY_HEADER) ||
+      na_header_names_has(&callout->names[NA_CALLOUT_HIDE], header->name))
     return false;
   return na_str_ieq(header->name, "authorization") ||
          na_header_names_has(&callout->names[NA_CALLOUT_SEND], header->name);
@@ -45,7 +47,7 @@ static void write_headers(const na_callout *callout, const na_request *request, 
   na_out_u64(out, body->bytes.n);
   na_out_cstr(out, "\r\n");
   if (body->wanted)
-    na_out_header(out, na_str_of("x-envoy-auth-partial-body"), na_str_of(body->partial ? "true" : "false"));
+    na_out_header(out, na_str_of(NA_PARTIAL_BODY_HEADER), na_str_of(body->partial ? "true" : "false"));
   for (uint32_t i = 0; i < request->nheaders; i++)
     if (is_told(callout, &request->headers[i]))
       na_out_header(out, request->headers[i].name, request->headers[i].value);
@@ -85,19 +87,35 @@ static bool is_before(const na_h1_head *answer, uint32_t at) {
   return false;
 }
 
-/* Take headers over to the request, in place of what it has, and to its answer. */
+/* What one header of an allowing answer does. `again`: there was one of its name before it. */
+static int apply_header(const na_callout *callout, na_authz *authz, na_h1_head *head, const na_header *header,
+                        bool again) {
+  const na_header_names *names = callout->names;
+  int rc = 0;
+  if (na_header_names_has(&names[NA_CALLOUT_KEEP], header->name))
+    rc = na_head_edit(&authz->edits, head, again ? NA_EDIT_ADD : NA_EDIT_SET, header->name, header->value);
+  if (!rc && na_header_names_has(&names[NA_CALLOUT_KEEP_APPEND], header->name))
+    rc = na_head_edit(&authz->edits, head, NA_EDIT_APPEND, header->name, header->value);
+  if (!rc && na_header_names_has(&names[NA_CALLOUT_ANSWER_ALLOWED], header->name))
+    rc = na_authz_answer_header(authz, again ? NA_HEADER_ADD : NA_HEADER_SET, header->name, header->value);
+  if (!rc && na_header_names_has(&names[NA_CALLOUT_TO_METADATA], header->name)) {
+    char name[256];
+    na_out out = {.p = name, .size = sizeof name - 1};
+    for (uint32_t i = 0; i < header->name.n; i++)
+      na_out_bytes(&out, &(char){na_lower(header->name.p[i])}, 1);
+    name[out.n] = '\0';
+    rc = out.over ? -E2BIG : na_metadata_set_text(&authz->metadata, NA_CALLOUT_FILTER, name, header->value);
+  }
+  return rc;
+}
+
+/* Take headers over to the request, and to its answer. */
 static int apply_allowed(const na_callout *callout, na_authz *authz, na_h1_head *head, const na_h1_head *answer) {
   int rc = 0;
   for (uint32_t i = 0; i < answer->nheaders && !rc; i++) {
     const na_header *header = &answer->headers[i];
-    if (header->hop || na_header_is_protected(header->name))
-      continue;
-    if (na_header_names_has(&callout->names[NA_CALLOUT_KEEP], header->name))
-      rc = na_head_edit(&authz->edits, head, is_before(answer, i) ? NA_EDIT_ADD : NA_EDIT_SET, header->name,
-                        header->value);
-    if (!rc && na_header_names_has(&callout->names[NA_CALLOUT_ANSWER_ALLOWED], header->name))
-      rc = na_authz_answer_header(authz, is_before(answer, i) ? NA_HEADER_ADD : NA_HEADER_SET, header->name,
-                                  header->value);
+    if (!header->hop && !na_header_is_protected(header->name))
+      rc = apply_header(callout, authz, head, header, is_before(answer, i));
   }
   return rc;
 }

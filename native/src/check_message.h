@@ -17,7 +17,10 @@ typedef struct na_check_request {
   na_str source_principal; /* empty: none */
   na_str destination_principal;
   const na_request *http; /* NULL: a TCP connection */
-  uint64_t time_us;       /* since 1970: when it began */
+  /* Whether a header, by its lower-case name, is told; NULL: all are. */
+  bool (*is_told)(const void *context, na_str name);
+  const void *context;
+  uint64_t time_us; /* since 1970: when it began */
   uint64_t id;
   na_str protocol; /* `HTTP/1.1` */
   bool has_body;

@@ -6,6 +6,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "callout.h"
 #include "check_message.h"
 #include "http1_parse.h"
 
@@ -81,6 +82,10 @@ static void write_values(na_wire_out *out, const na_request *request, uint32_t a
   write_text(out, 2, (na_str){scratch, (uint32_t)n});
 }
 
+static bool is_told(const na_check_request *check, na_str name) {
+  return !check->is_told || check->is_told(check->context, name);
+}
+
 static void write_header(na_wire_out *out, const na_request *request, uint32_t at, char *scratch) {
   na_str name = request->headers[at].name;
   size_t entry = na_wire_begin(out, HTTP_HEADERS);
@@ -91,8 +96,16 @@ static void write_header(na_wire_out *out, const na_request *request, uint32_t a
   na_wire_end(out, entry);
 }
 
-static void write_pseudo(na_wire_out *out, const char *name, na_str value) {
-  na_wire_entry(out, HTTP_HEADERS, na_str_of(name), value);
+static void write_pseudo(na_wire_out *out, const na_check_request *check, const char *name, na_str value) {
+  if (is_told(check, na_str_of(name)))
+    na_wire_entry(out, HTTP_HEADERS, na_str_of(name), value);
+}
+
+/* Whether the header at `at` is one to tell of, and the first of its name. */
+static bool is_listed(const na_check_request *check, uint32_t at) {
+  const na_header *header = &check->http->headers[at];
+  return !header->hop && header->id != NA_HDR_HOST && is_first(check->http, at) &&
+         !na_str_ieq(header->name, NA_PARTIAL_BODY_HEADER) && is_told(check, header->name);
 }
 
 /* Room for the longest name or joined value. */
@@ -110,17 +123,15 @@ static void write_headers(na_wire_out *out, const na_check_request *check) {
     out->failed = true;
     return;
   }
-  write_pseudo(out, ":method", request->method);
-  write_pseudo(out, ":path", request->path_query);
-  write_pseudo(out, ":authority", request->authority);
-  write_pseudo(out, ":scheme", request->scheme);
+  write_pseudo(out, check, ":method", request->method);
+  write_pseudo(out, check, ":path", request->path_query);
+  write_pseudo(out, check, ":authority", request->authority);
+  write_pseudo(out, check, ":scheme", request->scheme);
   if (check->has_body)
-    write_pseudo(out, "x-envoy-auth-partial-body", na_str_of(check->partial ? "true" : "false"));
-  for (uint32_t i = 0; i < request->nheaders; i++) {
-    const na_header *header = &request->headers[i];
-    if (!header->hop && header->id != NA_HDR_HOST && is_first(request, i))
+    na_wire_entry(out, HTTP_HEADERS, na_str_of(NA_PARTIAL_BODY_HEADER), na_str_of(check->partial ? "true" : "false"));
+  for (uint32_t i = 0; i < request->nheaders; i++)
+    if (is_listed(check, i))
       write_header(out, request, i, scratch);
-  }
   free(scratch);
 }
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from typing import Any, Final
-from urllib.parse import urlsplit
 
 from nodeagent.compiler.match import Unmatchable, string_match
 from nodeagent.compiler.pieces import Scope
@@ -14,12 +13,13 @@ from nodeagent.snapshot.policies import Callout, Check, TextMatch
 
 _DEFAULT_TIMEOUT_MS: Final = 200
 _FORBIDDEN: Final = 403
+_MAX_BODY: Final = 1 << 20  # NA_MAX_CALLOUT_BODY
 _HUNDRED_PERCENT: Final = {0: 100, 1: 10_000, 2: 1_000_000}  # FractionalPercent.DenominatorType
 _WITHOUT_EFFECT: Final = (
-    "filter_enabled", "deny_at_disable", "disallowed_headers", "include_tls_session", "include_peer_certificate",
-    "failure_mode_allow_header_add", "metadata_context_namespaces", "typed_metadata_context_namespaces",
-    "route_metadata_context_namespaces", "route_typed_metadata_context_namespaces", "validate_mutations",
-    "decoder_header_mutation_rules", "filter_metadata", "enable_dynamic_metadata_ingestion",
+    "filter_enabled", "deny_at_disable", "include_tls_session", "include_peer_certificate",
+    "metadata_context_namespaces", "typed_metadata_context_namespaces", "route_metadata_context_namespaces",
+    "route_typed_metadata_context_namespaces", "validate_mutations", "decoder_header_mutation_rules",
+    "filter_metadata", "enable_dynamic_metadata_ingestion",
 )  # fmt: skip
 
 
@@ -28,13 +28,9 @@ def compile_http_callout(message: Any, scope: Scope, report: Report) -> tuple[Ca
     _note_unsupported(message, report)
     kind = message.WhichOneof("services")
     if kind == "grpc_service":
-        if message.HasField("allowed_headers"):
-            report.warn(
-                "ext_authz.allowed_headers of a gRPC service is not supported yet: all headers are sent"
-            )
-        return _grpc(message.grpc_service, _common(message), scope)
+        return _grpc(message.grpc_service, _common(message, report), scope)
     if kind == "http_service":
-        return _http(message, _common(message), scope, report)
+        return _http(message, _common(message, report), scope)
     raise Unmatchable("ext_authz without a service")
 
 
@@ -58,17 +54,23 @@ def _always(percent: Any) -> bool:
     return int(percent.numerator) >= _HUNDRED_PERCENT[percent.denominator]
 
 
-def _common(message: Any) -> dict[str, Any]:
+def _common(message: Any, report: Report) -> dict[str, Any]:
     """What calls by gRPC and by HTTP have in common."""
     body = message.with_request_body
+    if body.max_request_bytes > _MAX_BODY:
+        report.warn(
+            f"ext_authz.with_request_body.max_request_bytes {body.max_request_bytes}: {_MAX_BODY} at most"
+        )
     return {
         "fail_open": message.failure_mode_allow,
+        "mark_open": message.failure_mode_allow_header_add,
         "status_on_error": int(message.status_on_error.code) or _FORBIDDEN,
         "when": _condition(message),
-        "body_bytes": body.max_request_bytes,
+        "body_bytes": min(body.max_request_bytes, _MAX_BODY),
         "body_partial": body.allow_partial_message,
         "body_raw": body.pack_as_bytes,
         "send": _names(message.allowed_headers),
+        "hide": _names(message.disallowed_headers),
     }
 
 
@@ -95,22 +97,20 @@ def _grpc(service: Any, common: dict[str, Any], scope: Scope) -> tuple[Callout, 
     return callout, str(cluster)
 
 
-def _http(message: Any, common: dict[str, Any], scope: Scope, report: Report) -> tuple[Callout, str]:
+def _http(message: Any, common: dict[str, Any], scope: Scope) -> tuple[Callout, str]:
     service = message.http_service
     request, response = service.authorization_request, service.authorization_response
-    for field in ("allowed_upstream_headers_to_append", "dynamic_metadata_from_headers"):
-        if response.HasField(field):
-            report.warn(f"ext_authz.http_service.authorization_response.{field} is not supported yet")
     cluster = service.server_uri.cluster
     common["send"] = (*common["send"], *_names(request.allowed_headers))
     callout = Callout(
         scope.name(cluster),
         grpc=False,
-        authority=urlsplit(service.server_uri.uri).netloc,
         timeout_ms=_milliseconds(service.server_uri),
         path_prefix=service.path_prefix,
         send_extra=tuple((each.key.lower(), each.value) for each in request.headers_to_add),
         keep=_names(response.allowed_upstream_headers),
+        keep_append=_names(response.allowed_upstream_headers_to_append),
+        keep_metadata=_names(response.dynamic_metadata_from_headers),
         answer=_names(response.allowed_client_headers),
         answer_allowed=_names(response.allowed_client_headers_on_success),
         **common,

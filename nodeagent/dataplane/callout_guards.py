@@ -28,6 +28,7 @@ def add_callout(guards: Any, guarded: int, callout: Callout, check: Callable[[Ch
             "fail_open": callout.fail_open,
             "body_partial": callout.body_partial,
             "body_raw": callout.body_raw,
+            "mark_open": callout.mark_open,
         },
     )
     did(guards, lib.na_guards_callout(guards, guarded, config), what)
@@ -46,9 +47,12 @@ def add_callout(guards: Any, guarded: int, callout: Callout, check: Callable[[Ch
 def _names(guards: Any, callout: Callout, what: str) -> None:
     for which, names in (
         (lib.NA_CALLOUT_SEND, callout.send),
+        (lib.NA_CALLOUT_HIDE, callout.hide),
         (lib.NA_CALLOUT_KEEP, callout.keep),
+        (lib.NA_CALLOUT_KEEP_APPEND, callout.keep_append),
         (lib.NA_CALLOUT_ANSWER, callout.answer),
         (lib.NA_CALLOUT_ANSWER_ALLOWED, callout.answer_allowed),
+        (lib.NA_CALLOUT_TO_METADATA, callout.keep_metadata),
     ):
         for name in names:
             did(guards, lib.na_callout_name(guards, which, int(name.kind), c_string(name.value)), what)

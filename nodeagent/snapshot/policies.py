@@ -266,6 +266,8 @@ class Callout:
     """gRPC: :authority of the call; empty: the cluster's name. By HTTP the Host is the request's own, as with Envoy."""
     timeout_ms: int = 200
     fail_open: bool = False
+    mark_open: bool = False
+    """What passes without an answer gets the header x-envoy-auth-failure-mode-allowed."""
     status_on_error: int = 403
     when: Check | None = None
     """Ask only if it is true (filter_enabled_metadata)."""
@@ -277,11 +279,18 @@ class Callout:
     path_prefix: str = ""
     """HTTP: before the request's path."""
     send: tuple[TextMatch, ...] = ()
-    """HTTP: headers sent besides Host, Method, Path, Content-Length and Authorization."""
+    """gRPC: headers that the service is told; none: all. HTTP: besides Host, Method, Path, Content-Length and
+    Authorization."""
+    hide: tuple[TextMatch, ...] = ()
+    """Headers that it is never told."""
     send_extra: tuple[tuple[str, str], ...] = ()
     """HTTP: headers to add to the call."""
     keep: tuple[TextMatch, ...] = ()
     """HTTP: headers of an allowing answer that go upstream, replacing what is there."""
+    keep_append: tuple[TextMatch, ...] = ()
+    """HTTP: the same, behind what is there."""
+    keep_metadata: tuple[TextMatch, ...] = ()
+    """HTTP: headers of an allowing answer that become metadata `envoy.filters.http.ext_authz␟<name>`."""
     answer: tuple[TextMatch, ...] = ()
     """HTTP: headers of a refusing answer that go to the client; none: all but the hop-by-hop ones."""
     answer_allowed: tuple[TextMatch, ...] = ()

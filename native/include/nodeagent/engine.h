@@ -440,14 +440,18 @@ typedef struct na_callout_config {
   uint8_t fail_open;        /* 1: without an answer it passes */
   uint8_t body_partial;     /* 1: of a longer body, as much as fits; else 413 */
   uint8_t body_raw;         /* 1: as bytes; else as text */
+  uint8_t mark_open;        /* 1: what passes without an answer has x-envoy-auth-failure-mode-allowed: true */
 } na_callout_config;
 
 /* Names of headers, without case. */
 enum na_callout_names {
-  NA_CALLOUT_SEND = 0,           /* HTTP: sent besides method, path, Host and Authorization */
-  NA_CALLOUT_KEEP = 1,           /* HTTP: of an allowing answer, for the request */
-  NA_CALLOUT_ANSWER = 2,         /* HTTP: of a refusing answer, for the client; none: all */
-  NA_CALLOUT_ANSWER_ALLOWED = 3, /* HTTP: of an allowing answer, for the client */
+  NA_CALLOUT_SEND = 0,           /* gRPC: what is told; none: all. HTTP: besides method, path, Host and Authorization */
+  NA_CALLOUT_HIDE = 1,           /* never told */
+  NA_CALLOUT_KEEP = 2,           /* HTTP: of an allowing answer, for the request, in place of what it has */
+  NA_CALLOUT_KEEP_APPEND = 3,    /* HTTP: the same, behind what it has */
+  NA_CALLOUT_ANSWER = 4,         /* HTTP: of a refusing answer, for the client; none: all */
+  NA_CALLOUT_ANSWER_ALLOWED = 5, /* HTTP: of an allowing answer, for the client */
+  NA_CALLOUT_TO_METADATA = 6,    /* HTTP: of an allowing answer, metadata `envoy.filters.http.ext_authz` by name */
 };
 
 enum na_callout_headers {

@@ -399,23 +399,37 @@ class TestCallouts:
                     "allowedUpstreamHeaders": {"patterns": [{"exact": "X-User"}]},
                     "allowedClientHeaders": {"patterns": [{"prefix": "X-Why"}]},
                     "allowedClientHeadersOnSuccess": {"patterns": [{"suffix": "-Cookie"}]},
+                    "allowedUpstreamHeadersToAppend": {"patterns": [{"exact": "X-List"}]},
+                    "dynamicMetadataFromHeaders": {"patterns": [{"exact": "X-Role"}]},
                 },
             },
             allowedHeaders={"patterns": [{"exact": "cookie"}]},
+            disallowedHeaders={"patterns": [{"exact": "X-Secret"}]},
+            failureModeAllow=True,
+            failureModeAllowHeaderAdd=True,
         )
         assert warnings == ()
         assert stage == Callout(
             "v/outbound|8000||authz",
             grpc=False,
-            authority="authz.shop:8000",
             timeout_ms=3000,
+            fail_open=True,
+            mark_open=True,
             path_prefix="/check",
             send=(TextMatch(MatchKind.EXACT, "cookie"),),
+            hide=(TextMatch(MatchKind.EXACT, "x-secret"),),
             send_extra=(("x-ext", "1"),),
             keep=(TextMatch(MatchKind.EXACT, "x-user"),),
+            keep_append=(TextMatch(MatchKind.EXACT, "x-list"),),
+            keep_metadata=(TextMatch(MatchKind.EXACT, "x-role"),),
             answer=(TextMatch(MatchKind.PREFIX, "x-why"),),
             answer_allowed=(TextMatch(MatchKind.SUFFIX, "-cookie"),),
         )
+
+    def test_so_much_of_a_body_is_sent_at_most(self) -> None:
+        stage, warnings = callout(grpcService=GRPC, withRequestBody={"maxRequestBytes": 1 << 24})
+        assert stage.body_bytes == 1 << 20
+        assert "max_request_bytes 16777216: 1048576 at most" in warnings[0]
 
     def test_who_is_asked_must_be_known_to_the_view(self) -> None:
         piece = read(http_chain(guard(HTTP_EXT_AUTHZ, grpcService=GRPC), destinationPort=8080))

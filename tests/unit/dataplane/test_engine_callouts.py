@@ -42,6 +42,10 @@ BY_GRPC = Callout(CLUSTER, grpc=True, timeout_ms=2000)
 BY_HTTP = Callout(CLUSTER, grpc=False, timeout_ms=2000)
 
 
+def names(*values: str) -> tuple[TextMatch, ...]:
+    return tuple(TextMatch(MatchKind.EXACT, value) for value in values)
+
+
 @pytest.fixture
 async def pod() -> AsyncIterator[GuardedPod]:
     require("root", "engine", "nft")
@@ -92,6 +96,20 @@ async def test_what_is_asked_by_grpc(pod: GuardedPod, service: GrpcAuthorizer) -
     assert service.metadata[0]["x-key"] == "secret"
     assert pod.counter("callout_allowed_total") == 1
     assert pod.counter("callout_active") == 0
+
+
+async def test_only_some_headers_are_told(pod: GuardedPod, service: GrpcAuthorizer) -> None:
+    headers = {"x-a": "1", "x-b": "2", "x-secret": "3", "X-Envoy-Auth-Partial-Body": "forged"}
+    await pod.guard(replace(BY_GRPC, hide=names("x-secret")), authorizers=(GRPC,))
+    await pod.ask("/", headers)
+    told = service.requests[-1].attributes.request.http.headers
+    assert (told["x-a"], told["x-b"], told[":method"]) == ("1", "2", "GET")
+    assert "x-secret" not in told
+    assert "x-envoy-auth-partial-body" not in told
+    some = (TextMatch(MatchKind.PREFIX, "x-"),)
+    await pod.guard(replace(BY_GRPC, send=some, hide=names("x-b", "x-secret")), authorizers=(GRPC,))
+    await pod.ask("/", headers)
+    assert dict(service.requests[-1].attributes.request.http.headers) == {"x-a": "1"}
 
 
 async def test_connections_are_shared(pod: GuardedPod, service: GrpcAuthorizer) -> None:
@@ -233,10 +251,13 @@ async def test_without_an_answer_it_is_closed_or_open(
     assert (answer.status, answer.body) == (503, "")
     record = await pod.record()
     assert (record.detail, format_flags(record.flags)) == ("ext_authz_error", "UAEX")
+    mark = "x-envoy-auth-failure-mode-allowed"
     await pod.guard(replace(callout, fail_open=True), authorizers=(port,))
-    assert (await pod.ask()).status == 200
-    assert pod.counter("callout_error_total") == 2
-    assert pod.counter("callout_failed_open_total") == 1
+    assert (await pod.ask()).header(mark) == []
+    await pod.guard(replace(callout, fail_open=True, mark_open=True), authorizers=(port,))
+    assert (await pod.ask("/", {mark: "no"})).header(mark) == ["true"]
+    assert pod.counter("callout_error_total") == 3
+    assert pod.counter("callout_failed_open_total") == 2
 
 
 async def test_a_late_answer_is_none(pod: GuardedPod, service: GrpcAuthorizer) -> None:
@@ -423,10 +444,6 @@ async def test_connections_are_asked_about(pod: GuardedPod, service: GrpcAuthori
 # -- HTTP --
 
 
-def names(*values: str) -> tuple[TextMatch, ...]:
-    return tuple(TextMatch(MatchKind.EXACT, value) for value in values)
-
-
 async def test_what_is_asked_by_http(pod: GuardedPod, web: HttpAuthorizer) -> None:
     callout = replace(
         BY_HTTP,
@@ -472,6 +489,18 @@ async def test_an_http_answer_allows(pod: GuardedPod, web: HttpAuthorizer) -> No
     assert answer.header("x-other") == ["mine"]
     assert answer.headers["x-seen"] == "1"
     assert "x-user" not in answer.headers
+
+
+async def test_an_http_answer_adds_and_informs(pod: GuardedPod, web: HttpAuthorizer) -> None:
+    name = "envoy.filters.http.ext_authz\x1fx-role"
+    admins = TextCheck(Attribute.METADATA, MatchKind.EXACT, "admin", name)
+    allow = Rules(RuleAction.ALLOW, (Policy("admins", admins),))
+    web.answer = lambda check: HttpAnswer(headers=(("x-list", "b"), ("X-Role", "admin")))
+    callout = replace(BY_HTTP, keep_append=names("x-list"), keep_metadata=names("x-role"))
+    await pod.guard(callout, allow, authorizers=(HTTP,))
+    assert (await pod.ask("/", {"x-list": "a"})).header("x-list") == ["a,b"]
+    web.answer = lambda check: HttpAnswer(headers=(("x-role", "guest"),))
+    assert (await pod.ask()).status == 403
 
 
 async def test_an_http_answer_refuses(pod: GuardedPod, web: HttpAuthorizer) -> None:
