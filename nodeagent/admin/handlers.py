@@ -10,6 +10,7 @@ from dataclasses import replace
 from typing import Any, Final
 
 from nodeagent.admin import config_dump, log_levels
+from nodeagent.admin.explain import Asked
 from nodeagent.admin.http import Handler, Request, Response, text
 from nodeagent.admin.rows import RESOURCES, Filter, QueryError, Resource, encode
 from nodeagent.admin.state import AgentState
@@ -117,6 +118,8 @@ class Handlers:
         application.add("/status", self._status)
         for resource in RESOURCES.values():
             application.add(f"/{resource.path}", self._list(resource))
+        application.add("/explain/route", self._explain_route)
+        application.add("/explain/access", self._explain_access)
         application.add("/config_dump", self._config_dump)
         application.add("/logging", self._levels)
         self._add_ready(application)
@@ -159,6 +162,12 @@ class Handlers:
             return await self._stream(itertools.chain(_array(rows), (b"\n",)))
 
         return handle
+
+    async def _explain_route(self, request: Request) -> Response:
+        return _json(await self._state.explain_route(Asked.parse(request.query)))
+
+    async def _explain_access(self, request: Request) -> Response:
+        return _json(self._state.explain_access(Asked.parse(request.query)))
 
     async def _config_dump(self, request: Request) -> Response:
         return await self._stream(_document(config_dump.sections(self._state)))

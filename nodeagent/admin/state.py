@@ -8,7 +8,10 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
+
+if TYPE_CHECKING:
+    from nodeagent.admin.explain import AccessExplanation, Asked, RouteExplanation
 
 # -- status ------------------------------------------------------------------------------------------------
 
@@ -269,7 +272,7 @@ class PolicyRow:
     rules: int
     dry_run: bool
     source: str  # `Authorization`, or the listener whose filters hold it
-    state: str  # in force, no workload here, or closed: what it guards lets nothing pass
+    state: str  # in force, in its listener, no workload here, or closed: what it guards lets nothing pass
     error: str = ""  # why it is closed, or why the version received last is not the one in force
 
 
@@ -307,7 +310,7 @@ Row = (
 
 
 class AgentState(Protocol):
-    """What an agent must be able to tell. Called on the event loop; each call returns at once.
+    """What an agent must be able to tell. Called on the event loop; each call but that of a route returns at once.
 
     Lists may be lazy: the server takes rows in batches and yields to the loop between them, so an iterable
     must bear a change of the state meanwhile (iterate over a tuple taken at the call).
@@ -342,6 +345,12 @@ class AgentState(Protocol):
 
     def authorizations(self) -> Iterable[Mapping[str, Any]]:
         """Return the L4 policies received, in the JSON of ztunnel's configuration dump."""
+
+    async def explain_route(self, asked: Asked) -> RouteExplanation:
+        """Return where a request would go; it may take a moment. QueryError if its workload is not here."""
+
+    def explain_access(self, asked: Asked) -> AccessExplanation:
+        """Return whether policies let a request in; QueryError if its workload is not here."""
 
     def connections(self) -> Iterable[ConnectionRow]:
         """Return the live downstream connections."""

@@ -47,28 +47,34 @@ class Policies:
     def rows(self, workloads: Iterable[Enrolled], views: Iterable[ViewController]) -> Iterator[PolicyRow]:
         """L4 policies, then what the listeners of the views hold."""
         served = [workload for workload in workloads if workload.state == "enrolled"]
-        held = defaultdict(set)
+        held, meant = defaultdict[str, set[str]](set), defaultdict[str, set[str]](set)
         for workload in served:
-            for name in self._holding_for(workload):
-                held[name].add(_name(workload))
+            for policy, is_asked in self._meant_for(workload):
+                meant[policy].add(_name(workload))
+                if is_asked:
+                    held[policy].add(_name(workload))
         rejected = self._workloads.stream.protocol.types[AUTHORIZATION].rejected
         for entry in self._workloads.policies:
-            yield authorization_row(entry, held[entry.name], rejected.get(entry.name, ""))
+            found = held[entry.name], meant[entry.name]
+            yield authorization_row(entry, *found, rejected.get(entry.name, ""))
         for view in views:
             if view.inbound is not None:
                 users = [_name(workload) for workload in served if workload.view is view]
                 yield from filter_rows(view.name, view.inbound, users)
 
-    def _holding_for(self, workload: Enrolled) -> Iterator[str]:
-        """Names of the L4 policies that are asked at a workload."""
-        if workload.view is None or workload.view.inbound is None:
-            return
+    def _meant_for(self, workload: Enrolled) -> Iterator[tuple[str, bool]]:
+        """(name, whether it is asked there) of each L4 policy that is meant for a workload."""
         namespace = workload.pod.namespace
         entry = self._index.workload_named(namespace, workload.pod.name)
         listed = entry.policies if entry is not None else ()
-        l4_only = workload.view.inbound.l4_only
-        for policy in self._workloads.policies.holding_for(namespace, listed, l4_only=l4_only):
-            yield policy.name
+        inbound = workload.view.inbound if workload.view is not None else None
+        policies = self._workloads.policies
+        asked: set[str] = set()
+        if inbound is not None:
+            holding = policies.holding_for(namespace, listed, l4_only=inbound.l4_only)
+            asked.update(policy.name for policy in holding)
+        for policy in policies.holding_for(namespace, listed, l4_only=True):
+            yield policy.name, policy.name in asked
 
     def warnings(self) -> Iterator[str]:
         """Policies that cannot be read, and deny everything for that."""

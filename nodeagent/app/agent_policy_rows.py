@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Final
 
@@ -16,6 +16,8 @@ from nodeagent.snapshot.policies import Rules, Tokens
 
 IN_FORCE: Final = "in force"
 UNUSED: Final = "no workload here"
+BY_LISTENER: Final = "in its listener"
+"""The filters of the workloads' listeners stand for it."""
 CLOSED: Final = "closed"
 """It cannot be put in force: what it guards lets nothing pass."""
 _NAME: Final = re.compile(r"(?P<provider>istio-ext-authz-.*-)?ns\[(?P<ns>[^]]*)\]-policy\[(?P<name>[^]]*)\]")
@@ -27,10 +29,13 @@ _SCOPES: Final = {
 }
 
 
-def authorization_row(entry: Authorization, workloads: Iterable[str], rejected: str) -> PolicyRow:
-    """An L4 policy; `rejected` is why the version received last is not the one in force."""
-    found = tuple(sorted(workloads))
-    state = CLOSED if entry.error else IN_FORCE if found else UNUSED
+def authorization_row(
+    entry: Authorization, asked: Collection[str], meant: Collection[str], rejected: str
+) -> PolicyRow:
+    """An L4 policy, asked at some of the workloads that it is meant for; `rejected` is why the version received
+    last is not the one in force."""
+    state = CLOSED if entry.error else IN_FORCE if asked else BY_LISTENER if meant else UNUSED
+    found = tuple(sorted(asked or meant))
     return PolicyRow(
         name=entry.name.rpartition("/")[2],
         namespace=entry.namespace,

@@ -12,7 +12,9 @@ from nodeagent.snapshot.values import Need, Snapshot, Use, VirtualHost
 
 if TYPE_CHECKING:
     # Importing it loads the extension, which doubles do without.
+    from nodeagent.dataplane.access import AccessAnswer, AccessQuestion
     from nodeagent.dataplane.builder import Rejection
+    from nodeagent.dataplane.route_choice import RouteChoice, RouteQuestion
 
 
 class Engine(Protocol):
@@ -76,6 +78,12 @@ class Engine(Protocol):
 
     def connections(self, limit: int) -> Sequence[Connection]:
         """Live downstream connections."""
+
+    def explain_route(self, table: str, question: RouteQuestion) -> RouteChoice | None:
+        """Which way a request would take by a route table; None: no route takes it."""
+
+    def explain_access(self, uid: str, question: AccessQuestion) -> AccessAnswer:
+        """What the guards of a workload would say."""
 
     def drain_stats(self) -> Sequence[StatRow]:
         """Statistics since the last call."""

@@ -11,6 +11,7 @@ from itertools import chain
 from typing import Any, Final
 
 from nodeagent import __version__
+from nodeagent.admin.explain import AccessExplanation, Asked, RouteExplanation
 from nodeagent.admin.state import (
     AgentStatus,
     CaptureStatus,
@@ -33,6 +34,7 @@ from nodeagent.admin.state import (
 from nodeagent.app import agent_rows as rows
 from nodeagent.app.agent_configuration import Configuration
 from nodeagent.app.agent_enrolment import Enrolment
+from nodeagent.app.agent_explain import Explainer
 from nodeagent.app.agent_identity import Identities
 from nodeagent.app.agent_policies import Policies
 from nodeagent.app.agent_policy_rows import dump_authorization
@@ -80,6 +82,9 @@ class State:
 
     def __init__(self, parts: Parts) -> None:
         self._parts = parts
+        self._explainer = Explainer(
+            parts.config, parts.index, parts.enrolment, parts.configuration, parts.engine
+        )
 
     # -- status --
 
@@ -246,6 +251,14 @@ class State:
         """The L4 policies received, as ztunnel dumps them."""
         for resource in tuple(self._parts.workloads.stream.protocol.types[AUTHORIZATION].resources.values()):
             yield dump_authorization(message_class(AUTHORIZATION).FromString(resource.body))
+
+    async def explain_route(self, asked: Asked) -> RouteExplanation:
+        """Where a request of a workload here would go."""
+        return await self._explainer.route(asked)
+
+    def explain_access(self, asked: Asked) -> AccessExplanation:
+        """Whether the policies of a workload here let a request in."""
+        return self._explainer.access(asked)
 
     def connections(self) -> Iterable[ConnectionRow]:
         """Live downstream connections."""

@@ -20,6 +20,7 @@ COMMANDS: Final[dict[str, tuple[str, str]]] = {
     "analyze": ("nodeagent.cli.analyze", "Find what is wrong with configuration before it is applied."),
     "doctor": ("nodeagent.cli.doctor", "Find whether this machine can capture, and what it lacks."),
     "trace": ("nodeagent.cli.trace", "Follow what the kernel does with the connections of workloads."),
+    "explain": ("nodeagent.cli.explain", "Explain step by step what would become of a request."),
     "ca": ("nodeagent.cli.ca", "Make a control plane's CA, show it, and replace its root."),
     "lab": ("nodeagent.cli.lab", "Nodes and pods as network namespaces on this machine."),
     "bench": ("nodeagent.cli.bench", "Measure the data path beside other proxies."),

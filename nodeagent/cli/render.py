@@ -24,7 +24,9 @@ OutputOption = Annotated[
     Output, typer.Option("--output", "-o", help="How to print; wide: a table with more columns.")
 ]
 
-_GOOD: Final = frozenset({"ready", "SYNCED", "HEALTHY", "enrolled", "yes", "Available", "in force"})
+_GOOD: Final = frozenset(
+    {"ready", "SYNCED", "HEALTHY", "enrolled", "yes", "Available", "in force", "in its listener"}
+)
 _BAD: Final = frozenset(
     {"not ready", "STALE", "UNHEALTHY", "failed", "no", "error", "Unavailable", "Expired", "closed"}
 )

@@ -6,6 +6,7 @@ import http.client
 import json
 import os
 import socket
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Final
@@ -104,9 +105,25 @@ class _UnixConnection(http.client.HTTPConnection):
         self.sock.connect(str(self._path))
 
 
-def ask(target: Target, path: str, query: dict[str, str] | None = None) -> Any:
-    """GET a path of the admin API and return its JSON; AdminError saying what is wrong and what to do."""
-    where = f"{path}?{urlencode(query)}" if query else path
+def lab_agents(lab: str | None) -> list[Target]:
+    """The agents of a lab, or of the only one on this machine; none if there is no lab. AdminError if it is not
+    there, or if there are several to choose from."""
+    labs = _labs()
+    if lab is None and len(labs) > 1:
+        raise AdminError(f"there are several labs: {', '.join(labs)}; choose one by --name LAB")
+    if lab is not None and lab not in labs:
+        raise AdminError(f"no lab {lab!r}. {_known()}")
+    chosen = [lab] if lab else labs
+    return [resolve(None, node, name) for name in chosen for node in _nodes(name) if node != CONTROL_PLANE]
+
+
+def ask(
+    target: Target, path: str, query: dict[str, str] | None = None, *, headers: Sequence[str] = ()
+) -> Any:
+    """GET a path of the admin API and return its JSON; AdminError saying what is wrong and what to do. `headers` are
+    repeated parameters of an explanation, `name:value`."""
+    parameters = [*(query or {}).items(), *(("header", each) for each in headers)]
+    where = f"{path}?{urlencode(parameters)}" if parameters else path
     connection = _UnixConnection(target.path)
     try:
         connection.request("GET", where)

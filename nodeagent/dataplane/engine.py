@@ -29,6 +29,7 @@ from nodeagent.dataplane.listeners import Opener, open_listeners
 from nodeagent.dataplane.netns import NetworkNamespace
 from nodeagent.dataplane.report import AccessRecord, Connection, Counter, Decision, LineFormat, Lines, StatRow
 from nodeagent.dataplane.report_reader import ReportReader
+from nodeagent.dataplane.route_choice import RouteChoice, RouteQuestion, explain_route
 from nodeagent.dataplane.ruleset import HBONE_PORT, INBOUND_PORT, OUTBOUND_PORT
 from nodeagent.dataplane.tags import TagTable
 from nodeagent.dataplane.virtual_host import c_string
@@ -379,6 +380,12 @@ class EngineOwner:
             return 0
         with self._lock:
             return int(lib.na_engine_committed(self._engine))
+
+    def explain_route(self, table: str, question: RouteQuestion) -> RouteChoice | None:
+        """Which way a request would take by a route table (RouteTable.name); None: no route takes it. EngineError if no
+        such request can be."""
+        with self._lock:
+            return explain_route(self._engine, table, question)
 
     def explain_access(self, uid: str, question: AccessQuestion) -> AccessAnswer:
         """What the guards of a workload's port say to a question. EngineError if it is not served here, or has no

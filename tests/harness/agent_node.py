@@ -12,6 +12,8 @@ from harness import xds_resources as xds
 from harness.ads import MeshServer
 from nodeagent.app.agent import Agent
 from nodeagent.config.agent import AgentConfig
+from nodeagent.dataplane.access import AccessAnswer, AccessQuestion, AccessStep, Step
+from nodeagent.dataplane.route_choice import RouteChoice, RouteQuestion
 from nodeagent.enroll.zds import EnrolledPod
 from nodeagent.errors import EngineError, NftError
 from nodeagent.snapshot.address import format_address, parse_address
@@ -40,6 +42,9 @@ class FakeEngine:
         self.history: list[Snapshot] = []
         self.workloads: dict[str, str] = {}
         self.log: list[str] = []
+        self.routed: list[tuple[str, RouteQuestion]] = []
+        self.judged: list[AccessQuestion] = []
+        self.choice: RouteChoice | None = None
         self.baggage: dict[str, str] = {}
         self.used: list[Use] = []
         self.refusing = ""
@@ -108,6 +113,16 @@ class FakeEngine:
 
     def connections(self, limit: int) -> Sequence[Any]:
         return ()
+
+    def explain_route(self, table: str, question: RouteQuestion) -> RouteChoice | None:
+        self.routed.append((table, question))
+        return self.choice
+
+    def explain_access(self, uid: str, question: AccessQuestion) -> AccessAnswer:
+        if uid not in self.applied.inbound:
+            raise EngineError("the workload's inbound configuration is not in force")
+        self.judged.append(question)
+        return AccessAnswer((AccessStep(Step.POLICY, ("p", "matched")),), False, 403, "why")
 
     def drain_stats(self) -> Sequence[Any]:
         return ()

@@ -6,6 +6,7 @@ import dataclasses
 from collections.abc import Iterable, Mapping
 from typing import Any
 
+from nodeagent.admin.explain import AccessExplanation, Asked, Line, RouteExplanation, Target
 from nodeagent.admin.state import (
     AgentStatus,
     CaptureStatus,
@@ -93,6 +94,31 @@ class FakeState:
     def __init__(self) -> None:
         self.status_value = READY
         self.quits = 0
+        self.asked: list[Asked] = []
+        target = Target(
+            "10.244.1.3",
+            9080,
+            True,
+            "default/productpage",
+            "node-a",
+            ("spiffe://cluster.local/ns/default/sa/b",),
+        )
+        principal = "spiffe://cluster.local/ns/default/sa/productpage"
+        self.route = RouteExplanation(
+            (Line("service", "default/reviews"),),
+            "10.244.1.2",
+            principal,
+            True,
+            "reviews:9080",
+            "/x",
+            (target,),
+        )
+        self.access = AccessExplanation(
+            (Line("stage", "deny"), Line("policy", "p matched"), Line("verdict", "denied 403 why")),
+            False,
+            403,
+            "why",
+        )
         self.workload_rows: Iterable[WorkloadRow] = (
             WorkloadRow(
                 name="reviews-v1",
@@ -220,6 +246,14 @@ class FakeState:
         return (
             {"name": "lock", "namespace": "default", "scope": "Namespace", "action": "Deny", "rules": []},
         )
+
+    async def explain_route(self, asked: Asked) -> RouteExplanation:
+        self.asked.append(asked)
+        return self.route
+
+    def explain_access(self, asked: Asked) -> AccessExplanation:
+        self.asked.append(asked)
+        return self.access
 
     def connections(self) -> Iterable[ConnectionRow]:
         return (

@@ -14,9 +14,10 @@ from typing import Any
 import jwt
 import pytest
 from harness import pki
-from harness.mesh import NODEAGENT, ROOT, Mesh, eventually
+from harness.mesh import NODEAGENT, ROOT, Mesh, eventually, run
 from harness.policy_cases import (
     ALICE,
+    BOB,
     CASES,
     OPEN,
     OUT,
@@ -412,3 +413,31 @@ def test_strict_and_back_again(mesh: Mesh) -> None:
     finally:
         mesh.delete(strict)
     expect(mesh, (get(OUT, 200), tcp(OUT, OPEN)))
+
+
+def test_what_is_explained_is_what_happens(mesh: Mesh) -> None:
+    policy = authorization(
+        "explained",
+        "rules: [{from: [{source: {principals: ['*/sa/alice']}}], to: [{operation: {paths: ['/x*']}}]}]",
+    )
+    asks = (
+        get(ALICE, 200, "/x"),
+        get(ALICE, 403, "/y"),
+        get(BOB, 403, "/x"),
+        tcp(ALICE, RESET),
+        tcp(BOB, RESET),
+    )
+    mesh.apply(policy)
+    try:
+        expect(mesh, asks)
+        for ask in asks:
+            command = ("explain", ask.client, f"{SERVER}:{ask.port}{ask.path}", "--name", mesh.name)
+            shown = run(str(NODEAGENT), *command, *(["--tcp"] if ask.tcp else []), check=False)
+            verdict = shown.splitlines()[-1]
+            assert verdict.startswith("allowed" if ask.verdict == 200 else "denied"), shown
+            if ask.verdict == 403:
+                assert verdict.startswith("denied, answered 403: rbac_access_denied_matched_policy[none]"), (
+                    shown
+                )
+    finally:
+        mesh.delete(policy)

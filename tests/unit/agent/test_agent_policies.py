@@ -254,7 +254,7 @@ class TestWhatPeopleSee:
         assert (row.kind, row.action, row.scope) == ("PeerAuthentication", "DENY", "WorkloadSelector")
         assert (row.workloads, row.state) == (("default/productpage-1",), "in force")
         # The listener's filters stand for it.
-        assert (rows["lock"].workloads, rows["lock"].state) == ((), "no workload here")
+        assert (rows["lock"].workloads, rows["lock"].state) == (("default/productpage-1",), "in its listener")
 
     async def test_the_policies_of_a_listener(self, node: Node) -> None:
         rule = {"permissions": [{"any": True}], "principals": [{"any": True}]}
