@@ -358,10 +358,12 @@ class TestShown:
         try:
             rows = eventually(
                 lambda: mesh.get("policies", "node-b", "shown"),
-                lambda rows: any("default/web" in each["workloads"] for each in rows),
+                lambda rows: len(rows) == 2 and all("default/web" in each["workloads"] for each in rows),
             )
-            (row,) = [each for each in rows if "default/web" in each["workloads"]]
-            assert (row["action"], row["state"], row["kind"]) == ("DENY", "in force", "AuthorizationPolicy")
+            assert {(row["source"].split()[0], row["action"], row["state"]) for row in rows} == {
+                ("Authorization", "DENY", "in its listener"),
+                ("virtualInbound", "DENY", "in force"),
+            }
         finally:
             mesh.delete(policy)
 
