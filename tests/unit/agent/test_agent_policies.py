@@ -239,7 +239,7 @@ class TestCallouts:
         await node.until(lambda: f"{view}/{AUTHORIZER}" in node.view(view).clusters, "cluster")
         node.server.put(LISTENER, "virtualInbound", xds.inbound_listener({9080: "http"}))
         await node.until(lambda: f"{view}/{AUTHORIZER}" not in node.view(view).clusters, "the cluster's end")
-        assert AUTHORIZER not in node.server.wanted(CLUSTER)
+        await node.until(lambda: AUTHORIZER not in node.server.wanted(CLUSTER), "the subscription's end")
 
 
 class TestWhatPeopleSee:
