@@ -56,7 +56,7 @@ static bool check_text(const na_check *check, const na_facts *facts) {
   case NA_ATTRIBUTE_TRUST_DOMAIN:
     return text_holds(&check->text, facts->id.trust_domain);
   case NA_ATTRIBUTE_HEADER:
-    return request && na_matcher_any_header(&check->text, request);
+    return request && na_matcher_header(&check->text, request);
   case NA_ATTRIBUTE_PATH:
     return request && text_holds(&check->text, request->path);
   case NA_ATTRIBUTE_SNI:

@@ -1,7 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 #include "matcher.h"
 
-#include <assert.h>
 #include <errno.h>
 #include <stdarg.h>
 #include <stdio.h>
@@ -11,9 +10,6 @@
 #include "http1_parse.h"
 #include "regex.h"
 #include "router_build.h"
-
-/* Several values of one header are joined here before matching; more is joined on the heap. */
-#define JOIN_BYTES 2048
 
 /* ---- building ----------------------------------------------------------------------------------------------- */
 
@@ -149,54 +145,7 @@ static bool pseudo_header(const na_request *request, const na_matcher *matcher, 
   return true;
 }
 
-/* How many headers have the name; *bytes is the length of their values joined by commas, *first the first one. */
-static uint32_t count_values(const na_request *request, const na_matcher *matcher, size_t *bytes, uint32_t *first) {
-  uint32_t count = 0;
-  *bytes = 0;
-  for (uint32_t i = 0; i < request->nheaders; i++) {
-    if (!is_named(&request->headers[i], matcher))
-      continue;
-    if (!count)
-      *first = i;
-    *bytes += request->headers[i].value.n + (count ? 1 : 0);
-    count++;
-  }
-  return count;
-}
-
-static bool match_joined(const na_request *request, const na_matcher *matcher, uint32_t first, size_t bytes) {
-  char small[JOIN_BYTES], *joined = small;
-  if (bytes > sizeof small && !(joined = malloc(bytes)))
-    return false;
-  na_out out = {.p = joined, .size = bytes};
-  for (uint32_t i = first; i < request->nheaders; i++) {
-    if (!is_named(&request->headers[i], matcher))
-      continue;
-    if (i != first)
-      na_out_bytes(&out, ",", 1);
-    na_out_str(&out, request->headers[i].value);
-  }
-  assert(!out.over && out.n == bytes);
-  na_str value = {joined, (uint32_t)bytes};
-  bool matches = na_matcher_named(matcher, &value);
-  if (joined != small)
-    free(joined);
-  return matches;
-}
-
 bool na_matcher_header(const na_matcher *matcher, const na_request *request) {
-  na_str value;
-  if (matcher->name[0] == ':')
-    return na_matcher_named(matcher, pseudo_header(request, matcher, &value) ? &value : NULL);
-  size_t bytes;
-  uint32_t first = 0;
-  uint32_t count = count_values(request, matcher, &bytes, &first);
-  if (count > 1)
-    return match_joined(request, matcher, first, bytes);
-  return na_matcher_named(matcher, count ? &request->headers[first].value : NULL);
-}
-
-bool na_matcher_any_header(const na_matcher *matcher, const na_request *request) {
   const na_matcher plain = {.kind = matcher->kind,
                             .flags = matcher->flags & (uint8_t)~NA_MATCH_INVERT,
                             .value = matcher->value,

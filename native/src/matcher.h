@@ -31,10 +31,8 @@ bool na_matcher_text(const na_matcher *matcher, na_str text);
 /* The same for a value that may be missing (NULL), inverted or not. Envoy: a missing value matches nothing, inverted or
  * not, but presence; unless it is to count as empty. */
 bool na_matcher_named(const na_matcher *matcher, const na_str *value);
-/* The same for a header or pseudo-header of the name; several values are joined by commas. */
+/* The same for a header or pseudo-header of the name, of several values any: in a joined one a client could hide one
+ * behind another (Envoy: match_headers_individually). */
 bool na_matcher_header(const na_matcher *matcher, const na_request *request);
-/* The same, of several values any: what policies go by, since with a joined value a client could hide one behind
- * another (Envoy: rbac_match_headers_individually). Allocates nothing. */
-bool na_matcher_any_header(const na_matcher *matcher, const na_request *request);
 
 #endif

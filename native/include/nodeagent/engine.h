@@ -244,8 +244,8 @@ NA_API na_route *na_vhost_route(na_vhost *vhost, const char *name, uint32_t tag)
 /* Match on the path (without query). Without this call every path matches. -EINVAL: bad regex; the message is in
  * na_vhost_error(). */
 NA_API int na_route_path(na_route *route, enum na_match_kind kind, const char *value, uint32_t flags);
-/* Match on a header or pseudo-header (:method :scheme :authority :path). Several values of one header are joined
- * with a comma before matching. All must match. */
+/* Match on a header or pseudo-header (:method :scheme :authority :path); of several values of one header any, and none
+ * with NA_MATCH_INVERT. All must match. */
 NA_API int na_route_match_header(na_route *route, enum na_match_kind kind, const char *name, const char *value,
                                  uint32_t flags);
 NA_API int na_route_match_query(na_route *route, enum na_match_kind kind, const char *name, const char *value,
