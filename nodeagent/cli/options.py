@@ -118,8 +118,8 @@ def _texts(arguments: list[str], by_flag: dict[str, str]) -> dict[str, list[str]
 
 def _from_environment(parameter: _Parameter) -> list[str]:
     text = next(filter(None, map(os.environ.get, parameter.option.variables)), "")
-    if text and parameter.repeatable:
-        raise _Unsure  # how a variable holds several values is typer's to say
+    if parameter.repeatable:
+        return text.split(os.pathsep) if text and parameter.kind is Path else text.split()
     return [text] if text else []
 
 

@@ -99,10 +99,25 @@ def test_variables_stand_in_for_options(variables: dict[str, str], monkeypatch: 
     assert read(program, ["--node", "option"]) == {**values, "node": "option"}
 
 
-def test_variables_of_several_values_are_left_to_typer(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(
+    ("variable", "text"),
+    [
+        ("NODEAGENT_LISTEN", "x:1"),
+        ("NODEAGENT_LISTEN", " x:1  y:2\t"),
+        ("NODEAGENT_CONFIG", "/one"),
+        ("NODEAGENT_CONFIG", "/one:two three"),
+    ],
+)
+def test_variables_of_several_values(variable: str, text: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(variable, text)
+    values = read(program, ["--node", "a"])
+    assert values is not None
+    program(**values)
+    assert taken == by_typer(["--node", "a"])
+
+
+def test_an_option_goes_before_its_variable(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("NODEAGENT_LISTEN", "x:1 y:2")
-    assert read(program, ["--node", "a"]) is None
-    assert by_typer(["--node", "a"])["listen"] == ["x:1", "y:2"]
     assert read(program, ["--node", "a", "--listen", "z:3"]) == {"node": "a", "listen": ["z:3"]}
 
 
