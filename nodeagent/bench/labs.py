@@ -6,7 +6,7 @@ import asyncio
 import os
 import socket
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -47,6 +47,14 @@ metadata: {{name: backend, namespace: default}}
 spec:
   selector: {{app: backend}}
   ports: [{ports}]
+"""
+_REDIRECT: Final = """\
+table ip bench {{
+  chain capture {{
+    type nat hook {hook} priority -100
+{rules}
+  }}
+}}
 """
 _UP_SECONDS: Final = 60.0
 _TUNNEL_SECONDS: Final = 20.0
@@ -136,6 +144,20 @@ class BenchLab:
         with socket.create_connection((self.service_address, ECHO.backend_port), 1) as client:
             client.sendall(b"x")
             client.recv(1)
+
+    def redirect(self, stage: Stage, pod: str, ports: Mapping[str, int]) -> dict[str, str]:
+        """Capture for another proxy in a pod, as Istio does for sidecars: what comes to the services at `backend`, or
+        goes to them from `client`, is redirected to the proxy's port for each. Where clients find them then."""
+        outgoing = pod == "client"
+        address = self.service_address if outgoing else self.backend_address
+        rules = "\n".join(
+            f"    ip daddr {address} tcp dport {service.backend_port} redirect to :{ports[service.name]}"
+            for service in SERVICES
+        )
+        file = stage.folder / f"{self.names.lab}.nft"
+        file.write_text(_REDIRECT.format(hook="output" if outgoing else "prerouting", rules=rules))
+        stage.run_now(["nft", "-f", str(file)], self.pod(pod))
+        return {service.name: f"{address}:{service.backend_port}" for service in SERVICES}
 
     def _pids(self) -> list[int]:
         return [pid for agent in self._agents for pid in cgroups.processes(agent)]

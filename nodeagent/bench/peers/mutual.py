@@ -2,8 +2,8 @@
 
 Each peer has a lab of one node, in whose pods load and back end are. nodeagent captures the back end's pod and takes
 Istio's mTLS for it, or captures the client's pod and speaks it to a back end that counts as a sidecar. The other
-proxies are in the same pod, in labs without agents, and are spared what capture costs. All is TLS 1.3 with P-256
-certificates on both sides and AES-128-GCM, which load and back end insist on.
+proxies are in the same pod, in labs without agents, and get their connections by a redirect, as sidecars do. All is
+TLS 1.3 with P-256 certificates on both sides and AES-128-GCM, which load and back end insist on.
 """
 
 from __future__ import annotations
@@ -99,13 +99,11 @@ class MutualPeer(Peer):
         """Bring a lab up, and the proxy in one of its pods."""
         hop = self._hop
         lab = BenchLab.bring_up(stage, config, hop.key(self.name), Shape(plain=True, sidecar=not hop.server))
-        address = lab.backend_address if hop.server else "127.0.0.1"
-        here = {service.name: f"{address}:{self.port(service)}" for service in SERVICES}
         client, backend = certify(stage.folder, "client"), certify(stage.folder, "backend")
-        running = Running(
-            self.name, here, (lab,), lab.pod("client"), HOST, client.prefix if hop.server else ""
-        )
+        running = Running(self.name, {}, (lab,), lab.pod("client"), HOST, client.prefix if hop.server else "")
         try:
+            ports = {service.name: self.port(service) for service in SERVICES}
+            running.targets = lab.redirect(stage, hop.pod, ports)
             if not hop.server:
                 running = _with_tls_backend(running, stage, lab, backend)
             own, other = (backend, client) if hop.server else (client, backend)

@@ -1,7 +1,8 @@
 """Two nodes with a tunnel (CONNECT over mutual TLS) between them: nodeagent's, a pair of Envoys', or none.
 
 Each is a lab with the client on one node and the back end on the other. nodeagent captures both pods. The Envoys are in
-the pods, in labs without agents: one listens where the client connects to, the other one is the server of its tunnels.
+the pods, in labs without agents: one gets the client's connections by a redirect, as a sidecar does, the other one is
+the server of its tunnels.
 HTTP is parsed and routed at both ends, by the Envoys with internal listeners before and behind the tunnel, as Istio
 configures its sidecars for HBONE; other services are TCP. Both sides are TLS 1.3 with P-256 certificates, and windows
 are the same.
@@ -95,18 +96,19 @@ class EnvoyPair(Peer):
     def start(self, stage: Stage, config: BenchConfig, services: Sequence[Service]) -> Running:
         """Bring a lab up without agents, and the Envoys in its pods."""
         lab = BenchLab.bring_up(stage, config, f"t{self.name[0]}", Shape(nodes=2, plain=True))
-        here = {service.name: f"127.0.0.1:{self.port(service)}" for service in SERVICES}
-        running = Running(self.name, here, (lab,), lab.pod("client"), HOST)
+        running = Running(self.name, {}, (lab,), lab.pod("client"), HOST)
         try:
+            ports = {service.name: self.port(service) for service in SERVICES}
+            running.targets = lab.redirect(stage, "client", ports)
             client, server = certify(stage.folder, "client"), certify(stage.folder, "backend")
-            for name, pod, bootstrap, ports in (
+            for name, pod, bootstrap, listening in (
                 ("envoy-server", "backend", _server(lab.backend_address, server, client), [_TUNNEL_PORT]),
                 ("envoy-client", "client", _client(self, lab.backend_address, client, server),
                  [self.port(service) for service in services]),
             ):  # fmt: skip
                 process = start_envoy(stage, name, lean(bootstrap), config.workers, namespace=lab.pod(pod))
                 running.processes = (process, *running.processes)
-                process.wait_until_listening(ports)
+                process.wait_until_listening(listening)
         except BaseException:
             running.__exit__(None, None, None)
             raise
@@ -130,7 +132,7 @@ def _client(peer: Peer, address: str, own: Certified, other: Certified) -> dict[
     )
     listeners, clusters = [], [tunnel]
     for service in SERVICES:
-        here = ("127.0.0.1", peer.port(service))
+        here = ("0.0.0.0", peer.port(service))  # noqa: S104
         config = {"hostname": f"{address}:{service.backend_port}"}
         tunnelling = tcp_filter(service, "tunnel", tunneling_config=config)
         if service.http:

@@ -28,7 +28,8 @@ from nodeagent.bench.services import ECHO, HTTP, STREAM
 from nodeagent.bench.stage import Process, Stage
 from nodeagent.config.bench import BenchConfig
 
-_SETTLE_SECONDS: Final = 0.5
+_SETTLE_SECONDS: Final = 3.0
+"""After what an agent has taken in, it gives memory back once."""
 _OPEN_SECONDS: Final = 60.0
 _STREAMS: Final = 1_000
 
