@@ -119,7 +119,7 @@ class Agent:
         )
         self.identities.follow(self.views.certificate_changed)
         self.enrolment = self._make_enrolment(dataplane)
-        self.workloads.policies_changed = self.enrolment.refresh_all
+        self.workloads.policies_changed = self.policies.changed = self.enrolment.refresh_all
         self._zds = ZdsClient(str(config.zds), self.enrolment)
         self._metrics = self._make_metrics()
         self._access_log = _make_access_log(config)
@@ -229,6 +229,7 @@ class Agent:
         await asyncio.gather(*self._tasks, return_exceptions=True)
         await self.views.stop()
         await self.identities.stop()
+        await self.policies.keys.stop()
         await self._saver.flush()
         if self._capture_settling is not None:
             await self._capture_settling
@@ -295,6 +296,7 @@ class Agent:
             self.configuration.put_view(view.view)
 
     def _inbound_changed(self, view: ViewController) -> None:
+        self.policies.want_keys(self.views)
         self.enrolment.refresh_view(view)
 
     def _view_stored(self, view: ViewController) -> None:
@@ -371,6 +373,7 @@ class Agent:
                 view.touch(use)
         for view in self.views:
             view.sweep()
+        self.policies.want_keys(self.views)
 
     # -- telemetry --
 

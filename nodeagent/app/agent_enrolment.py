@@ -222,7 +222,7 @@ class Enrolment:
         if every is None:
             return
         services = self._index.services_of(entry) if entry is not None else ()
-        inbound = assemble_inbound(piece, services, every)
+        inbound = assemble_inbound(piece, services, every, self._policies.keys.keys_of)
         if entry is not None:
             names = self._index.names_of(entry)
             inbound = replace(inbound, names=names, tunnel=entry.application_tunnel)

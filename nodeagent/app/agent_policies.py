@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import TYPE_CHECKING
 
 from nodeagent.admin.state import PolicyRow
+from nodeagent.app.agent_keys import KeySets
 from nodeagent.app.agent_policy_rows import authorization_row, filter_rows
 from nodeagent.app.agent_workloads import WorkloadStream
 from nodeagent.compiler.workloads import WorkloadEntry, WorkloadIndex
@@ -24,6 +25,9 @@ class Policies:
 
     def __init__(self, config: AgentConfig, index: WorkloadIndex, workloads: WorkloadStream) -> None:
         self._index = index
+        self.keys = KeySets(self._keys_changed)
+        self.changed: Callable[[], None] = lambda: None
+        """Called when what holds for workloads may be another thing now."""
         self._has_identities = bool(config.ca)
         self._workloads = workloads
 
@@ -41,6 +45,14 @@ class Policies:
             return None
         listed = entry.policies if entry is not None else ()
         return self._workloads.policies.rules_for(namespace, listed, l4_only=l4_only)
+
+    def want_keys(self, views: Iterable[ViewController]) -> None:
+        """Have the key sets that the listeners of these views name fetched."""
+        inbound = (view.inbound for view in views if view.inbound is not None)
+        self.keys.want(keys for piece in inbound for keys in piece.remote_keys)
+
+    def _keys_changed(self) -> None:
+        self.changed()
 
     # -- for people --
 
@@ -77,7 +89,8 @@ class Policies:
             yield policy.name, policy.name in asked
 
     def warnings(self) -> Iterator[str]:
-        """Policies that cannot be read, and deny everything for that."""
+        """Policies that cannot be read, and deny everything for that; key sets that cannot be had."""
+        yield from self.keys.warnings()
         for entry in self._workloads.policies:
             if entry.error:
                 yield f"policy {entry.name} cannot be read: {entry.error}; whom it may be for lets nothing in"
