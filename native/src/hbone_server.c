@@ -30,6 +30,7 @@ typedef struct na_hbone_server {
   na_address local;
   uint32_t principal;
   bool authenticated;
+  bool retired;    /* another certificate is in force: what is on its way is taken still, and nothing behind it */
   int64_t expires; /* when a certificate of either side runs out */
 } na_hbone_server;
 
@@ -75,6 +76,7 @@ static bool is_fresh(const na_hbone_server *server) {
 /* No new streams, and no more requests on those that are open. */
 static void retire(na_hbone_server *server) {
   na_h2 *h2 = &server->h2;
+  server->retired = !h2->drained;
   na_h2_drain(h2);
   for (na_link *link = h2->streams.next, *next; link != &h2->streams; link = next) {
     next = link->next;
@@ -124,11 +126,16 @@ size_t na_hbone_proxy_header(const na_conn *conn, uint8_t out[NA_PROXY_HEADER_MA
 
 /* ---- requests ---- */
 
+/* Whether the peer may open another stream: not once the workload leaves, nor by certificates that are good no more. */
+static bool takes_streams(const na_hbone_server *server) {
+  const na_h2 *h2 = &server->h2;
+  bool leaving = h2->worker->stopping || atomic_load_explicit(&server->workload->removed, memory_order_relaxed);
+  return !h2->no_more && !leaving && (!h2->drained || server->retired) && is_valid(server);
+}
+
 static na_h2_stream *opened(na_h2 *h2) {
   na_hbone_server *server = server_of(h2);
-  if (h2->no_more || h2->drained)
-    return NULL;
-  if (!is_fresh(server)) { /* the peer comes back, and both show what they have now */
+  if (!takes_streams(server)) { /* the peer comes back, and both show what they have now */
     na_h2_drain(h2);
     return NULL;
   }
@@ -217,6 +224,7 @@ static void admit(na_hbone_server *server, na_hbone_inbound *inbound, const na_a
     answer(&inbound->stream, 503);
     return;
   }
+  conn->draining = server->retired; /* one request will do */
   const na_inbound *in_force = na_snapshot_inbound_port(worker->snapshot, conn->workload->id, destination->port);
   if (!in_force || (inbound->proxied && asks_requests(in_force, destination->port))) {
     na_worker_count(worker, NA_COUNTER_DOWNSTREAM_CX_NOT_IN_FORCE);

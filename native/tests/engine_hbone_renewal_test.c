@@ -130,6 +130,36 @@ static void a_client_is_sent_away_when_the_identity_goes(void **state) {
   hbone_end(&s);
 }
 
+/* A peer that has not heard of the renewal yet loses nothing. */
+static void streams_on_their_way_are_taken_over_a_renewal(void **state) {
+  hbone_scene s = hbone_scene_of(&logged, NA_PROTOCOL_TCP, NA_PROTOCOL_TCP);
+  h2_peer peer;
+  h2_dial(&peer, &s);
+  assert_true(h2_connect(&peer, 1, &s));
+  assert_int_equal(h2_status(&peer, 1), 200);
+  int first = answer(s.listener);
+  credential next = new_leaf(&s.ca, &(leaf_spec){.uris = {ID_B}});
+  set_identity(&s.r, ID_B, &next, &s.ca);
+  while (na_engine_settled(s.r.engine) < na_engine_committed(s.r.engine))
+    sleep_ms(1);
+  assert_true(h2_connect(&peer, 3, &s));
+  assert_int_equal(h2_status(&peer, 3), 200);
+  int second = answer(s.listener);
+  assert_true(h2_send(&peer, H2_DATA, 0, 3, "late", 4));
+  expect(second, "late");
+  do /* the last word: nothing behind stream 3 */
+    assert_true(h2_await(&peer, H2_GOAWAY, 0));
+  while (peer.payload[0] == 0x7f);
+  assert_int_equal(peer.payload[3], 3);
+  assert_true(h2_send(&peer, H2_DATA, 0, 1, "open", 4)); /* what is open stays */
+  expect(first, "open");
+  h2_close(&peer);
+  close(first);
+  close(second);
+  free_credential(&next);
+  hbone_end(&s);
+}
+
 int main(void) {
   const struct CMUnitTest tests[] = {
       cmocka_unit_test(a_pooled_stream_ends_with_the_own_identity),
@@ -138,6 +168,7 @@ int main(void) {
       cmocka_unit_test(a_pooled_stream_ends_when_a_certificate_runs_out),
       cmocka_unit_test(a_client_is_not_served_beyond_its_certificate),
       cmocka_unit_test(a_client_is_sent_away_when_the_identity_goes),
+      cmocka_unit_test(streams_on_their_way_are_taken_over_a_renewal),
   };
   return cmocka_run_group_tests(tests, NULL, NULL);
 }
