@@ -505,10 +505,14 @@ void na_h2_begin(na_h2 *h2, na_worker *worker, const na_h2_role *role, uint32_t 
   na_h2_wake(h2);
 }
 
+uint32_t na_h2_peer_streams(const na_h2 *h2) {
+  return h2->session ? nghttp2_session_get_remote_settings(h2->session, NGHTTP2_SETTINGS_MAX_CONCURRENT_STREAMS) : 0;
+}
+
 uint32_t na_h2_room(const na_h2 *h2, uint32_t limit) {
   if (h2->dead || h2->no_more || h2->doom || !h2->session || !nghttp2_session_check_request_allowed(h2->session))
     return 0;
-  uint32_t most = nghttp2_session_get_remote_settings(h2->session, NGHTTP2_SETTINGS_MAX_CONCURRENT_STREAMS);
+  uint32_t most = na_h2_peer_streams(h2);
   most = most < limit ? most : limit;
   return most > h2->nstreams ? most - h2->nstreams : 0;
 }

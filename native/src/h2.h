@@ -119,6 +119,8 @@ void na_h2_drain(na_h2 *h2);
 void na_h2_finish(na_h2 *h2);
 /* End it now. Streams see a reset. Not from within its own callbacks. */
 void na_h2_close(na_h2 *h2, int error, const char *why);
+/* Client: how many streams the peer takes at once, by its SETTINGS. */
+uint32_t na_h2_peer_streams(const na_h2 *h2);
 /* Client: how many more streams can be opened now. */
 uint32_t na_h2_room(const na_h2 *h2, uint32_t limit);
 

@@ -26,6 +26,8 @@
 
 /* Streams that we open in one tunnel at most; the peer may allow fewer. */
 #define MAX_STREAMS 200
+/* The same before its SETTINGS told how many the peer takes, if no tunnel to it has told before. */
+#define UNTOLD_STREAMS 16
 /* Targets that are remembered for their TLS session alone, per worker. */
 #define MAX_RESTING 256
 
@@ -40,6 +42,7 @@ struct na_hbone_target {
   struct ssl_session_st *session; /* to resume; NULL: none */
   na_identity *session_identity;  /* that it was made with: the peer will take us for that */
   na_hbone_place place;           /* in the key */
+  uint32_t most;                  /* streams that the peer takes in a tunnel, as it said last; 0: not yet */
   uint32_t key_n;
   char key[]; /* hbone_key.h */
 };
@@ -312,6 +315,8 @@ static void changed(na_h2 *h2) {
   na_hbone_tunnel *tunnel = tunnel_of(h2);
   if (h2->nstreams == 0)
     h2->idle_ms = h2->worker->loop.now_ms;
+  if (h2->told)
+    tunnel->target->most = na_h2_peer_streams(h2);
   if (h2->no_more && !h2->drained) /* GOAWAY */
     retire(tunnel);
   if (!na_list_empty(&tunnel->target->calls))
@@ -462,6 +467,12 @@ static void provide(na_hbone_target *target) {
   }
 }
 
+/* Streams to have in a tunnel at most. One beyond what the peer takes would be refused, and tried again in vain. */
+static uint32_t limit_of(const na_hbone_tunnel *tunnel) {
+  uint32_t most = tunnel->target->most ? tunnel->target->most : UNTOLD_STREAMS;
+  return tunnel->h2.told || most > MAX_STREAMS ? MAX_STREAMS : most;
+}
+
 /* A tunnel with room for another stream; *coming tells of one that is being made. */
 static na_hbone_tunnel *find_tunnel(na_hbone_target *target, bool *coming) {
   *coming = false;
@@ -472,7 +483,7 @@ static na_hbone_tunnel *find_tunnel(na_hbone_target *target, bool *coming) {
       *coming = *coming || !tunnel->h2.no_more;
     else if (!tunnel->h2.drained && !is_fresh(tunnel))
       retire(tunnel);
-    else if (na_h2_room(&tunnel->h2, MAX_STREAMS))
+    else if (na_h2_room(&tunnel->h2, limit_of(tunnel)))
       return tunnel;
     else if (!tunnel->h2.told && !tunnel->h2.no_more)
       *coming = true; /* there will be more room, perhaps */

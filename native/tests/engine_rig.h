@@ -80,7 +80,7 @@ UNUSED static int listen_any(uint16_t *port) {
   int fd = socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0);
   struct sockaddr_in address = {.sin_family = AF_INET, .sin_addr.s_addr = htonl(INADDR_LOOPBACK)};
   assert_int_equal(bind(fd, (struct sockaddr *)&address, sizeof address), 0);
-  assert_int_equal(listen(fd, 64), 0);
+  assert_int_equal(listen(fd, 1024), 0);
   *port = port_of(fd);
   return fd;
 }
