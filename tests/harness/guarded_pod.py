@@ -132,12 +132,13 @@ class GuardedPod:
         *,
         method: str = "GET",
         body: Any = None,
+        port: int = WEB,
         **options: Any,
     ) -> Answer:
         """Send a request from the client."""
 
         def request() -> Answer:
-            connection = http.client.HTTPConnection(HERE, WEB, timeout=10, source_address=(CLIENT, 0))
+            connection = http.client.HTTPConnection(HERE, port, timeout=10, source_address=(CLIENT, 0))
             try:
                 connection.request(method, path, body, dict(headers or {}), **options)
                 response = connection.getresponse()
