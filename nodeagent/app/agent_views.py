@@ -17,7 +17,7 @@ from nodeagent.compiler.gateways import Gateways
 from nodeagent.compiler.pieces import Scope
 from nodeagent.compiler.workloads import WorkloadEntry, WorkloadIndex
 from nodeagent.config.agent import AgentConfig
-from nodeagent.model.extensions import ON_DEMAND_FEATURE
+from nodeagent.model.extensions import ON_DEMAND_FEATURE, PEERS_FEATURE
 from nodeagent.snapshot.address import format_address
 from nodeagent.snapshot.values import VirtualHost
 from nodeagent.xds.lastgood import LastGood
@@ -72,7 +72,7 @@ def node_of(subject: Subject, config: AgentConfig) -> Message:
         cluster=f"{_canonical(subject)}.{subject.namespace}",
         user_agent_name="nodeagent",
         user_agent_version=__version__,
-        client_features=[] if config.xds_mode == "wildcard" else [ON_DEMAND_FEATURE],
+        client_features=[*([] if config.xds_mode == "wildcard" else [ON_DEMAND_FEATURE]), PEERS_FEATURE],
     )
     metadata: dict[str, Any] = {
         "NAME": subject.name,

@@ -24,6 +24,8 @@ class Perspective:
     proxyless: bool = False
     """A gRPC client that speaks xDS itself."""
     http10: bool = False
+    knows_peers: bool = False
+    """It is told by L4 policies which peers need certificates."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,6 +42,7 @@ class Client:
     on_demand: bool = False
     proxyless: bool = False
     http10: bool = False
+    knows_peers: bool = False
     parts: bool = False
     """It takes large answers in parts."""
     node: str = ""
@@ -57,7 +60,12 @@ class Client:
         """What decides this client's outbound resources."""
         labels = self.labels if self.labels is not None else workload.labels if workload else {}
         return Perspective(
-            self.namespace, tuple(sorted(labels.items())), self.on_demand, self.proxyless, self.http10
+            self.namespace,
+            tuple(sorted(labels.items())),
+            self.on_demand,
+            self.proxyless,
+            self.http10,
+            self.knows_peers,
         )
 
 

@@ -26,12 +26,13 @@ from nodeagent.snapshot.values import Protocol
 EVERYTHING = Path(__file__).parents[1] / "golden" / "translate" / "cases" / "security.yaml"
 
 
-@pytest.fixture(scope="module")
-def compiled() -> InboundPiece:
+@pytest.fixture(scope="module", params=["nodeagent.on-demand", "nodeagent.peers"])
+def compiled(request: pytest.FixtureRequest) -> InboundPiece:
+    """For an agent that asks for what it uses, and for one that takes everything."""
     world = World(MeshSettings(hbone=True), Report())
     documents = read_yaml(EVERYTHING.read_text())
     world.apply(Batch(tuple(read_object(item, str(item.line), lambda key: 1.0) for item in documents)))
-    client = read_node(node(pod="web", on_demand=True))
+    client = read_node(node(pod="web", features=[request.param]))
     workload = client.workload(world)
     view = View(world, client.perspective(workload), workload)
     served = ListenerKind().build(view, INBOUND)["virtualInbound"]

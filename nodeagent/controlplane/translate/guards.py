@@ -72,7 +72,7 @@ def guards(view: View) -> Guards:
             *(_network_filter(name, config) for name, config in _custom(view, policies, "tcp")),
             *(_network_filter(NETWORK_RBAC, config) for config in _local(view, policies, "tcp")),
         ],
-        peer=PeerPolicy() if view.perspective.on_demand else security.peer(namespace, labels),
+        peer=PeerPolicy() if view.perspective.knows_peers else security.peer(namespace, labels),
     )
 
 

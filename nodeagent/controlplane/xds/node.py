@@ -7,7 +7,7 @@ from typing import Any, Final
 from envoy.config.core.v3 import base_pb2
 
 from nodeagent.controlplane.view import Client
-from nodeagent.model.extensions import ON_DEMAND_FEATURE, PARTS_FEATURE
+from nodeagent.model.extensions import ON_DEMAND_FEATURE, PARTS_FEATURE, PEERS_FEATURE
 from nodeagent.model.names import canonical_address
 
 DEFAULT_NAMESPACE: Final = "default"
@@ -46,6 +46,7 @@ def read_node(node: base_pb2.Node) -> Client:
         on_demand=ON_DEMAND_FEATURE in node.client_features,
         proxyless=_text(metadata, "GENERATOR") == "grpc",
         http10=_text(metadata, "HTTP10") == "1",
+        knows_peers=not {ON_DEMAND_FEATURE, PEERS_FEATURE}.isdisjoint(node.client_features),
         parts=PARTS_FEATURE in node.client_features,
         node=_text(metadata, "NODE_NAME"),
     )

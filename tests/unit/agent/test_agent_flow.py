@@ -32,7 +32,7 @@ class TestEnrolment:
         await node.enroll(account="productpage")
         ids = {client.node.id: client.node for client in node.server.clients}
         mine = ids["sidecar~10.244.0.5~productpage-1.default~default.svc.cluster.local"]
-        assert list(mine.client_features) == ["nodeagent.on-demand"]
+        assert list(mine.client_features) == ["nodeagent.on-demand", "nodeagent.peers"]
         assert mine.metadata["SERVICE_ACCOUNT"] == "productpage"
         assert mine.metadata["NODE_NAME"] == "node-a"
 
@@ -361,7 +361,7 @@ class TestWildcard:
             assert sorted(table.virtual_hosts) == ["allow_any", f"{REVIEWS}:9080"]
             assert node.endpoints(view) == ["10.244.0.8", "10.244.0.9"]
             client = next(c for c in server.clients if c.node.id.startswith("sidecar"))
-            assert list(client.node.client_features) == []
+            assert list(client.node.client_features) == ["nodeagent.peers"]
             own = await node.destination(view)
             assert own.table == f"{view}/9080"
             assert [share.cluster for share in own.clusters] == [f"{view}/{OUTBOUND}"]
