@@ -28,8 +28,8 @@ static int apply_header(const edited *to, const na_check_header *header) {
   switch ((enum na_check_append)header->how) {
   case NA_CHECK_SET:
     return edit(to, NA_EDIT_SET, header->name, header->value);
-  case NA_CHECK_APPEND:
-    return edit(to, NA_EDIT_APPEND, header->name, header->value);
+  case NA_CHECK_APPEND: /* as Envoy: to what is there, else to nothing */
+    return present ? edit(to, NA_EDIT_APPEND, header->name, header->value) : 0;
   case NA_CHECK_ADD_IF_ABSENT:
     return present ? 0 : edit(to, NA_EDIT_ADD, header->name, header->value);
   case NA_CHECK_SET_IF_PRESENT:

@@ -94,7 +94,8 @@ static int apply_header(const na_callout *callout, na_authz *authz, na_h1_head *
   int rc = 0;
   if (na_header_names_has(&names[NA_CALLOUT_KEEP], header->name))
     rc = na_head_edit(&authz->edits, head, again ? NA_EDIT_ADD : NA_EDIT_SET, header->name, header->value);
-  if (!rc && na_header_names_has(&names[NA_CALLOUT_KEEP_APPEND], header->name))
+  if (!rc && na_header_names_has(&names[NA_CALLOUT_KEEP_APPEND], header->name) &&
+      na_h1_find(&head->request, header->name))
     rc = na_head_edit(&authz->edits, head, NA_EDIT_APPEND, header->name, header->value);
   if (!rc && na_header_names_has(&names[NA_CALLOUT_ANSWER_ALLOWED], header->name))
     rc = na_authz_answer_header(authz, again ? NA_HEADER_ADD : NA_HEADER_SET, header->name, header->value);

@@ -288,7 +288,7 @@ class Callout:
     keep: tuple[TextMatch, ...] = ()
     """HTTP: headers of an allowing answer that go upstream, replacing what is there."""
     keep_append: tuple[TextMatch, ...] = ()
-    """HTTP: the same, behind what is there."""
+    """HTTP: the same, behind what is there; nothing where there is none."""
     keep_metadata: tuple[TextMatch, ...] = ()
     """HTTP: headers of an allowing answer that become metadata `envoy.filters.http.ext_authz␟<name>`."""
     answer: tuple[TextMatch, ...] = ()

@@ -448,7 +448,7 @@ enum na_callout_names {
   NA_CALLOUT_SEND = 0,           /* gRPC: what is told; none: all. HTTP: besides method, path, Host and Authorization */
   NA_CALLOUT_HIDE = 1,           /* never told */
   NA_CALLOUT_KEEP = 2,           /* HTTP: of an allowing answer, for the request, in place of what it has */
-  NA_CALLOUT_KEEP_APPEND = 3,    /* HTTP: the same, behind what it has */
+  NA_CALLOUT_KEEP_APPEND = 3,    /* HTTP: the same, behind what it has, if it has it */
   NA_CALLOUT_ANSWER = 4,         /* HTTP: of a refusing answer, for the client; none: all */
   NA_CALLOUT_ANSWER_ALLOWED = 5, /* HTTP: of an allowing answer, for the client */
   NA_CALLOUT_TO_METADATA = 6,    /* HTTP: of an allowing answer, metadata `envoy.filters.http.ext_authz` by name */
