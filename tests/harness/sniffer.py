@@ -29,6 +29,7 @@ class Segment:
     target: str
     target_port: int
     data: bytes
+    sequence: int = 0
 
     def between(self, one: set[str], other: set[str]) -> bool:
         """Whether it goes from one set of addresses to the other, either way."""
@@ -48,11 +49,11 @@ def parse(frame: bytes) -> Segment | None:
     else:
         return None
     tcp = packet[head:end]
-    ports = struct.unpack_from("!HH", tcp)
+    source_port, target_port, sequence = struct.unpack_from("!HHI", tcp)
     data = tcp[(tcp[12] >> 4) * 4 :]
-    return (
-        Segment(str(ip_address(source)), ports[0], str(ip_address(target)), ports[1], data) if data else None
-    )
+    if not data:
+        return None
+    return Segment(str(ip_address(source)), source_port, str(ip_address(target)), target_port, data, sequence)
 
 
 @contextlib.contextmanager
