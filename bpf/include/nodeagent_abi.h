@@ -18,8 +18,8 @@
 /* Mark of the agent's connections to applications in the name of their clients: leads the answers back. */
 #define NA_RETURN_MARK 0x6e61
 
-/* Of a workload's own addresses this many are known; a connection to a further one takes the way through the agent. */
-#define NA_OWN_ADDRESSES 8
+/* Of a workload's own addresses this many are known. */
+#define NA_OWN_ADDRESSES 16
 
 struct na_address {
   __u32 word[4];
@@ -69,6 +69,6 @@ enum na_bpf_counter {
 
 _Static_assert(sizeof(struct na_destination) == 24, "ABI");
 _Static_assert(sizeof(struct na_flow) == 32, "ABI");
-_Static_assert(sizeof(struct na_workload_entry) == 176, "ABI");
+_Static_assert(sizeof(struct na_workload_entry) == 304, "ABI");
 
 #endif

@@ -25,14 +25,14 @@ from nodeagent.dataplane.bpf import BpfLink, BpfMap, BpfObject, detach_pinned, p
 from nodeagent.dataplane.bpffs import ensure_bpffs, make_folder, remove_pins
 from nodeagent.dataplane.cgroup import Cgroup, find_mount
 from nodeagent.dataplane.netns import NetworkNamespace
-from nodeagent.errors import CapabilityError
+from nodeagent.errors import BpfError, CapabilityError
 
 # bpf/include/nodeagent_abi.h
 ABI: Final = 1
-OWN_ADDRESSES: Final = 8
+OWN_ADDRESSES: Final = 16
 RELEASED: Final = 1
 COUNTERS: Final = ("captured", "no_storage", "no_flow", "steered", "no_listener")
-_ENTRY: Final = struct.Struct("=QII16s16s128s")
+_ENTRY: Final = struct.Struct("=QII16s16s256s")
 _COOKIE: Final = struct.Struct("=Q")
 
 SHARED_MAPS: Final = ("workloads", "original", "destinations", "counters")
@@ -59,11 +59,15 @@ class WorkloadEntry:
     addresses: tuple[bytes, ...] = field(default=())
 
     def pack(self) -> bytes:
-        """As struct na_workload_entry. Addresses beyond OWN_ADDRESSES are left out: a connection of the
-        workload to one of those goes by the agent."""
+        """As struct na_workload_entry; BpfError if there are more than OWN_ADDRESSES."""
+        if len(self.addresses) > OWN_ADDRESSES:
+            raise BpfError(
+                f"the workload has {len(self.addresses)} addresses, and capture by eBPF knows {OWN_ADDRESSES} at "
+                "most; use --capture nft"
+            )
         mapped = [address for address in self.addresses if address.startswith(bytes(10) + b"\xff\xff")]
         others = [address for address in self.addresses if address not in mapped]
-        own = b"".join(self.addresses[:OWN_ADDRESSES])
+        own = b"".join(self.addresses)
         source4 = mapped[0] if mapped else bytes(16)
         source6 = next((address for address in others if address[:2] != b"\xfe\x80"), bytes(16))
         return _ENTRY.pack(self.agent_cgroup, self.agent_level, self.flags, source4, source6, own)

@@ -191,3 +191,11 @@ def test_python_and_c_agree_on_the_abi() -> None:
     size = re.search(r"sizeof\(struct na_workload_entry\) == (\d+)", text)
     assert size is not None
     assert len(ebpf_node.WorkloadEntry(1, 1).pack()) == int(size[1])
+
+
+def test_more_addresses_than_the_programs_know_are_an_error() -> None:
+    address = bytes(10) + b"\xff\xff\x0a\0\0\1"
+    known = ebpf_node.WorkloadEntry(1, 1, addresses=(address,) * ebpf_node.OWN_ADDRESSES)
+    assert known.pack()[16:32] == address, "the source of what is captured"
+    with pytest.raises(BpfError, match=r"17 addresses.*--capture nft"):
+        ebpf_node.WorkloadEntry(1, 1, addresses=(address,) * 17).pack()

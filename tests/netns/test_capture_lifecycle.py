@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import subprocess
 from pathlib import Path
 
@@ -235,3 +236,38 @@ def test_an_agent_with_many_connections_takes_on_another_pod(captured: Captured)
     with peer_server(captured.outside, 8080), dial(other, captured.outside.v4, 8080) as client:
         assert read_line(client)
     captured.agent.ask("remove", uid="other")
+
+
+def test_after_the_last_workload_nothing_of_ebpf_is_left(pins: Path | None) -> None:
+    if pins is None:
+        pytest.skip("nothing of eBPF is there")
+    require("bpftool")
+
+    def programs() -> set[int]:
+        """Ids of the programs whose links or maps are pinned by this test."""
+        found = set()
+        for path in pins.glob("v*/**/link*"):
+            for pin in [path] if path.is_file() else path.iterdir():
+                shown = subprocess.run(
+                    ["bpftool", "-j", "link", "show", "pinned", str(pin)], capture_output=True
+                )
+                if shown.returncode == 0:
+                    found.add(json.loads(shown.stdout)["prog_id"])
+        return found
+
+    def exists(program: int) -> bool:
+        command = ["bpftool", "prog", "show", "id", str(program)]
+        return subprocess.run(command, capture_output=True).returncode == 0
+
+    with (
+        Network("left") as network,
+        scratch_cgroup("agent") as group,
+        CaptureAgent(group.join, pins) as agent,
+    ):
+        agent.enrol(network.add("pod"))
+        loaded = programs()
+        assert len(loaded) == 6
+        assert all(map(exists, loaded))
+        agent.ask("remove", uid="pod")
+    assert not pins.exists()
+    wait_until(lambda: not any(map(exists, loaded)), "the kernel has freed the programs")
