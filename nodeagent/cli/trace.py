@@ -66,8 +66,9 @@ def trace(
     names = Names(resolve(admin, node, lab), required=bool(pod))
     wanted = names.addresses_of(pod) if pod else frozenset()
     show = _show_json if output is Form.JSON else _show_text
-    # So that its end is orderly when a script ends it, too.
-    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    # Also where a shell has the background ignore SIGINT, and when a script ends it.
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, signal.default_int_handler)
     with KernelTrace(kind) as source:
         print(f"tracing {kind}; Ctrl-C ends it", file=sys.stderr, flush=True)
         try:
