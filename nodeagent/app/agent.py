@@ -37,7 +37,7 @@ from nodeagent.config.agent import AgentConfig
 from nodeagent.dataplane.netns import NetworkNamespace
 from nodeagent.dataplane.report import LineFormat
 from nodeagent.enroll.zds import ZdsClient
-from nodeagent.errors import DataplaneError, NodeagentError
+from nodeagent.errors import CapabilityError, DataplaneError, NodeagentError
 from nodeagent.snapshot.values import DestinationNeeded, Need, WorkloadRef
 from nodeagent.xds.lastgood import LastGood
 
@@ -314,7 +314,7 @@ class Agent:
     async def _settle_capture(self, namespaces: list[NetworkNamespace]) -> None:
         try:
             await asyncio.to_thread(self._dataplane.settle, namespaces)
-        except DataplaneError as error:
+        except (CapabilityError, DataplaneError) as error:
             logger.warning("what an earlier agent captured is not looked through: %s", error)
 
     def _on_need(self, need: Need) -> None:

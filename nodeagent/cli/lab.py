@@ -49,7 +49,7 @@ def up(
     capture: Annotated[
         str,
         typer.Option("--capture", help="How agents capture: auto, ebpf or nft.", envvar="NODEAGENT_CAPTURE"),
-    ] = "nft",
+    ] = "auto",
     timeout: Annotated[float, typer.Option(help="Seconds to wait until all is ready.", min=1)] = 60.0,
 ) -> None:
     """Bring a lab up; returns when everything in it is ready."""

@@ -47,7 +47,7 @@ def run(
     drain: Annotated[float, Option("drain", "Seconds that connections may take to end.", "SECONDS")] = 5.0,
     capture: Annotated[
         str, Option("capture", "How workloads are captured: ebpf, nft, or auto (ebpf where the kernel can).")
-    ] = "nft",
+    ] = "auto",
     bpf_pins: Annotated[
         Path, Option("bpf-pins", "Folder on a bpf filesystem, for capture by eBPF.")
     ] = settings.DEFAULT_PINS,

@@ -54,7 +54,7 @@ class AgentConfig:
     log_level: str = "info"
     drain: float = 5.0
     """How long connections may take to end, at shutdown and when a workload goes."""
-    capture: str = "nft"
+    capture: str = "auto"
     """ebpf, nft, or auto: ebpf where the kernel can."""
     bpf_pins: Path = DEFAULT_PINS
     """Folder on a bpf filesystem: what capture by eBPF pins there outlives the agent."""

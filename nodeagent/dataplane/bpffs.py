@@ -8,13 +8,16 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
+import fcntl
 import os
+import time
 from pathlib import Path
 from typing import Final
 
 from nodeagent.errors import CapabilityError
 
 USUAL_MOUNT: Final = Path("/sys/fs/bpf")
+_LOCK_LOOK_SECONDS: Final = 0.1
 _libc = ctypes.CDLL(None, use_errno=True)
 
 
@@ -54,6 +57,26 @@ def make_folder(path: Path) -> None:
     """Make a folder for pins, with its parents; for root only, since a pin's permissions are those of its
     object."""
     path.mkdir(mode=0o700, parents=True, exist_ok=True)
+
+
+def lock_folder(path: Path, seconds: float) -> int:
+    """Have a folder of pins for oneself, as long as the descriptor that is returned is open. Waits for the one who has
+    it, for so long as a predecessor may take to end; CapabilityError if that is in vain. Blocks."""
+    make_folder(path)
+    folder = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    deadline = time.monotonic() + seconds
+    while True:
+        try:
+            fcntl.flock(folder, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            if time.monotonic() > deadline:
+                os.close(folder)
+                raise CapabilityError(
+                    f"another agent captures by {path}; give each agent of a machine --bpf-pins of its own"
+                ) from None
+            time.sleep(_LOCK_LOOK_SECONDS)
+        else:
+            return folder
 
 
 def remove_pins(path: Path) -> None:

@@ -7,6 +7,7 @@ sockets above all, and leads what comes from behind the workload to the agent (r
 
 from __future__ import annotations
 
+import os
 import socket
 import struct
 import threading
@@ -15,7 +16,7 @@ from pathlib import Path
 from typing import Final
 
 from nodeagent.dataplane.bpf import BpfMap, BpfObject, detach_pinned
-from nodeagent.dataplane.bpffs import make_folder
+from nodeagent.dataplane.bpffs import lock_folder, make_folder
 from nodeagent.dataplane.ebpf_node import (
     RELEASED,
     EbpfNode,
@@ -102,7 +103,8 @@ class EbpfCapture:
 
 def end_all(pins: Path, namespaces: Iterable[NetworkNamespace]) -> None:
     """End all capture by eBPF that is pinned below a folder: another mode has taken these namespaces over, with their
-    ruleset and routing. Their sysctls return to what they were."""
+    ruleset and routing. Their sysctls return to what they were. CapabilityError while an agent captures so."""
+    lock = lock_folder(pins, 0)
     workloads = pinned_workloads(pins)
     if workloads is not None:
         for namespace in namespaces:
@@ -111,6 +113,7 @@ def end_all(pins: Path, namespaces: Iterable[NetworkNamespace]) -> None:
                 write_sysctls(namespace, flags_of(entry), 0)
         workloads.close()
     unload(pins)
+    os.close(lock)
 
 
 def _inbound_object(node: EbpfNode, cookie: int) -> BpfObject:

@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import Final
 
 from nodeagent.dataplane.bpf import BpfLink, BpfMap, BpfObject, detach_pinned, pinned_map, possible_cpus
-from nodeagent.dataplane.bpffs import ensure_bpffs, make_folder, remove_pins
+from nodeagent.dataplane.bpffs import ensure_bpffs, lock_folder, make_folder, remove_pins
 from nodeagent.dataplane.cgroup import Cgroup, find_mount
 from nodeagent.dataplane.netns import NetworkNamespace
 from nodeagent.errors import BpfError, CapabilityError
@@ -44,6 +44,8 @@ _HOOKS: Final = (
     "outbound_connect6",
 )
 """Programs at the root, in the order in which they are attached: those that redirect come last."""
+LOCK_SECONDS: Final = 6.0
+"""How long a predecessor may take to drain and end."""
 _SO_NETNS_COOKIE: Final = 71  # asm-generic/socket.h, Linux 5.14
 _ROOT_INODE: Final = 1  # of the hierarchy's real root; a cgroup namespace has another group there
 
@@ -122,6 +124,7 @@ class EbpfNode:
         self.group_level = group.level
         self._pins = pins
         self._group = group
+        self._lock = -1
         self._hook: BpfLink | None = None
         self._workloads: BpfMap | None = None
         self._counters: BpfMap | None = None
@@ -133,6 +136,7 @@ class EbpfNode:
         """
         ensure_bpffs(self._pins)
         root = root_of_cgroups()
+        self._lock = lock_folder(self._pins, LOCK_SECONDS)
         for name in ("maps", "links", "netns"):
             make_folder(self.folder / name)
         try:
@@ -213,13 +217,18 @@ class EbpfNode:
     def close(self) -> None:
         """Let go. While workloads are enrolled capture stays, and refuses until an agent runs again; after
         the last one nothing stays."""
-        idle = self._workloads is None or not any(True for _ in self._workloads)
-        for held in (self._hook, self._workloads, self._counters):
+        # Also when start() has failed: what an earlier agent captured stays so until another mode has taken it over.
+        workloads = self._workloads or pinned_workloads(self._pins)
+        idle = workloads is None or not any(True for _ in workloads)
+        for held in (self._hook, workloads, self._counters):
             if held is not None:
                 held.close()
         self._hook = self._workloads = self._counters = None
-        if idle:
+        if idle and self._lock >= 0:
             unload(self._pins)
+        if self._lock >= 0:
+            os.close(self._lock)
+            self._lock = -1
 
 
 def inbound_link(folder: Path) -> Path:

@@ -100,7 +100,7 @@ class Agent(MeshProcess):
         changed: Callable[[], None],
         identity: LabIdentity | None = None,
         *,
-        capture: str = "nft",
+        capture: str = "auto",
     ) -> None:
         folder = names.node(node.name)
         (folder / "state").mkdir(parents=True, exist_ok=True)

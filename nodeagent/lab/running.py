@@ -44,7 +44,7 @@ _POD_GRACE: Final = 2.0
 class RunningLab:
     """One lab. `plain` labs have no control plane and no agents; `capture` is the agents' mode."""
 
-    def __init__(self, names: LabNames, plan: LabPlan, *, plain: bool, capture: str = "nft") -> None:
+    def __init__(self, names: LabNames, plan: LabPlan, *, plain: bool, capture: str = "auto") -> None:
         self.names = names
         self.plan = plan
         self.plain = plain

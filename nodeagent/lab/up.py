@@ -34,7 +34,7 @@ def bring_up(
     plain: bool,
     timeout: float,
     progress: Progress,
-    capture: str = "nft",
+    capture: str = "auto",
 ) -> Status:
     """Bring a lab up and return its status once all is ready; on any failure nothing of it is left."""
     require_root()

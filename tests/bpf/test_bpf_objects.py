@@ -199,3 +199,40 @@ def test_more_addresses_than_the_programs_know_are_an_error() -> None:
     assert known.pack()[16:32] == address, "the source of what is captured"
     with pytest.raises(BpfError, match=r"17 addresses.*--capture nft"):
         ebpf_node.WorkloadEntry(1, 1, addresses=(address,) * 17).pack()
+
+
+def test_two_agents_do_not_share_pins(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(ebpf_node, "LOCK_SECONDS", 0.2)
+    with scratch_cgroup("one") as one, scratch_cgroup("two") as two:
+        first, second = (ebpf_node.EbpfNode(folder / "pins", each.group) for each in (one, two))
+        first.start()
+        try:
+            with pytest.raises(CapabilityError, match=r"another agent captures by .*--bpf-pins"):
+                second.start()
+            second.close()
+            assert (folder / "pins").exists()
+        finally:
+            first.close()
+        assert not (folder / "pins").exists()
+        second.start()
+        second.close()
+
+
+def test_a_start_that_fails_leaves_what_is_captured(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(node: ebpf_node.EbpfNode, outbound: BpfObject, root: Path) -> None:
+        raise BpfError("the verifier has changed its mind")
+
+    pins = folder / "pins"
+    with scratch_cgroup("one") as group:
+        first = ebpf_node.EbpfNode(pins, group.group)
+        first.start()
+        first.workloads[struct.pack("=Q", 7)] = ebpf_node.WorkloadEntry(1, 1).pack()
+        first.close()
+        monkeypatch.setattr(ebpf_node.EbpfNode, "_attach", refuse)
+        with pytest.raises(BpfError):
+            ebpf_node.EbpfNode(pins, group.group).start()
+        assert len(list((pins / "v1" / "links").iterdir())) == 5
+        ebpf_node.unload(pins)
+        with pytest.raises(BpfError):
+            ebpf_node.EbpfNode(pins, group.group).start()
+        assert not pins.exists()
