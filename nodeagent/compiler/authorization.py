@@ -76,10 +76,14 @@ class AuthorizationIndex:
 
     def __init__(self) -> None:
         self._entries: dict[str, Authorization] = {}
+        self._general: dict[str, dict[str, Authorization]] = {}
+        """Those for all workloads of a namespace; under "" those for all of the mesh."""
+        self._rules: dict[tuple[str, tuple[str, ...], bool], tuple[Rules, ...]] = {}
+        """What was made of them, until one changes: workloads alike share it."""
 
     def put(self, name: str, message: Any) -> None:
         """Add or replace a resource; ValueError says what is wrong with it (refuse() is then to be called)."""
-        self._entries[name] = compile_authorization(name, message)
+        self._put(compile_authorization(name, message))
 
     def refuse(self, name: str, reason: str) -> None:
         """The version received last cannot be used. The one before stays in force; if there is none, whoever may be
@@ -88,35 +92,50 @@ class AuthorizationIndex:
         if held is None or held.error:
             namespace = name.partition("/")[0]
             denial = Policy(_policy_name(namespace, name.rpartition("/")[2], "unreadable"), Always())
-            self._entries[name] = Authorization(
-                name, namespace, PolicyScope.NAMESPACE, RuleAction.DENY, (denial,), error=reason
-            )
+            scope, action = PolicyScope.NAMESPACE, RuleAction.DENY
+            self._put(Authorization(name, namespace, scope, action, (denial,), error=reason))
+
+    def _put(self, entry: Authorization) -> None:
+        self.remove(entry.name)
+        self._entries[entry.name] = entry
+        if entry.scope is not PolicyScope.WORKLOAD_SELECTOR:
+            self._general.setdefault(_reach(entry), {})[entry.name] = entry
 
     def remove(self, name: str) -> None:
         """Drop a resource."""
-        self._entries.pop(name, None)
+        self._rules.clear()
+        entry = self._entries.pop(name, None)
+        if entry is not None and entry.scope is not PolicyScope.WORKLOAD_SELECTOR:
+            reach = _reach(entry)
+            del self._general[reach][name]
+            if not self._general[reach]:
+                del self._general[reach]
 
     def holding_for(self, namespace: str, listed: Iterable[str], *, l4_only: bool) -> Iterator[Authorization]:
         """The policies of a workload: all, or (not `l4_only`) those that no filter of a listener stands for."""
-        names = frozenset(listed)
-        for name, entry in self._entries.items():
-            if not (l4_only or entry.is_converted or entry.error):
-                continue
-            general = entry.scope is PolicyScope.GLOBAL or (
-                entry.scope is PolicyScope.NAMESPACE and entry.namespace == namespace
-            )
-            if general or name in names:
+        found = {**self._general.get("", {}), **self._general.get(namespace, {})}
+        found.update((name, self._entries[name]) for name in listed if name in self._entries)
+        for entry in found.values():
+            if l4_only or entry.is_converted or entry.error:
                 yield entry
 
     def rules_for(self, namespace: str, listed: Iterable[str], *, l4_only: bool) -> tuple[Rules, ...]:
         """What is asked of each connection to a workload, in order: what denies, then what allows."""
-        return gather(self.holding_for(namespace, listed, l4_only=l4_only))
+        key = (namespace, tuple(listed), l4_only)
+        if key not in self._rules:
+            self._rules[key] = gather(self.holding_for(namespace, key[1], l4_only=l4_only))
+        return self._rules[key]
 
     def __iter__(self) -> Iterator[Authorization]:
         return iter(tuple(self._entries.values()))
 
     def __len__(self) -> int:
         return len(self._entries)
+
+
+def _reach(entry: Authorization) -> str:
+    """The namespace for whose workloads a policy is; "" for all."""
+    return "" if entry.scope is PolicyScope.GLOBAL else entry.namespace
 
 
 def gather(entries: Iterable[Authorization]) -> tuple[Rules, ...]:
@@ -138,6 +157,8 @@ def compile_authorization(name: str, message: Any) -> Authorization:
         scope = PolicyScope(message.scope)
     except ValueError:
         raise ValueError(f"scope {message.scope} is not known") from None
+    if scope is PolicyScope.NAMESPACE and not message.namespace:
+        raise ValueError("is for a namespace, and names none")
     if message.action not in (RuleAction.ALLOW, RuleAction.DENY):
         raise ValueError(f"action {message.action} is not known")
     policies = tuple(

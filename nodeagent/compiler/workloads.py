@@ -251,22 +251,7 @@ class WorkloadIndex:
         labels = _labels(message) if message.node == self._node else None
         if message.node == self._node and not self._network:
             self._network = intern(message.network)
-        known = dict(labels or ())
-        ref = WorkloadRef(
-            uid=name,
-            name=message.name,
-            namespace=intern(message.namespace),
-            workload_name=intern(message.workload_name),
-            workload_type=_TYPES[message.workload_type] if message.workload_type < len(_TYPES) else "",
-            canonical_name=intern(message.canonical_name),
-            canonical_revision=intern(message.canonical_revision),
-            app=intern(known.get("app", message.canonical_name)),
-            version=intern(known.get("version", message.canonical_revision)),
-            cluster=intern(message.cluster_id),
-            service_account=intern(message.service_account),
-            trust_domain=intern(message.trust_domain or "cluster.local"),
-            node=intern(message.node),
-        )
+        ref = _read_ref(name, message, dict(labels or ()))
         hbone = message.tunnel_protocol == _HBONE
         mtls = message.tunnel_protocol == _LEGACY_ISTIO_MTLS
         if (hbone or mtls) and (message.addresses or message.service_account):
@@ -449,6 +434,24 @@ def _decrease(counter: Counter[Any], key: Any, amount: int) -> None:
     counter[key] -= amount
     if counter[key] <= 0:
         del counter[key]
+
+
+def _read_ref(name: str, message: Any, labels: Mapping[str, str]) -> WorkloadRef:
+    return WorkloadRef(
+        uid=name,
+        name=message.name,
+        namespace=intern(message.namespace),
+        workload_name=intern(message.workload_name),
+        workload_type=_TYPES[message.workload_type] if message.workload_type < len(_TYPES) else "",
+        canonical_name=intern(message.canonical_name),
+        canonical_revision=intern(message.canonical_revision),
+        app=intern(labels.get("app", message.canonical_name)),
+        version=intern(labels.get("version", message.canonical_revision)),
+        cluster=intern(message.cluster_id),
+        service_account=intern(message.service_account),
+        trust_domain=intern(message.trust_domain or "cluster.local"),
+        node=intern(message.node),
+    )
 
 
 def _read_service(message: Any) -> ServiceEntry:

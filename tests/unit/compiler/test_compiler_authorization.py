@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Mapping
 from typing import Any
 
@@ -200,6 +201,7 @@ class TestUnreadable:
         [
             ({"scope": 7}, "scope 7 is not known"),
             ({"action": 5}, "action 5 is not known"),
+            ({"namespace": ""}, "is for a namespace, and names none"),
             ({"matches": [{"principals": [{}]}]}, "says neither exact, prefix, suffix nor presence"),
             ({"matches": [{"sourceIps": [{"address": "AAA="}]}]}, "an address has 4 or 16 bytes, not 2"),
             ({"matches": [{"sourceIps": [packed("10.0.0.0", 33)]}]}, "prefix length 33 is over 32"),
@@ -238,3 +240,37 @@ class TestUnreadable:
         index.refuse("shop/p", "cannot be decoded")
         index.put("shop/p", policy(rules=[{}]))
         assert admits(index.rules_for("shop", (), l4_only=True), PLAIN)
+
+
+class TestScale:
+    def test_a_workload_is_not_asked_about_the_policies_of_others(self) -> None:
+        index = AuthorizationIndex()
+        for number in range(5000):
+            index.put(f"n{number}/p", policy("p", f"n{number}", rules=[{}]))
+        index.put("shop/p", policy())
+        started = time.perf_counter()
+        for _ in range(200):
+            assert len(list(index.holding_for("shop", (), l4_only=True))) == 1
+        assert time.perf_counter() - started < 0.5
+
+    def test_workloads_alike_share_their_rules(self) -> None:
+        index = AuthorizationIndex()
+        index.put("shop/p", policy())
+        first = index.rules_for("shop", ("shop/x",), l4_only=True)
+        assert index.rules_for("shop", ["shop/x"], l4_only=True) is first
+        index.put("shop/q", policy("q", rules=[{}]))
+        assert len(index.rules_for("shop", ("shop/x",), l4_only=True)[0].policies) == 1
+
+    def test_a_policy_may_change_whom_it_is_for(self) -> None:
+        index = AuthorizationIndex()
+        for scope, elsewhere, listing in (
+            ("GLOBAL", True, True),
+            ("NAMESPACE", False, True),
+            ("WORKLOAD_SELECTOR", False, True),
+            ("NAMESPACE", False, True),
+        ):
+            index.put("shop/p", policy(scope=scope))
+            assert bool(index.rules_for("bank", (), l4_only=True)) is elsewhere
+            assert bool(index.rules_for("bank", ("shop/p",), l4_only=True)) is listing
+        index.remove("shop/p")
+        assert index.rules_for("shop", ("shop/p",), l4_only=True) == ()

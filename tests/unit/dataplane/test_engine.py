@@ -15,6 +15,7 @@ from harness import Namespace, require
 
 from nodeagent.dataplane.engine import EngineOwner, EngineSettings, Listener
 from nodeagent.dataplane.report import ConnectionState, StatKind, StatRow, WireProtocol
+from nodeagent.dataplane.route_choice import RouteChoice, RouteQuestion
 from nodeagent.errors import EngineError, NetnsError
 from nodeagent.snapshot.address import parse_address
 from nodeagent.snapshot.matches import MatchKind, PathMatch
@@ -311,6 +312,19 @@ async def test_a_destination_is_asked_for(bench: Bench) -> None:
     assert await asyncio.wait_for(needs.get(), 2) == DestinationNeeded("pod", "v", LOOPBACK, FRONT)
     bench.engine.apply(snapshot(virtual_host("a", respond(207))))
     assert await request == 207
+
+
+async def test_the_router_tells_which_way_a_request_would_take(bench: Bench) -> None:
+    bench.engine.apply(snapshot(FORWARDING, virtual_host("here", respond(207))))
+
+    def choice(authority: str, path: str = "/", *headers: tuple[str, str]) -> RouteChoice | None:
+        return bench.engine.explain_route(TABLE, RouteQuestion("GET", authority, path, headers))
+
+    assert choice("back.test") == RouteChoice("to-back", CLUSTER.name)
+    found = choice("here.test", "/x", ("a", "b"))
+    assert found is not None
+    assert found.cluster == ""
+    assert choice("nobody.test") is None
 
 
 async def test_a_failing_callback_does_not_stop_the_others(
