@@ -145,6 +145,23 @@ def test_a_pods_own_address_needs_no_waypoint_of_its_service(mesh: Mesh) -> None
     assert len(asked(mesh)) == before
 
 
+def test_a_service_goes_without_when_it_asks_for_none_any_more(mesh: Mesh) -> None:
+    service = SERVICES.format(port=PROXY_PORT).split("---")[0]
+
+    def goes_by_the_waypoint() -> bool:
+        before = len(asked(mesh))
+        assert mesh.ask("client", "http://web/")["pod"] == "web"
+        return len(asked(mesh)) > before
+
+    assert goes_by_the_waypoint()
+    mesh.apply(service.replace("use-waypoint: way", "use-waypoint: none"))
+    try:
+        eventually(goes_by_the_waypoint, lambda by: not by)
+    finally:
+        mesh.apply(service)
+    eventually(goes_by_the_waypoint, lambda by: by)
+
+
 def test_without_its_waypoint_the_service_is_out_of_reach(mesh: Mesh) -> None:
     """Its policies are the waypoint's to enforce: to go around it would be to go past them."""
     before = len(asked(mesh))
