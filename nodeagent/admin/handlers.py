@@ -107,6 +107,9 @@ class Handlers:
     def admin(self) -> Application:
         """Return the application of the unix socket: everything."""
         application = self.reading()
+        # What is configured on demand is asked for by an explanation: it is not for any local user.
+        application.add("/explain/route", self._explain_route)
+        application.add("/explain/access", self._explain_access)
         application.add("/logging", self._set_levels, "POST")
         application.add("/quitquitquit", self._quit, "POST")
         return application
@@ -118,8 +121,6 @@ class Handlers:
         application.add("/status", self._status)
         for resource in RESOURCES.values():
             application.add(f"/{resource.path}", self._list(resource))
-        application.add("/explain/route", self._explain_route)
-        application.add("/explain/access", self._explain_access)
         application.add("/config_dump", self._config_dump)
         application.add("/logging", self._levels)
         self._add_ready(application)

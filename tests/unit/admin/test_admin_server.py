@@ -108,12 +108,28 @@ async def test_rows_carry_all_fields(agent: Running) -> None:
         ("/workloads?nmae=x", "no parameter 'nmae' here; there are: limit, name, "),
         ("/clusters?limit=0", "limit=0: not a whole number from 1 to"),
         ("/clusters?limit=x", "limit=x: not"),
+        ("/explain/route?port=80", "workload is missing"),
+        ("/explain/access?workload=a/b&port=x", "port 'x': not a number"),
     ],
 )
 async def test_bad_queries_are_named(agent: Running, target: str, message: str) -> None:
     status, body = await agent.curl(target)
     assert status == 400
     assert message in body
+
+
+async def test_explanations(agent: Running) -> None:
+    route = await agent.json(
+        "/explain/route?workload=a/b&host=c&port=80&method=GET&header=X-A:b:c&header=d:e"
+    )
+    assert isinstance(route, dict)
+    assert route["targets"][0]["workload"] == "default/productpage"
+    (asked,) = agent.state.asked
+    assert (asked.host, asked.port, asked.method) == ("c", 80, "GET")
+    assert asked.headers == (("x-a", "b:c"), ("d", "e"))
+    access = await agent.json("/explain/access?workload=a/b&port=80")
+    assert isinstance(access, dict)
+    assert (access["allowed"], access["lines"][0]) == (False, {"step": "stage", "text": "deny"})
 
 
 async def test_unknown_path_and_method_are_told_what_there_is(agent: Running) -> None:
@@ -226,6 +242,7 @@ async def test_loopback_port_is_for_reading(tmp_path: Path) -> None:
     server = AdminServer(state, AdminOptions(tmp_path / "a.sock", "", "", "127.0.0.1:0"))
     await server.start()
     base = f"http://127.0.0.1:{server.port('loopback')}"
+    assert (await curl(f"{base}/explain/route?workload=a/b&port=80"))[0] == 404
     assert (await curl(f"{base}/config_dump"))[0] == 200
     assert (await curl("-X", "POST", f"{base}/quitquitquit"))[0] == 404
     assert (await curl("-X", "POST", f"{base}/logging?level=debug"))[0] == 405
