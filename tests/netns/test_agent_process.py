@@ -305,11 +305,11 @@ async def test_status_tells_how_it_captures(node: AgentNode) -> None:
         assert capture["counters"]["no_listener"] == 0
 
 
+@pytest.mark.parametrize("pins", ["ebpf"], indirect=True)
 async def test_workloads_that_went_meanwhile_are_forgotten(node: AgentNode) -> None:
     """Also the pins and programs of theirs: after a restart nothing is stale."""
-    if node.pins is None:
-        pytest.skip("a ruleset goes with its namespace")
     pins = node.pins
+    assert pins is not None
     assert list(pins.glob("v*/netns/*"))
     assert node.agent is not None
     await asyncio.to_thread(node.agent.stop, signal.SIGKILL)

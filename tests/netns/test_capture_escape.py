@@ -308,9 +308,8 @@ def test_ebpf_translates_nothing(captured: Captured) -> None:
     assert bool(re.search(r"type nat|\bct ", ruleset)) == (captured.agent.pins is None)
 
 
-def test_either_mode_takes_over_from_the_other(pins: Path | None) -> None:
-    if pins is None:
-        pytest.skip("starts with nft by itself")
+@pytest.mark.parametrize("pins", ["ebpf"], indirect=True)
+def test_either_mode_takes_over_from_the_other(pins: Path) -> None:
     with Network("over") as network:
         pod, outside = network.add("pod", default_route=True), network.add("out", default_route=True)
         before = pod.state()

@@ -238,9 +238,8 @@ def test_an_agent_with_many_connections_takes_on_another_pod(captured: Captured)
     captured.agent.ask("remove", uid="other")
 
 
-def test_after_the_last_workload_nothing_of_ebpf_is_left(pins: Path | None) -> None:
-    if pins is None:
-        pytest.skip("nothing of eBPF is there")
+@pytest.mark.parametrize("pins", ["ebpf"], indirect=True)
+def test_after_the_last_workload_nothing_of_ebpf_is_left(pins: Path) -> None:
     require("bpftool")
 
     def programs() -> set[int]:
