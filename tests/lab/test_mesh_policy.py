@@ -47,7 +47,7 @@ pods:
   node: node-b
   serviceAccount: web
   labels: {app: web}
-  command: [nodeagent, echo, --http, "8080", --http, "7000", --tcp, "9000", --tcp, "9001"]
+  command: [nodeagent, echo, --http, "8080", --http, "7000", --tcp, "9000", --tcp, "9001", --h2c, "7100"]
 - name: authorizer
   node: node-a
   serviceAccount: authorizer
@@ -66,6 +66,7 @@ spec:
   - {name: tcp, port: 9000}
   - {name: other, port: 7000}
   - {name: another, port: 9001}
+  - {name: third, port: 7100}
 ---
 apiVersion: v1
 kind: Service
@@ -325,11 +326,11 @@ class TestStrangers:
         (address, *_) = addresses(mesh, "web")
         return mesh.exec("outsider", "python3", "-c", HANDSHAKE, address, *certificate).strip()
 
-    def certificate(self, mesh: Mesh, folder: Path, identity: str, signer: Path | None = None) -> str:
+    def certificate(self, mesh: Mesh, folder: Path, *identities: str, signer: Path | None = None) -> str:
         ca = signer or Path("/run/nodeagent/lab", mesh.name, "identity", "ca")
         key = pki.p256()
         now = datetime.datetime.now(datetime.UTC)
-        chain = pki.leaf(load_authority(ca, now), key, pki.uri(identity))
+        chain = pki.leaf(load_authority(ca, now), key, *map(pki.uri, identities))
         path = folder / "pair.pem"
         path.write_bytes(pki.key_pem(key) + "".join(chain).encode())
         return str(path)
@@ -345,10 +346,51 @@ class TestStrangers:
     def test_another_authority_is_refused(self, mesh: Mesh, tmp_path: Path) -> None:
         pki.authority(tmp_path / "ca")
         identity = "spiffe://cluster.local/ns/default/sa/alice"
-        assert self.knock(mesh, self.certificate(mesh, tmp_path, identity, tmp_path / "ca")) == "refused"
+        assert (
+            self.knock(mesh, self.certificate(mesh, tmp_path, identity, signer=tmp_path / "ca")) == "refused"
+        )
+
+    @pytest.mark.parametrize(
+        "identities",
+        [
+            ("spiffe://cluster.local/ns/default/sa/alice", "spiffe://cluster.local/ns/default/sa/bob"),
+            ("spiffe://cluster.local/ns/default/sa/alice\x00.evil",),
+            ("spiffe://cluster.local/ns/default/sa/alice?x",),
+            ("https://cluster.local/ns/default/sa/alice",),
+        ],
+    )
+    def test_a_name_that_may_be_read_in_two_ways_is_refused(
+        self, mesh: Mesh, tmp_path: Path, identities: tuple[str, ...]
+    ) -> None:
+        assert self.knock(mesh, self.certificate(mesh, tmp_path, *identities)) == "refused"
 
     def test_nobody_is_refused(self, mesh: Mesh) -> None:
         assert self.knock(mesh) == "refused"
+
+
+def test_http2_is_not_let_past_policies_on_requests(mesh: Mesh) -> None:
+    """It is not parsed yet, so that nobody can tell which request it would be."""
+    url = f"http://{SERVER}:7100/free"
+    command = (
+        "curl",
+        "-s",
+        "-m",
+        "5",
+        "-o",
+        "/dev/null",
+        "-w",
+        "%{http_code}",
+        "--http2-prior-knowledge",
+        url,
+    )
+    policy = authorization("by-path", "action: DENY\nrules: [{to: [{operation: {paths: [/secret]}}]}]")
+    eventually(lambda: mesh.exec("outsider", *command, check=False), lambda got: got == "200")
+    mesh.apply(policy)
+    try:
+        expect(mesh, (get(OUT, 403, "/secret"), get(OUT, 200, "/free")))
+        assert mesh.exec("outsider", *command, check=False) == "000"
+    finally:
+        mesh.delete(policy)
 
 
 class TestShown:
