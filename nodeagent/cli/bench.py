@@ -35,7 +35,7 @@ def bench(
     ] = False,
     capture_mode: Annotated[
         str, typer.Option(help="How agents capture where a scenario has any: nft, ebpf or auto.")
-    ] = "nft",
+    ] = "auto",
     access_log: Annotated[
         bool, typer.Option(help="nodeagent writes an access log; the others never do.")
     ] = True,

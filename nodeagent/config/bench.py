@@ -21,7 +21,7 @@ class BenchConfig:
     """Worker threads of every proxy."""
     captured: bool = False
     """Measure through a lab's capture, not through an explicit proxy."""
-    capture_mode: str = "nft"
+    capture_mode: str = "auto"
     """How labs' agents capture: one of config.agent.CAPTURE_MODES."""
     access_log: bool = True
     """nodeagent makes an access record of each request and writes a log; the peers never do."""
