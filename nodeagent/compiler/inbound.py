@@ -57,39 +57,41 @@ def compile_inbound(message: Any, scope: Scope) -> InboundPiece:
 def _compile_port(found: Iterable[tuple[Any, Report]], scope: Scope) -> PortPiece:
     """What the chains of a port make of it. Chains for TLS only mean that plain connections are not wanted
     (PeerAuthentication STRICT); who has shown a certificate to a tunnel is served as they say."""
-    plain: list[Chain] = []
-    for_tls: list[tuple[Any, Report]] = []
+    chains, closed = _read_all(read_chain, found, scope)
+    plain = [chain for chain in chains if chain.transport is not Transport.TLS]
+    if plain or closed:
+        return _outcome(plain, closed)
+    mutual, closed = _read_all(read_mutual_chain, found, scope)
+    return _for_members(_outcome(mutual, closed)) if mutual or closed else _REFUSED
+
+
+def _read_all(
+    read: Callable[[Any, Scope, Report], Chain | None], found: Iterable[tuple[Any, Report]], scope: Scope
+) -> tuple[list[Chain], bool]:
+    """(what can be read of the chains, whether one of the others closes the port)."""
+    chains: list[Chain] = []
     closed = False
     for raw, place in found:
         try:
-            chain = _checked(read_chain(raw, scope, place), place)
+            chain = read(raw, scope, place)
+            if chain is not None:
+                _check_covers_all(chain)
+                chains.append(chain)
         except Unusable as error:
             # Connections that it would have judged would reach a more general chain.
             place.warn(f"{error}; its port is closed")
             closed = True
             continue
-        if chain.transport is Transport.TLS:
-            for_tls.append((raw, place))
-        else:
-            plain.append(chain)
-    if plain or closed:
-        return _outcome(plain, closed)
-    mutual = [read_mutual_chain(raw, scope, place) for raw, place in for_tls]
-    chains = [_checked(chain, place) for chain, (_, place) in zip(mutual, for_tls, strict=True) if chain]
-    return _for_members(_outcome(chains, closed)) if chains else _REFUSED
+        for reason in chain.guarding.closed if chain is not None else ():
+            place.warn(f"{reason}; what it guards is closed")
+    return chains, closed
 
 
-def _checked(chain: Chain, report: Report) -> Chain:
-    """The chain, once it is told why it is closed, if it is; Unusable if it is for some addresses only."""
-    if chain.transport is not Transport.TLS and not _covers_all(chain):
+def _check_covers_all(chain: Chain) -> None:
+    """Of a chain for TLS whose filters were not read it does not matter."""
+    is_read = chain.is_http or bool(chain.shares)
+    if is_read and chain.prefixes and all(length for _, length in chain.prefixes):
         raise Unusable("filter_chain_match.prefix_ranges is not supported yet")
-    for reason in chain.guarding.closed:
-        report.warn(f"{reason}; what it guards is closed")
-    return chain
-
-
-def _covers_all(chain: Chain) -> bool:
-    return not chain.prefixes or any(length == 0 for _, length in chain.prefixes)
 
 
 def _outcome(chains: list[Chain], closed: bool) -> PortPiece:

@@ -99,6 +99,15 @@ class TestStrict:
         assert inbound.fallback is Protocol.TCP
         assert not admits(inbound.fallback_guards.connection, Asked())
 
+    def test_chains_for_some_addresses_only_close_the_port(self) -> None:
+        ranges = [{"addressPrefix": "10.0.0.0", "prefixLen": 8}]
+        chain = for_tls(tcp_chain(destinationPort=8080, prefixRanges=ranges), certificates=True)
+        piece = read(chain)
+        assert first(piece).protocol is Protocol.REFUSE
+        assert piece.warnings == (
+            "filter chain 0.filter_chain_match.prefix_ranges is not supported yet; its port is closed",
+        )
+
     def test_permissive_takes_both(self) -> None:
         chains = (
             tcp_chain(destinationPort=8080),
