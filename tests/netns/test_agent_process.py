@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import shutil
 import signal
 import sys
 from collections.abc import AsyncIterator, Awaitable, Callable
@@ -18,7 +19,8 @@ from harness.ads import MeshServer
 from harness.cgroups import ScratchCgroup
 
 from nodeagent.lab.zds import Enrolment, ZdsServer
-from nodeagent.xds.types import ADDRESS, CLUSTER, ENDPOINTS, LISTENER, ROUTE, VIRTUAL_HOST
+from nodeagent.proto import authorization_pb2
+from nodeagent.xds.types import ADDRESS, AUTHORIZATION, CLUSTER, ENDPOINTS, LISTENER, ROUTE, VIRTUAL_HOST
 
 pytestmark = pytest.mark.netns
 
@@ -280,6 +282,40 @@ async def test_a_guard_that_cannot_be_put_in_force_closes_its_port_only(node: Ag
     await eventually(is_closed, node)
     assert await knock(8080) == "pod"
     assert any("rbac" in warning for warning in (await node.ask("/status"))["warnings"])
+
+
+async def test_a_control_plane_without_listeners_guards_by_its_l4_policies(node: AgentNode) -> None:
+    node.client.start([sys.executable, "-m", "http.server", "8080"]).wait_for_port(8080)
+    node.client.start([sys.executable, "-m", "http.server", "8081"]).wait_for_port(8081)
+    assert node.agent is not None
+    await asyncio.to_thread(node.agent.stop, signal.SIGKILL)
+    shutil.rmtree(node.directory / "state", ignore_errors=True)
+    node.mesh.drop(LISTENER, "virtualInbound")
+    await node.start_and_enrol()
+
+    async def knock(port: int) -> bool:
+        """Whether a connection gets through."""
+        url = f"http://{node.client.v4}:{port}/"
+        asked = ["curl", "-s", "-m", "5", "-o", "/dev/null", "-w", "%{http_code}", url]
+        return (await asyncio.to_thread(node.servers[0].exec, asked)).stdout == "200"
+
+    async def is_open() -> bool:
+        return await knock(8080) and await knock(8081)
+
+    async def is_half_open() -> bool:
+        return not await knock(8080) and await knock(8081)
+
+    await eventually(is_open, node)
+    denial = authorization_pb2.Authorization(
+        name="no-8080", namespace="default", scope=authorization_pb2.NAMESPACE, action=authorization_pb2.DENY
+    )
+    denial.rules.add().clauses.add().matches.add().destination_ports.append(8080)
+    node.mesh.put(AUTHORIZATION, "default/no-8080", denial)
+    await eventually(is_half_open, node)
+    (row,) = await node.ask("/policies")
+    assert (row["name"], row["state"], row["workloads"]) == ("no-8080", "in force", ["default/client-1"])
+    node.mesh.drop(AUTHORIZATION, "default/no-8080")
+    await eventually(is_open, node)
 
 
 async def test_letting_go_restores_plain_networking(node: AgentNode) -> None:
