@@ -227,19 +227,7 @@ static void forward(na_http_request *request, na_cluster *cluster) {
   }
 }
 
-static void forward_by_route(na_http_request *request) {
-  const na_snapshot *snapshot = request->worker->snapshot;
-  request->timeout_ms = request->route->timeout_ms;
-  start_timeout(request);
-  request->destination = na_route_pick(request->route, na_random(request->worker));
-  na_cluster *cluster = request->destination ? na_snapshot_cluster(snapshot, request->destination->slot) : NULL;
-  if (cluster)
-    forward(request, cluster);
-  else
-    na_request_reply(request, 503, NA_FLAG_NC, "cluster_not_found", NULL);
-}
-
-/* HTTP to a destination that has no routes (any more): as its TCP would go. */
+/* HTTP to a destination that has no routes (any more), or none for this request: as its TCP would go. */
 static void forward_by_destination(na_http_request *request, const na_destination *destination) {
   bool passthrough = true;
   na_cluster *cluster = destination ? na_snapshot_pick_cluster(request->worker->snapshot, destination,
@@ -249,6 +237,36 @@ static void forward_by_destination(na_http_request *request, const na_destinatio
     forward(request, cluster);
   else
     na_request_reply(request, 503, NA_FLAG_NC, "cluster_not_found", NULL);
+}
+
+static na_destination *destination_of(const na_http_request *request) {
+  const na_conn *conn = request->conn;
+  const na_view *view = na_snapshot_view(request->worker->snapshot, conn->workload->view);
+  return view ? na_view_destination(view, conn->local.ip, conn->local.port) : NULL;
+}
+
+/* A route for hosts that nobody knows leads to where the connection was going. Where that is a service, its cluster is
+ * the way there: it knows the tunnels, and a strange Host header must not be what makes a request go in plaintext. */
+static void forward_on(na_http_request *request, na_cluster *cluster) {
+  const na_destination *destination = destination_of(request);
+  if (destination && destination->n)
+    forward_by_destination(request, destination);
+  else
+    forward(request, cluster);
+}
+
+static void forward_by_route(na_http_request *request) {
+  const na_snapshot *snapshot = request->worker->snapshot;
+  request->timeout_ms = request->route->timeout_ms;
+  start_timeout(request);
+  request->destination = na_route_pick(request->route, na_random(request->worker));
+  na_cluster *cluster = request->destination ? na_snapshot_cluster(snapshot, request->destination->slot) : NULL;
+  if (!cluster)
+    na_request_reply(request, 503, NA_FLAG_NC, "cluster_not_found", NULL);
+  else if (cluster->config.kind == NA_CLUSTER_ORIGINAL_DST)
+    forward_on(request, cluster);
+  else
+    forward(request, cluster);
 }
 
 static void act(na_http_request *request, const na_h1_head *head) {
@@ -294,13 +312,10 @@ static bool wait_for_host(na_http_request *request, const na_h1_head *head, cons
 }
 
 static void route_outbound(na_http_request *request, const na_h1_head *head, bool may_wait) {
-  const na_conn *conn = request->conn;
-  const na_snapshot *snapshot = request->worker->snapshot;
-  const na_view *view = na_snapshot_view(snapshot, conn->workload->view);
-  na_destination *destination = view ? na_view_destination(view, conn->local.ip, conn->local.port) : NULL;
+  na_destination *destination = destination_of(request);
   if (destination)
     na_mark_used(&destination->used);
-  const na_table *table = destination ? na_snapshot_table(snapshot, destination->table_slot) : NULL;
+  const na_table *table = destination ? na_snapshot_table(request->worker->snapshot, destination->table_slot) : NULL;
   if (!table) {
     forward_by_destination(request, destination);
     return;

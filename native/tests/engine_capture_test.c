@@ -227,6 +227,39 @@ static void outbound_routes_to_original_destination_clusters(void **state) {
   }
 }
 
+/* A service's own cluster goes before that: a Host header that nobody knows does not lead past its tunnels. */
+static void outbound_stays_with_the_service_for_unknown_hosts(void **state) {
+  need_capture(ready);
+  const char *cluster = "svc";
+  uint32_t weight = 1;
+  na_cluster_config original = {.tag = 5, .kind = NA_CLUSTER_ORIGINAL_DST}, service = {.tag = 7};
+  na_destination_config destination = {.tag = 6, .protocol = NA_PROTOCOL_HTTP, .table = "80"};
+  na_endpoint endpoint = {.port = 81, .healthy = 1, .weight = 1};
+  na_builder *b = rig_change(&engine);
+  v4_mapped(endpoint.address, "10.1.0.3");
+  assert_int_equal(na_builder_cluster(b, "PassthroughCluster", &original), 0);
+  assert_int_equal(na_builder_cluster(b, cluster, &service), 0);
+  assert_int_equal(na_builder_endpoints(b, cluster, &endpoint, 1), 0);
+  assert_int_equal(na_builder_table(b, "80", TAG_TABLE, 0), 0);
+  assert_int_equal(na_builder_vhost(b, "80", new_vhost("allow_any", "*", "PassthroughCluster", NULL)), 0);
+  assert_int_equal(na_builder_view(b, "v", 0), 0);
+  assert_int_equal(na_builder_destination(b, "v", NULL, 80, &destination, &cluster, &weight, 1), 0);
+  rig_commit(&engine);
+  int direct = listen_at(false, OTHER, 80), server = listen_at(false, OTHER, 81);
+  int client = dial_from(false, POD, OTHER, 80);
+  struct sockaddr_storage peer;
+  put(client, GET_ROOT);
+  int upstream = answer_from(server, &peer);
+  get_head(upstream);
+  put(upstream, OK_HELLO);
+  expect_head(client, "HTTP/1.1 200 OK");
+  expect_silence(direct, 20);
+  close(client);
+  close(upstream);
+  close(server);
+  close(direct);
+}
+
 static void direct_connections_to_the_listeners_are_refused(void **state) {
   need_capture(ready);
   uint64_t before =
@@ -252,6 +285,7 @@ int main(void) {
       cmocka_unit_test(inbound_tcp_keeps_the_clients_address),
       cmocka_unit_test(outbound_passes_through_to_the_original_destination),
       cmocka_unit_test(outbound_routes_to_original_destination_clusters),
+      cmocka_unit_test(outbound_stays_with_the_service_for_unknown_hosts),
       cmocka_unit_test(direct_connections_to_the_listeners_are_refused),
   };
   return cmocka_run_group_tests(tests, set_up, tear_down);

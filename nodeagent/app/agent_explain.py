@@ -141,7 +141,7 @@ class Explainer:
         if choice is None:
             walk.error = f"no route for {walk.authority}{walk.asked.path}: it is answered 404"
             return
-        walk.routed(choice.route, choice.cluster, destination.table)
+        walk.routed(choice.route, choice.cluster, destination)
 
     def _choose(self, walk: _Walk, table: str) -> RouteChoice | None:
         # Importing it loads the extension.
@@ -249,12 +249,15 @@ class _Walk:
         self.say("cluster", names[0] + (f" (of {len(names)}, by weight)" if len(names) > 1 else ""))
         self.cluster(destination.clusters[0].cluster)
 
-    def routed(self, route: str, cluster: str, table: str) -> None:
-        """A route takes the request."""
-        host, action = _action(self.view.tables[table], route, cluster)
+    def routed(self, route: str, cluster: str, destination: Destination) -> None:
+        """A route takes the request. One that leads on to where it was going leads to the service that is there."""
+        assert destination.table is not None
+        host, action = _action(self.view.tables[destination.table], route, cluster)
         where = rows.describe_action(self.view, action) if action is not None else cluster
         self.say("route", f"{route or '(without name)'} of virtual host {host}: {where}")
-        if cluster:
+        if cluster and self.view.clusters[cluster].kind is ClusterKind.ORIGINAL_DST:
+            self.shares(destination)
+        elif cluster:
             self.cluster(cluster)
         else:
             self.error = f"the route answers itself: {where}"

@@ -114,6 +114,7 @@ def test_between_nodes_there_is_tls_on_port_15008_and_nothing_else(mesh: Mesh) -
             lambda now: now == ("far", {TLS_1_3}),
             within=CERTIFICATE_SECONDS,
         )
+        assert mesh.ask("client", "-H", "Host: nobody.example", f"http://far/{marker}")["pod"] == "far"
         echoed = mesh.exec("client", "sh", "-c", f"echo {marker} | nc -N -w 5 far 9000")
         assert echoed.strip() == marker
     passed = seen(mesh, segments, "client", "far")

@@ -56,6 +56,15 @@ async def test_what_comes_on_demand_is_asked_for_first(node: Node) -> None:
     assert (parse_address(VIP), 9080) in node.view(view).destinations
 
 
+async def test_a_host_that_nobody_knows_leads_to_the_service_all_the_same(node: Node) -> None:
+    view = await node.enroll()
+    await known(node)
+    node.engine.choice = RouteChoice("allow_any", f"{view}/PassthroughCluster")
+    found = await route(node, "reviews", headers=(("host", "nobody.example"),))
+    assert said(found)["cluster"] == OUTBOUND
+    assert [target.address for target in found.targets] == ["10.244.0.8", "10.244.0.9"]
+
+
 async def test_no_route_takes_it(node: Node) -> None:
     await node.enroll()
     await known(node)
