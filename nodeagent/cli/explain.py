@@ -131,8 +131,9 @@ def _access(
     }
     if "method" in asked:
         query["method"] = asked["method"]
+    others = [header for header in headers if header.partition(":")[0].strip().lower() != "host"]
     return found | {
-        "access": ask(agent, "/explain/access", query, headers=headers),
+        "access": ask(agent, "/explain/access", query, headers=others),
         "agent": agent.description,
     }
 
