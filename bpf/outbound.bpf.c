@@ -294,7 +294,8 @@ static __always_inline int find_destination(struct bpf_sockopt *ctx, const struc
   struct na_flow flow = {};
 
   read_here(sk, out);
-  if (out->port != NA_PORT_OUTBOUND)
+  // 0: the client has reset the connection, and the socket has no port any more. Its destination must not stay either.
+  if (out->port && out->port != NA_PORT_OUTBOUND)
     return out->port == NA_PORT_INBOUND ? -1 : 0;
   flow.netns_cookie = bpf_get_netns_cookie(ctx);
   read_peer(sk, &flow.source);

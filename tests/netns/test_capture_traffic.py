@@ -3,14 +3,21 @@
 from __future__ import annotations
 
 import hashlib
+import os
+import signal
 import socket
+import struct
 import sys
+import time
 from pathlib import Path
 
 import pytest
 from harness import require
 from harness.capture_agent import Captured
 from harness.peer import END, dial, exchange, peer_server, read_line
+
+from nodeagent.dataplane.bpf import pinned_map
+from nodeagent.dataplane.ebpf_node import ABI
 
 pytestmark = pytest.mark.netns
 
@@ -199,6 +206,30 @@ def test_what_comes_from_behind_the_pod_is_its_outbound(captured: Captured) -> N
         assert read_line(client).split()[0] == captured.pod.v4, "the engine connects as the pod"
     assert captured.connections() == 1
     assert captured.agent.ask("stats")[0]["inbound"] is False
+
+
+@families
+@pytest.mark.parametrize("pins", ["ebpf"], indirect=True)
+def test_destinations_of_reset_connections_do_not_stay(captured: Captured, family: str) -> None:
+    """A socket that was reset before it was accepted has no port any more by which to know what captured it."""
+    target = captured.address(captured.outside, family)
+    os.kill(captured.agent.pid, signal.SIGSTOP)
+    try:
+        for _ in range(20):
+            with dial(captured.pod, target, 8080) as client:
+                client.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+    finally:
+        os.kill(captured.agent.pid, signal.SIGCONT)
+    assert captured.agent.pins is not None
+    pin = captured.agent.pins / f"v{ABI}" / "maps" / "destinations"
+    destinations = pinned_map(pin, 32, 24)
+    assert destinations is not None
+    deadline = time.monotonic() + 5
+    while captured.connections() < 20 and time.monotonic() < deadline:
+        time.sleep(0.05)
+    assert captured.connections() == 20
+    assert list(destinations) == []
+    destinations.close()
 
 
 def test_a_closed_port_is_seen_as_a_reset(captured: Captured) -> None:
