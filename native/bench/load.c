@@ -2,8 +2,8 @@
  *
  * The load generator: one thread, HTTP/1.1 or TCP, closed or open loop, and it checks all that comes back.
  *
- *   nodeagent-load --protocol http|http-close|echo|stream --target ADDRESS:PORT [--connections N] [--rate N]
- *                  [--warm-up SECONDS] [--seconds SECONDS] [--body BYTES] [--host NAME] [--hold]
+ *   nodeagent-load --protocol http|http-close|echo|stream|connect --target ADDRESS:PORT [--connections N]
+ *                  [--rate N] [--warm-up SECONDS] [--seconds SECONDS] [--body BYTES] [--host NAME] [--hold]
  *                  [--tls PREFIX [--resume]]
  *
  * With --tls the target is spoken to in TLS 1.3 with the certificate in PREFIX.chain.pem, .key.pem and .roots.pem;
@@ -21,7 +21,7 @@
 #include "load.h"
 #include "net.h"
 
-static const load_protocol *const protocols[] = {&load_http, &load_http_close, &load_echo, &load_stream};
+static const load_protocol *const protocols[] = {&load_http, &load_http_close, &load_echo, &load_stream, &load_connect};
 static const char *const error_names[LOAD_ERRORS] = {"connect", "closed", "status", "framing", "content"};
 
 static load state;
@@ -30,7 +30,7 @@ static const load_protocol *find_protocol(const char *name) {
   for (size_t i = 0; i < sizeof protocols / sizeof *protocols; i++)
     if (strcmp(protocols[i]->name, name) == 0)
       return protocols[i];
-  die("--protocol %s: not one of http, http-close, echo, stream", name);
+  die("--protocol %s: not one of http, http-close, echo, stream, connect", name);
 }
 
 static double parse_seconds(const char *option, const char *text) {
@@ -79,8 +79,8 @@ static void set_option(load_options *o, int option, const char *value) {
     o->resume = true;
     break;
   default:
-    die("usage: nodeagent-load --protocol http|http-close|echo|stream --target ADDRESS:PORT [--connections N] "
-        "[--rate N] [--warm-up SECONDS] [--seconds SECONDS] [--body BYTES] [--host NAME] "
+    die("usage: nodeagent-load --protocol http|http-close|echo|stream|connect --target ADDRESS:PORT "
+        "[--connections N] [--rate N] [--warm-up SECONDS] [--seconds SECONDS] [--body BYTES] [--host NAME] "
         "[--hold] [--tls PREFIX [--resume]]");
   }
 }
@@ -110,6 +110,8 @@ static void read_options(load_options *o, int argc, char **argv) {
     die("--resume goes with --tls");
   if (o->protocol->streams && (o->rate || o->hold))
     die("a stream has no requests: --rate and --hold do not go with it");
+  if (o->protocol->connects && (!o->rate || o->connections > 1 || o->hold || o->tls))
+    die("connect goes with --rate, and with one connection at a time, neither held nor with TLS");
 }
 
 static void say_begin(void) {
@@ -117,10 +119,10 @@ static void say_begin(void) {
   fflush(stdout);
 }
 
-static void print_result(const load *l, uint64_t elapsed_ns, uint32_t held) {
-  printf("{\"event\":\"end\",\"seconds\":%.6f,\"requests\":%llu,\"bytes\":%llu,\"opened\":%llu,\"missed\":%llu,"
-         "\"held\":%u,\"errors\":{",
-         (double)elapsed_ns / 1e9, (unsigned long long)l->requests, (unsigned long long)l->bytes,
+static void print_result(const load *l, uint64_t elapsed_ns, uint64_t used_ns, uint32_t held) {
+  printf("{\"event\":\"end\",\"seconds\":%.6f,\"cpu\":%.6f,\"requests\":%llu,\"bytes\":%llu,\"opened\":%llu,"
+         "\"missed\":%llu,\"held\":%u,\"errors\":{",
+         (double)elapsed_ns / 1e9, (double)used_ns / 1e9, (unsigned long long)l->requests, (unsigned long long)l->bytes,
          (unsigned long long)l->opened, (unsigned long long)l->missed, held);
   for (int i = 0; i < LOAD_ERRORS; i++)
     printf("%s\"%s\":%llu", i ? "," : "", error_names[i], (unsigned long long)l->errors[i]);
@@ -132,11 +134,12 @@ static void print_result(const load *l, uint64_t elapsed_ns, uint32_t held) {
   puts("}");
 }
 
-static uint64_t began;
+static uint64_t began, began_cpu;
 
 static void begin(void) {
   say_begin();
   began = clock_ns();
+  began_cpu = cpu_ns();
 }
 
 int main(int argc, char **argv) {
@@ -147,8 +150,10 @@ int main(int argc, char **argv) {
   uint32_t held = 0;
   if (state.options.hold)
     held = load_hold(&state, begin);
+  else if (state.options.protocol->connects)
+    load_connects(&state, begin);
   else
     load_run(&state, begin);
-  print_result(&state, clock_ns() - began, held);
+  print_result(&state, clock_ns() - began, cpu_ns() - began_cpu, held);
   return 0;
 }

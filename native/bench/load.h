@@ -36,6 +36,7 @@ typedef struct load_protocol {
   const char *name;
   bool streams;  /* there are no requests: all that comes is counted */
   bool one_shot; /* the server closes after each answer */
+  bool connects; /* a connection is all there is to a request: load_connects() makes them, one at a time */
   /* The bytes of a request; the same ones for all. */
   const char *(*request)(const load *l, size_t *n);
   /* Judge bytes that came for the request in progress. LOAD_WRONG: load_fail() has been told why. */
@@ -86,7 +87,7 @@ struct load {
   histogram latency;
 };
 
-extern const load_protocol load_http, load_http_close, load_echo, load_stream;
+extern const load_protocol load_http, load_http_close, load_echo, load_stream, load_connect;
 
 /* Count an error; the first one is kept in words. */
 __attribute__((format(printf, 3, 4))) void load_fail(load *l, enum load_error kind, const char *format, ...);
@@ -95,5 +96,9 @@ void load_run(load *l, void (*begin)(void));
 /* Open all connections with one request each, call `begin`, keep them until standard input ends; returns how many are
  * still open then. */
 uint32_t load_hold(load *l, void (*begin)(void));
+/* As load_run(), for protocols that connect and no more. */
+void load_connects(load *l, void (*begin)(void));
+/* Forget what was counted until now. */
+void load_forget(load *l);
 
 #endif

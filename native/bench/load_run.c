@@ -262,7 +262,7 @@ static void prepare(load *l) {
   }
 }
 
-static void forget_warm_up(load *l) {
+void load_forget(load *l) {
   l->requests = l->bytes = l->opened = l->missed = 0;
   memset(l->errors, 0, sizeof l->errors);
   l->first_error[0] = '\0';
@@ -279,7 +279,7 @@ void load_run(load *l, void (*begin)(void)) {
     begin_request(l, c, clock_ns());
   }
   loop_until(l, start + (uint64_t)(l->options.warm_up * 1e9));
-  forget_warm_up(l);
+  load_forget(l);
   begin();
   l->measuring = true;
   loop_until(l, clock_ns() + (uint64_t)(l->options.seconds * 1e9));

@@ -14,6 +14,8 @@
 __attribute__((noreturn, format(printf, 1, 2))) void die(const char *format, ...);
 /* CLOCK_MONOTONIC in nanoseconds. */
 uint64_t clock_ns(void);
+/* Processor time of this process in nanoseconds. */
+uint64_t cpu_ns(void);
 /* Raise the limit of descriptors as far as it goes. */
 void raise_descriptor_limit(void);
 /* A whole number of an option within bounds, or die() naming the option. */

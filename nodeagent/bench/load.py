@@ -56,6 +56,8 @@ class Outcome:
     """Microseconds: min, mean, max, p50 .. p9999, and buckets of [value, count]."""
     cpu: CpuTime
     steal_percent: float
+    load_cpu: float
+    """Seconds of the load generator's own processor time."""
 
     def curve(self) -> tuple[tuple[float, float], ...]:
         """(share of requests, microseconds): the distribution, for plots; thinned out."""
@@ -78,7 +80,9 @@ def measure(spawn: Spawn, argv: list[str], read_cpu: Callable[[], CpuTime]) -> O
         end = _read_event(process, "end")
         spent, steal = read_cpu() - cpu, MachineTime.now().steal_percent_since(machine)
     _judge(end)
-    return Outcome(end["seconds"], end["requests"], end["bytes"], end["missed"], end["latency"], spent, steal)
+    return Outcome(
+        end["seconds"], end["requests"], end["bytes"], end["missed"], end["latency"], spent, steal, end["cpu"]
+    )
 
 
 @contextmanager

@@ -116,6 +116,18 @@ def test_captured(tmp_path: Path) -> None:
     assert list(Path("/run/netns").glob("na.bench*")) == []
 
 
+def test_capture(tmp_path: Path) -> None:
+    case = bench(tmp_path, "capture", "--peers", "direct")["cases"][0]
+    for peer in ("nodeagent", "nft", "direct"):
+        found = values(case, peer)
+        assert 5 < found["p50"] <= found["p99"]
+        assert 5 < found["client_cpu"] < 2000
+        assert ("worker_cpu" in found) == (peer != "direct")
+    ratios = {item["peer"]: item["ratio"] for item in case["estimates"] if item["metric"] == "p50"}
+    assert 0.1 < ratios["nft"]["median"] < 10
+    assert list(Path("/run/netns").glob("na.bench*")) == []
+
+
 def test_hbone(tmp_path: Path) -> None:
     found = bench(tmp_path, "hbone", "--peers", "direct,envoy")
     http, small, bulk, idle = found["cases"]

@@ -6,6 +6,7 @@ What is compared with is the same lab without agents. Both are there at the same
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import ClassVar
 
 from nodeagent import __version__
@@ -22,12 +23,15 @@ class CapturedPeer(Peer):
     """A lab, with agents or without."""
 
     plain: ClassVar[bool]
+    mode: ClassVar[str] = ""
+    """How its agent captures; empty: as `--capture-mode` says."""
 
     def start(self, stage: Stage, config: BenchConfig, services: Sequence[Service]) -> Running:
         """Bring the lab up, with its processes on their cores."""
         if config.workers != 1:
             raise BenchError("a lab's agents have one worker; --captured goes with --workers 1")
-        lab = BenchLab.bring_up(stage, config, self.name[0], Shape(plain=self.plain))
+        config = replace(config, capture_mode=self.mode or config.capture_mode)
+        lab = BenchLab.bring_up(stage, config, self.mode or self.name[0], Shape(plain=self.plain))
         return Running(self.name, lab.targets(), (lab,), lab.pod("client"), HOST)
 
 
@@ -53,6 +57,20 @@ class PlainLab(CapturedPeer):
     def find(self) -> str:
         """Always there."""
         return "the same lab without agents"
+
+
+class CapturedByEbpf(CapturedSubject):
+    """Captured by eBPF, which is what nodeagent prefers."""
+
+    mode: ClassVar[str] = "ebpf"
+
+
+class CapturedByNft(CapturedSubject):
+    """Captured by nftables."""
+
+    name: ClassVar[str] = "nft"
+    index: ClassVar[int] = 2
+    mode: ClassVar[str] = "nft"
 
 
 def captured_peers(names: Sequence[str]) -> list[Peer]:
