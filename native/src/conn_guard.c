@@ -194,11 +194,11 @@ static bool may_stay(na_conn *conn, const na_inbound *inbound, na_refusal *refus
 static void recheck(na_conn *conn, const na_inbound *inbound) {
   na_refusal refusal;
   conn->slashes = na_inbound_slashes(inbound, conn->local.port);
-  if (conn->request && conn->request->tunnel) {
+  if (conn->request) {
     na_http_guard_again(conn->request, inbound);
     return;
   }
-  bool concerns = conn->known && !conn->request && conn->phase != NA_CONN_CLOSING;
+  bool concerns = conn->known && conn->phase != NA_CONN_CLOSING;
   if (!concerns || may_stay(conn, inbound, &refusal))
     return;
   na_worker_count(conn->worker, NA_COUNTER_GUARDS_RESET);

@@ -23,7 +23,7 @@ void na_conn_start_tcp(na_conn *conn);
 /* Whether requests of HTTP/2, which nobody can look at here, may pass. */
 bool na_conn_passes_http2(const na_conn *conn);
 /* Ask once more whether the connections may be whose workloads' inbound configuration came with a later snapshot than
- * `since`; reset those that may not. HTTP connections are asked for with their next request. */
+ * `since`; reset those that may not. What is asked of HTTP requests is asked with the next one. */
 void na_conns_recheck(na_worker *worker, uint64_t since);
 
 #endif

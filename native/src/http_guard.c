@@ -102,7 +102,7 @@ void na_http_guard_again(na_http_request *request, const na_inbound *inbound) {
   na_guards *guards;
   na_subject subject;
   na_refusal refusal;
-  if (!ask_every(request, inbound))
+  if (!ask_every(request, inbound) || !request->tunnel)
     return;
   const na_stage *stage = na_inbound_stages(inbound, request->conn->local.port, NA_GUARDED_REQUEST, &guards), *at;
   if (!stage)

@@ -456,6 +456,25 @@ static void upgraded_connections_are_asked_again(void **state) {
   close(server);
 }
 
+/* A download may last for days. */
+static void who_may_not_connect_is_cut_off_amid_a_request(void **state) {
+  need_capture(ready);
+  put_in_force(NA_PROTOCOL_HTTP, deny_path(NA_MATCH_EXACT, "/other"), NULL);
+  int server = listen_at(false, POD, 8080);
+  int client = dial_from(false, CLIENT, POD, 8080);
+  put(client, "POST /long HTTP/1.1\r\nHost: a\r\nContent-Length: 100\r\n\r\n");
+  int upstream = answer(server);
+  assert_has(get_head(upstream), "POST /long");
+  put_in_force(NA_PROTOCOL_HTTP, deny_path(NA_MATCH_EXACT, "/long"), NULL);
+  put(client, "more");
+  expect(upstream, "more"); /* it was let through as a request */
+  put_in_force(NA_PROTOCOL_HTTP, NULL, deny_plaintext());
+  expect_reset(client);
+  close(client);
+  close(upstream);
+  close(server);
+}
+
 static void other_changes_disturb_nobody(void **state) {
   need_capture(ready);
   put_in_force(NA_PROTOCOL_TCP, deny_host(NA_GUARDED_CONNECTION, OTHER), NULL);
@@ -550,6 +569,7 @@ int main(void) {
       cmocka_unit_test(open_connections_are_asked_again),
       cmocka_unit_test(kept_connections_are_judged_at_their_next_request),
       cmocka_unit_test(upgraded_connections_are_asked_again),
+      cmocka_unit_test(who_may_not_connect_is_cut_off_amid_a_request),
       cmocka_unit_test(other_changes_disturb_nobody),
       cmocka_unit_test(dry_runs_and_audits_count),
       cmocka_unit_test(rules_go_by_what_shadows_found),
