@@ -254,7 +254,8 @@ def address_check(place: Place, address: bytes, length: int) -> AddressCheck:
 
 
 def _port(port: int) -> Check:
-    if not 0 < port < 65536:
+    """Port 0 may be named, as under Istio; nothing is ever sent to it."""
+    if not 0 <= port < 65536:
         raise ValueError(f"{port} is no port")
     return PortCheck(port, port)
 

@@ -79,6 +79,7 @@ BY_ALICE = Asked(ALICE)
         ({"destinationIps": [packed("10.244.0.9", 32)]}, PLAIN, True),
         ({"destinationPorts": [8080, 9090]}, PLAIN, True),
         ({"destinationPorts": [9090]}, PLAIN, False),
+        ({"destinationPorts": [0]}, PLAIN, False),  # nothing is sent to it, and yet it may be named
         ({"notDestinationPorts": [8080]}, PLAIN, False),
         # Kinds of one match: all of them.
         ({"namespaces": [{"exact": "shop"}], "destinationPorts": [9090]}, BY_ALICE, False),
