@@ -143,7 +143,7 @@ class KeyFetcher:
             self._failed(source, state, f"the server redirects more than {MAX_REDIRECTS} times")
             return False
         except (OSError, aiohttp.ClientError, KeySetError) as error:
-            self._failed(source, state, str(error) or type(error).__name__)
+            self._failed(source, state, _reason(error))
             return False
         finally:
             state.tried = True
@@ -216,3 +216,12 @@ def _keys_url(document: str) -> str:
 def _issue(policy: RequestAuthentication, message: str) -> Issue:
     resource = f"RequestAuthentication {policy.key}"
     return Issue(Severity.ERROR, "no-keys", message, policy.source, resource, "spec.jwtRules")
+
+
+def _reason(error: Exception) -> str:
+    """What people can use of it: aiohttp's own text names Python objects."""
+    if isinstance(error, aiohttp.ClientConnectorCertificateError):
+        error = error.certificate_error
+    elif isinstance(error, aiohttp.ClientConnectorError):
+        error = error.os_error
+    return str(error) or type(error).__name__

@@ -134,6 +134,13 @@ async def test_the_last_good_one_stays(server: Server, kept: Kept, monkeypatch: 
     assert (kept.messages(), kept.keys(source)) == ([expected], ONE)
 
 
+async def test_nobody_is_there(kept: Kept) -> None:
+    await kept.want(KeySource("https://127.0.0.1:1/keys"))
+    (message,) = kept.messages()
+    assert message.startswith("keys of https://127.0.0.1:1/keys cannot be fetched: [Errno 111] Connect call failed")
+    assert "object at" not in message
+
+
 async def test_a_source_is_tried_again(server: Server, kept: Kept, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(key_fetcher, "RETRY_SECONDS", (0.01, 0.01))
     source = KeySource(f"{server.url}/keys")
