@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import re
 import shutil
 import ssl
 import subprocess
@@ -245,6 +246,7 @@ class TestRotation:
         early = rotate()
         assert early.returncode == 1
         assert "step 'sign' is due in 24.0 h" in early.stderr
+        assert re.search(r"step 'sign' is due in \d\d s:", rotate("--overlap", "30").stderr)
         for path in tmp_path.glob("*.pem"):
             os.utime(path, (0, path.stat().st_mtime - 90_000))
         assert "sign: done" in rotate().stdout

@@ -27,6 +27,7 @@ from nodeagent.errors import ConfigError
 
 NEXT_CERTIFICATE: Final = f"next-{CERTIFICATE}"
 NEXT_KEY: Final = f"next-{KEY}"
+_HOUR: Final = 3600.0
 
 
 class Step(enum.StrEnum):
@@ -79,8 +80,9 @@ def _check_overlap(folder: Path, step: Step, overlap: float, now: datetime.datet
     last = max((folder / name).stat().st_mtime for name in (CERTIFICATE, ROOTS))
     left = last + overlap - now.timestamp()
     if left > 0:
+        due = f"{left / _HOUR:.1f} h" if left >= _HOUR else f"{left:.0f} s"
         raise ConfigError(
-            f"{folder}: step {step.value!r} is due in {left / 3600:.1f} h: certificates in use may know nothing "
+            f"{folder}: step {step.value!r} is due in {due}: certificates in use may know nothing "
             "of the last step yet (--overlap SECONDS sets how long they live)"
         )
 
