@@ -73,6 +73,10 @@ class BpfError(DataplaneError):
     """A BPF object, link or map was refused; carries the verifier's last lines."""
 
 
+class BpfMapFullError(BpfError):
+    """A BPF map has no room for another key."""
+
+
 class EngineError(DataplaneError):
     """The engine refused a call."""
 

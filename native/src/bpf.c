@@ -6,6 +6,7 @@
 #include <errno.h>
 #include <pthread.h>
 #include <stdarg.h>
+#include <stdbool.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -14,6 +15,8 @@
 #define KERNEL_ENOTSUPP 524
 /* Bytes kept of what libbpf says. The end is what counts: a verifier log has the reason in its last lines. */
 #define LOG_KEPT 4096
+/* Elements that are counted in one call; no bucket of a hash map is nearly as long. */
+#define COUNT_CHUNK 1024
 
 struct na_bpf {
   struct bpf_object *object;
@@ -175,6 +178,22 @@ int na_bpf_map_update_batch(int map_fd, const void *keys, const void *values, ui
   const char *reason = strerror(-error);
   log_append(reason, strlen(reason));
   return (int)done;
+}
+
+int na_bpf_map_count(int map_fd, uint32_t key_size, uint32_t value_size) {
+  log_begin();
+  char *keys = calloc(COUNT_CHUNK, key_size), *values = calloc(COUNT_CHUNK, value_size);
+  uint32_t position = 0, n;
+  int error = keys && values ? 0 : -ENOMEM, total = 0;
+  for (bool first = true; !error; first = false) {
+    n = COUNT_CHUNK;
+    error = bpf_map_lookup_batch(map_fd, first ? NULL : &position, &position, keys, values, &n, NULL);
+    if (!error || error == -ENOENT) /* the last ones */
+      total += (int)n;
+  }
+  free(keys);
+  free(values);
+  return error == -ENOENT ? total : error;
 }
 
 int na_bpf_cpus(void) {

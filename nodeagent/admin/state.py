@@ -56,12 +56,24 @@ class ControlPlaneStatus:
 
 
 @dataclass(frozen=True, slots=True)
+class BpfMapStatus:
+    """A BPF map of capture."""
+
+    name: str
+    memory: int  # bytes of kernel memory
+    entries: int | None = None  # with `limit` None where nothing fills up
+    limit: int | None = None
+    full: int = 0  # entries refused since the start
+
+
+@dataclass(frozen=True, slots=True)
 class CaptureStatus:
     """How traffic of workloads is captured, and why so."""
 
     mode: str  # nft, ebpf or none
     reason: str = ""
     counters: Mapping[str, int] = field(default_factory=dict)
+    maps: tuple[BpfMapStatus, ...] = ()  # none in mode nft
 
 
 @dataclass(frozen=True, slots=True)

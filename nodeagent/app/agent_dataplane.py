@@ -6,6 +6,7 @@ from collections.abc import Iterable, Mapping, Sequence
 
 from nodeagent.app.agent_ports import Capture, Engine
 from nodeagent.config.agent import AgentConfig
+from nodeagent.dataplane.bpf import MapUsage
 from nodeagent.dataplane.capture_mode import choose_mode
 from nodeagent.dataplane.cgroup import Cgroup
 from nodeagent.dataplane.engine import EngineOwner, EngineSettings
@@ -47,6 +48,10 @@ class KernelDataplane:
     def capture_counters(self) -> Mapping[str, int]:
         """What the mode counts."""
         return self._mode.counters()
+
+    def capture_maps(self) -> Sequence[MapUsage]:
+        """What the mode's BPF maps take."""
+        return self._mode.maps()
 
     def close(self) -> None:
         """Let go of what is shared between workloads."""

@@ -104,13 +104,31 @@ class CaptureCollector(Collector):
         self._dataplane = dataplane
 
     def collect(self) -> Iterator[Metric]:
-        """One family, empty in a mode that counts nothing."""
+        """All families, empty in a mode that has neither programs nor maps."""
         events = CounterMetricFamily(
             "nodeagent_capture_events", "Connections that the kernel captured, or refused.", labels=["event"]
         )
         for name, value in self._dataplane.capture_counters().items():
             events.add_metric([name], value)
         yield events
+        yield from self._maps()
+
+    def _maps(self) -> Iterator[Metric]:
+        memory = GaugeMetricFamily(
+            "nodeagent_bpf_map_memory_bytes", "Kernel memory of BPF maps.", labels=["map"]
+        )
+        entries = GaugeMetricFamily("nodeagent_bpf_map_entries", "Entries of BPF maps.", labels=["map"])
+        limit = GaugeMetricFamily("nodeagent_bpf_map_limit", "Most entries of BPF maps.", labels=["map"])
+        full = CounterMetricFamily(
+            "nodeagent_bpf_map_full", "Entries that BPF maps had no room for.", labels=["map"]
+        )
+        for each in self._dataplane.capture_maps():
+            memory.add_metric([each.name], each.memory)
+            full.add_metric([each.name], each.full)
+            if each.entries is not None and each.limit is not None:
+                entries.add_metric([each.name], each.entries)
+                limit.add_metric([each.name], each.limit)
+        yield from (memory, entries, limit, full)
 
 
 def _gauge(name: str, text: str, value: float) -> Metric:

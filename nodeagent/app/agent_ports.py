@@ -13,6 +13,7 @@ from nodeagent.snapshot.values import Need, Snapshot, Use, VirtualHost
 if TYPE_CHECKING:
     # Importing it loads the extension, which doubles do without.
     from nodeagent.dataplane.access import AccessAnswer, AccessQuestion
+    from nodeagent.dataplane.bpf import MapUsage
     from nodeagent.dataplane.builder import Rejection
     from nodeagent.dataplane.route_choice import RouteChoice, RouteQuestion
 
@@ -130,6 +131,9 @@ class Dataplane(Protocol):
 
     def capture_counters(self) -> Mapping[str, int]:
         """What capture itself counts, by name."""
+
+    def capture_maps(self) -> Sequence[MapUsage]:
+        """What the BPF maps of capture take, and how full they are."""
 
     def close(self) -> None:
         """Let go, at the end. Capture stays."""

@@ -14,6 +14,7 @@ from nodeagent import __version__
 from nodeagent.admin.explain import AccessExplanation, Asked, RouteExplanation
 from nodeagent.admin.state import (
     AgentStatus,
+    BpfMapStatus,
     CaptureStatus,
     ClusterRow,
     ConnectionRow,
@@ -129,7 +130,11 @@ class State:
 
     def _capture(self) -> CaptureStatus:
         dataplane = self._parts.dataplane
-        return CaptureStatus(dataplane.mode, dataplane.reason, dataplane.capture_counters())
+        maps = tuple(
+            BpfMapStatus(each.name, each.memory, each.entries, each.limit, each.full)
+            for each in dataplane.capture_maps()
+        )
+        return CaptureStatus(dataplane.mode, dataplane.reason, dataplane.capture_counters(), maps)
 
     def _control_plane(self) -> ControlPlaneStatus:
         parts = self._parts

@@ -58,6 +58,7 @@ def _lines(answer: dict[str, Any]) -> list[tuple[str, str]]:
         ("version", f"{answer['version']}, pid {answer['pid']}, up {duration(answer['uptime_seconds'])}"),
         ("control plane", _control_plane(answer["control_plane"])),
         ("capture", capture["mode"] + (f" ({capture['reason']})" if capture["reason"] else "")),
+        *_bpf_maps(capture["maps"]),
         ("engine", _engine(answer["engine"])),
         ("enrolment", _enrolment(answer["enrolment"])),
         ("configuration", _snapshot(answer["snapshot"])),
@@ -70,6 +71,16 @@ def _control_plane(plane: dict[str, Any]) -> str:
         since = plane["connected_since"]
         return f"{plane['address']}, connected" + (f" for {duration(time.time() - since)}" if since else "")
     return f"{plane['address']}, not connected" + (f": {plane['last_error']}" if plane["last_error"] else "")
+
+
+def _bpf_maps(maps: list[dict[str, Any]]) -> list[tuple[str, str]]:
+    if not maps:
+        return []
+    filling = ", ".join(
+        f"{each['name']} {each['entries']} of {each['limit']}" for each in maps if each["limit"] is not None
+    )
+    full = "".join(f"; {each['name']} was full {each['full']} times" for each in maps if each["full"])
+    return [("bpf maps", f"{sum(each['memory'] for each in maps) / 1e6:.1f} MB; {filling}{full}")]
 
 
 def _engine(engine: dict[str, Any]) -> str:

@@ -8,12 +8,13 @@ from __future__ import annotations
 import errno
 import os
 from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Final
 
 from nodeagent.dataplane._native import ffi, lib
-from nodeagent.errors import BpfError
+from nodeagent.errors import BpfError, BpfMapFullError
 
 OBJECTS: Final = Path(__file__).parent / "_native"
 _LOG_LINES: Final = 12
@@ -31,6 +32,20 @@ def bpf_error(what: str, code: int) -> BpfError:
     lines = [line for line in text.splitlines() if line.strip()][-_LOG_LINES:]
     message = f"cannot {what}: {os.strerror(-code)}{_HINTS.get(-code, '')}"
     return BpfError("\n  ".join([message, *lines]))
+
+
+@dataclass(frozen=True, slots=True)
+class MapUsage:
+    """What a map takes and how full it is."""
+
+    name: str
+    memory: int
+    """Bytes of kernel memory, as the kernel accounts them; before Linux 6.4 it estimates."""
+    entries: int | None = None
+    limit: int | None = None
+    """None, as `entries`, where there is nothing that fills up."""
+    full: int = 0
+    """How many entries were refused since the agent started because it was full."""
 
 
 def _check(code: int, what: str) -> int:
@@ -53,7 +68,10 @@ class BpfMap:
 
     def __setitem__(self, key: bytes, value: bytes) -> None:
         assert (len(key), len(value)) == (self._key_size, self._value_size)
-        _check(lib.na_bpf_map_update(self._fd, key, value), f"write to BPF map {self.name}")
+        code = lib.na_bpf_map_update(self._fd, key, value)
+        if code == -errno.E2BIG:
+            raise BpfMapFullError(str(bpf_error(f"write to BPF map {self.name}", code)))
+        _check(code, f"write to BPF map {self.name}")
 
     def get(self, key: bytes) -> bytes | None:
         """The value of a key, None if it is not there."""
@@ -88,6 +106,17 @@ class BpfMap:
         if done != count:
             reason = ffi.string(lib.na_bpf_error()).decode(errors="replace")
             raise BpfError(f"BPF map {self.name} took {max(done, 0)} of {count} entries: {reason}")
+
+    def memory_and_limit(self) -> tuple[int, int]:
+        """Bytes of kernel memory and the most entries, from /proc/self/fdinfo (proc(5))."""
+        lines = Path(f"/proc/self/fdinfo/{self._fd}").read_text().splitlines()
+        found = dict(line.split(":", 1) for line in lines if ":" in line)
+        return int(found["memlock"]), int(found["max_entries"])
+
+    def count(self) -> int:
+        """How many keys a hash map holds, in a few calls of the kernel."""
+        code = lib.na_bpf_map_count(self._fd, self._key_size, self._value_size)
+        return _check(code, f"count the keys of BPF map {self.name}")
 
     def close(self) -> None:
         """Let go of the descriptor; may be called again."""

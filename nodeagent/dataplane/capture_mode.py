@@ -12,6 +12,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Protocol
 
+from nodeagent.dataplane.bpf import MapUsage
 from nodeagent.dataplane.capture import Capture as NftCapture
 from nodeagent.dataplane.cgroup import Cgroup
 from nodeagent.dataplane.ebpf_capture import EbpfCapture, EbpfListeners, end_all
@@ -60,6 +61,9 @@ class Mode(Protocol):
     def counters(self) -> dict[str, int]:
         """What was counted, by name."""
 
+    def maps(self) -> list[MapUsage]:
+        """What its BPF maps take."""
+
     def close(self) -> None:
         """Let go; capture stays."""
 
@@ -89,6 +93,10 @@ class NftMode:
     def counters(self) -> dict[str, int]:
         """None: a ruleset counts nothing."""
         return {}
+
+    def maps(self) -> list[MapUsage]:
+        """None."""
+        return []
 
     def close(self) -> None:
         """Nothing is held."""
@@ -121,6 +129,10 @@ class EbpfMode:
     def counters(self) -> dict[str, int]:
         """Events of the programs (bpf/include/nodeagent_abi.h)."""
         return self._node.counters()
+
+    def maps(self) -> list[MapUsage]:
+        """Those that are shared, and the listeners of all workloads."""
+        return self._node.maps()
 
     def close(self) -> None:
         """Let go of what the living agent holds."""

@@ -18,6 +18,7 @@ from typing import Final
 from nodeagent.dataplane.bpf import BpfMap, BpfObject, detach_pinned
 from nodeagent.dataplane.bpffs import lock_folder, make_folder
 from nodeagent.dataplane.ebpf_node import (
+    LISTENERS,
     RELEASED,
     EbpfNode,
     WorkloadEntry,
@@ -60,7 +61,7 @@ class EbpfCapture:
             apply_routing(self._namespace, forwarded=True)
             flags = self._flags() | sysctls_off(self._namespace)
             write_sysctls(self._namespace, flags, 1)
-            self._node.workloads[self._key] = self._entry(flags)
+            self._node.put(self._node.workloads, self._key, self._entry(flags))
             with _inbound_object(self._node, self._cookie) as inbound:
                 inbound.attach_pinned(_PROGRAM, self._namespace.fd, inbound_link(self._folder))
             # Last: should another ruleset capture here until now, nothing gets past in between.
@@ -79,7 +80,7 @@ class EbpfCapture:
         """Stop capturing new connections; those that are captured go on."""
         with self._lock:
             apply_ruleset(self._namespace, self._rules.released())
-            self._node.workloads[self._key] = self._entry(self._flags() | RELEASED)
+            self._node.put(self._node.workloads, self._key, self._entry(self._flags() | RELEASED))
             detach_pinned(inbound_link(self._folder))
 
     def remove(self) -> None:
@@ -120,7 +121,7 @@ def _inbound_object(node: EbpfNode, cookie: int) -> BpfObject:
     """The programs of a namespace, with the maps that it has already."""
     folder = node.namespace_folder(cookie)
     make_folder(folder)
-    return BpfObject("inbound", {"counters": node.map_pin("counters"), "listeners": folder / "listeners"})
+    return BpfObject("inbound", {"counters": node.map_pin("counters"), LISTENERS: folder / LISTENERS})
 
 
 class EbpfListeners:
@@ -152,10 +153,10 @@ class EbpfListeners:
 
     def _announce(self, cookie: int, opened: list[tuple[int, socket.socket]]) -> None:
         with _inbound_object(self._node, cookie) as inbound:
-            listeners: BpfMap = inbound.map("listeners", 4, 8)
+            listeners: BpfMap = inbound.map(LISTENERS, 4, 8)
         try:
             for key, listener in opened:
-                listeners[struct.pack("=I", key)] = struct.pack("=Q", listener.fileno())
+                self._node.put(listeners, struct.pack("=I", key), struct.pack("=Q", listener.fileno()))
         finally:
             listeners.close()
 

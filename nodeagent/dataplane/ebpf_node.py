@@ -16,16 +16,26 @@ from __future__ import annotations
 import os
 import socket
 import struct
+import threading
+from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
 
-from nodeagent.dataplane.bpf import BpfLink, BpfMap, BpfObject, detach_pinned, pinned_map, possible_cpus
+from nodeagent.dataplane.bpf import (
+    BpfLink,
+    BpfMap,
+    BpfObject,
+    MapUsage,
+    detach_pinned,
+    pinned_map,
+    possible_cpus,
+)
 from nodeagent.dataplane.bpffs import ensure_bpffs, lock_folder, make_folder, remove_pins
 from nodeagent.dataplane.cgroup import Cgroup, find_mount
 from nodeagent.dataplane.netns import NetworkNamespace
-from nodeagent.errors import BpfError, CapabilityError
+from nodeagent.errors import BpfError, BpfMapFullError, CapabilityError
 
 # bpf/include/nodeagent_abi.h
 ABI: Final = 1
@@ -34,8 +44,11 @@ RELEASED: Final = 1
 COUNTERS: Final = ("captured", "no_storage", "no_flow", "steered", "no_listener")
 _ENTRY: Final = struct.Struct("=QII16s16s256s")
 _COOKIE: Final = struct.Struct("=Q")
+_FLOW_SIZE: Final = 32
+_DESTINATION_SIZE: Final = 24
 
 SHARED_MAPS: Final = ("workloads", "original", "destinations", "counters")
+LISTENERS: Final = "listeners"
 _HOOKS: Final = (
     "outbound_sockops",
     "outbound_getpeername4",
@@ -128,6 +141,9 @@ class EbpfNode:
         self._hook: BpfLink | None = None
         self._workloads: BpfMap | None = None
         self._counters: BpfMap | None = None
+        self._unread: list[BpfMap] = []  # maps of which only the size is asked
+        self._full: Counter[str] = Counter()
+        self._full_lock = threading.Lock()
 
     def start(self) -> None:
         """Load, attach and pin, or take over what an earlier agent has pinned. Blocks for some milliseconds.
@@ -157,6 +173,10 @@ class EbpfNode:
     def _open_maps(self, outbound: BpfObject) -> None:
         self._workloads = outbound.map("workloads", _COOKIE.size, _ENTRY.size)
         self._counters = outbound.map("counters", 4, 8 * possible_cpus())
+        self._unread = [
+            outbound.map("destinations", _FLOW_SIZE, _DESTINATION_SIZE),
+            outbound.map("original", 4, _DESTINATION_SIZE),
+        ]
 
     def _attach(self, outbound: BpfObject, root: Path) -> None:
         group = os.open(self._group.directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
@@ -183,6 +203,15 @@ class EbpfNode:
         """Cookie (8 bytes) to packed WorkloadEntry."""
         assert self._workloads is not None, "start() comes first"
         return self._workloads
+
+    def put(self, where: BpfMap, key: bytes, value: bytes) -> None:
+        """Write to a map; BpfMapFullError, which is counted, if it has no room."""
+        try:
+            where[key] = value
+        except BpfMapFullError:
+            with self._full_lock:
+                self._full[where.name] += 1
+            raise
 
     def sweep(self, keep: Iterable[int]) -> int:
         """Forget the workloads that are not in `keep` (cookies), which went while no agent ran; returns how
@@ -214,16 +243,40 @@ class EbpfNode:
             found[name] = sum(struct.unpack(f"={len(value) // 8}Q", value))
         return found
 
+    def maps(self) -> list[MapUsage]:
+        """What the maps take; those of listeners, one a workload, together."""
+        assert self._counters is not None, "start() comes first"
+        destinations, original = self._unread
+        found = [self._usage(each, counted=True) for each in (self.workloads, destinations)]
+        found += [self._usage(each, counted=False) for each in (original, self._counters)]
+        return [*found, self._listeners()]
+
+    def _usage(self, each: BpfMap, *, counted: bool) -> MapUsage:
+        memory, limit = each.memory_and_limit()
+        if not counted:
+            return MapUsage(each.name, memory)
+        return MapUsage(each.name, memory, each.count(), limit, self._full[each.name])
+
+    def _listeners(self) -> MapUsage:
+        memory = 0
+        pins = [folder / LISTENERS for folder in (self.folder / "netns").iterdir()]
+        # All are the same size: a workload that goes just now is no matter.
+        if pins and (one := pinned_map(pins[0], 4, 8)) is not None:
+            memory = len(pins) * one.memory_and_limit()[0]
+            one.close()
+        return MapUsage(LISTENERS, memory, full=self._full[LISTENERS])
+
     def close(self) -> None:
         """Let go. While workloads are enrolled capture stays, and refuses until an agent runs again; after
         the last one nothing stays."""
         # Also when start() has failed: what an earlier agent captured stays so until another mode has taken it over.
         workloads = self._workloads or pinned_workloads(self._pins)
         idle = workloads is None or not any(True for _ in workloads)
-        for held in (self._hook, workloads, self._counters):
+        for held in (self._hook, workloads, self._counters, *self._unread):
             if held is not None:
                 held.close()
         self._hook = self._workloads = self._counters = None
+        self._unread = []
         if idle and self._lock >= 0:
             unload(self._pins)
         if self._lock >= 0:

@@ -16,7 +16,7 @@ from harness import require, scratch_cgroup
 from nodeagent.dataplane import ebpf_node
 from nodeagent.dataplane.bpf import BpfMap, BpfObject, object_names
 from nodeagent.dataplane.bpffs import ensure_bpffs, find_bpffs
-from nodeagent.errors import BpfError, CapabilityError
+from nodeagent.errors import BpfError, BpfMapFullError, CapabilityError
 
 ABI = Path(__file__).parents[2] / "bpf" / "include" / "nodeagent_abi.h"
 
@@ -69,6 +69,11 @@ def _compile(folder: Path, name: str, source: str, *options: str) -> None:
 
 def _number(value: int) -> bytes:
     return struct.pack("=i", value)
+
+
+def _no_namespace(number: int) -> bytes:
+    """A cookie that no namespace has: the kernel counts them up from 1."""
+    return struct.pack("=Q", (1 << 63) + number)
 
 
 @pytest.fixture
@@ -125,9 +130,45 @@ def test_a_full_map_tells_how_far_it_came(counted: BpfObject) -> None:
     numbers.update({})
     with pytest.raises(BpfError, match="map m took 40 of 60 entries: Argument list too long"):
         numbers.update({_number(1000 + value): _number(1) for value in range(60)})
-    with pytest.raises(BpfError, match=r"write to BPF map m: .*the map is full"):
+    with pytest.raises(BpfMapFullError, match=r"write to BPF map m: .*the map is full"):
         numbers[_number(5000)] = _number(1)
     numbers.close()
+
+
+def test_a_map_tells_how_full_it_is_and_what_it_takes(tmp_path: Path) -> None:
+    require("root", "engine")
+    _compile(tmp_path, "large", COUNTED, "-DSIZE=5000")
+    with BpfObject("large", folder=tmp_path) as large:
+        numbers = large.map("m", 4, 4)
+    assert numbers.count() == 0
+    numbers.update({_number(value): _number(1) for value in range(3000)})
+    assert numbers.count() == 3000, "more than are read at once"
+    memory, limit = numbers.memory_and_limit()
+    assert limit == 5000
+    assert memory >= 5000 * 8
+    numbers.close()
+
+
+def test_a_node_counts_the_workloads_that_it_has_no_room_for(folder: Path) -> None:
+    entry = ebpf_node.WorkloadEntry(1, 1).pack()
+    with scratch_cgroup("full") as group:
+        node = ebpf_node.EbpfNode(folder / "pins", group.group)
+        node.start()
+        try:
+            assert (node.maps()[0].entries, node.maps()[0].full) == (0, 0)
+            node.workloads.update({_no_namespace(number): entry for number in range(4096)})
+            with pytest.raises(BpfMapFullError):
+                node.put(node.workloads, _no_namespace(4096), entry)
+            usage = {each.name: each for each in node.maps()}
+            assert set(usage) == {"workloads", "destinations", "original", "counters", "listeners"}
+            workloads = usage["workloads"]
+            assert (workloads.entries, workloads.limit, workloads.full) == (4096, 4096, 1)
+            assert workloads.memory >= 4096 * len(entry)
+            assert (usage["destinations"].entries, usage["destinations"].limit) == (0, 16_384)
+            assert usage["original"].limit is None
+        finally:
+            node.close()
+            ebpf_node.unload(folder / "pins")
 
 
 def test_a_shared_map_outlives_its_object(tmp_path: Path, folder: Path) -> None:
@@ -226,7 +267,7 @@ def test_a_start_that_fails_leaves_what_is_captured(folder: Path, monkeypatch: p
     with scratch_cgroup("one") as group:
         first = ebpf_node.EbpfNode(pins, group.group)
         first.start()
-        first.workloads[struct.pack("=Q", 7)] = ebpf_node.WorkloadEntry(1, 1).pack()
+        first.workloads[_no_namespace(7)] = ebpf_node.WorkloadEntry(1, 1).pack()
         first.close()
         monkeypatch.setattr(ebpf_node.EbpfNode, "_attach", refuse)
         with pytest.raises(BpfError):

@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 from collections.abc import AsyncIterator, Callable, Iterable, Sequence
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 from harness import xds_resources as xds
@@ -175,6 +176,12 @@ class FakeDataplane:
 
     def capture_counters(self) -> dict[str, int]:
         return {"captured": 3}
+
+    def capture_maps(self) -> list[Any]:
+        return [
+            SimpleNamespace(name="workloads", memory=1000, entries=4, limit=5, full=6),
+            SimpleNamespace(name="original", memory=2000, entries=None, limit=None, full=0),
+        ]
 
     def close(self) -> None:
         self.closed = True

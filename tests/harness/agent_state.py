@@ -9,6 +9,7 @@ from typing import Any
 from nodeagent.admin.explain import AccessExplanation, Asked, Line, RouteExplanation, Target
 from nodeagent.admin.state import (
     AgentStatus,
+    BpfMapStatus,
     CaptureStatus,
     CertificateRow,
     ClusterRow,
@@ -68,7 +69,15 @@ READY = AgentStatus(
             ),
         ),
     ),
-    capture=CaptureStatus("nft", "asked for by --capture"),
+    capture=CaptureStatus(
+        "ebpf",
+        "asked for by --capture",
+        {"captured": 12},
+        (
+            BpfMapStatus("workloads", 1_500_000, 4096, 4096, 2),
+            BpfMapStatus("original", 100_000),
+        ),
+    ),
     engine=EngineStatus(1, 5, {"connections_total": 17}),
     enrolment=EnrolmentStatus(
         "/run/zds.sock",

@@ -339,6 +339,13 @@ async def test_status_tells_how_it_captures(node: AgentNode) -> None:
     if node.pins is not None:
         assert capture["counters"]["captured"] >= 1
         assert capture["counters"]["no_listener"] == 0
+    maps = {each["name"]: each for each in capture["maps"]}
+    if node.pins is None:
+        assert maps == {}
+    else:
+        assert (maps["workloads"]["entries"], maps["workloads"]["limit"]) == (1, 4096)
+        assert maps["listeners"]["memory"] > 0
+        assert not any(each["full"] for each in maps.values())
 
 
 @pytest.mark.parametrize("pins", ["ebpf"], indirect=True)

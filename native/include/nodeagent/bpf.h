@@ -50,6 +50,8 @@ NA_API int na_bpf_map_next(int map_fd, const void *key, void *next);
  * is full or refuses one (na_bpf_error()). Kernels without batches write one by one. */
 NA_API int na_bpf_map_update_batch(int map_fd, const void *keys, const void *values, uint32_t n, uint32_t key_size,
                                    uint32_t value_size);
+/* How many keys a hash map holds; -ENOTSUPP (524) for other types. Those that come and go meanwhile may be missed. */
+NA_API int na_bpf_map_count(int map_fd, uint32_t key_size, uint32_t value_size);
 /* CPUs that a per-CPU value has room for. */
 NA_API int na_bpf_cpus(void);
 

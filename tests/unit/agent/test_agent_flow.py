@@ -514,6 +514,15 @@ class TestState:
         dump = {name: list(items) for name, items in state.config_dump()}
         assert {item["name"] for item in dump["xdsClusters"]} == {OUTBOUND, "PassthroughCluster"}
         assert b'nodeagent_xds_resources{type="Cluster"} 2.0' in b"".join(state.metrics())
-        assert b'nodeagent_capture_events_total{event="captured"} 3.0' in b"".join(state.metrics())
+        page = b"".join(state.metrics())
+        for line in (
+            b'nodeagent_capture_events_total{event="captured"} 3.0',
+            b'nodeagent_bpf_map_memory_bytes{map="original"} 2000.0',
+            b'nodeagent_bpf_map_entries{map="workloads"} 4.0',
+            b'nodeagent_bpf_map_limit{map="workloads"} 5.0',
+            b'nodeagent_bpf_map_full_total{map="workloads"} 6.0',
+        ):
+            assert line in page
+        assert b'nodeagent_bpf_map_limit{map="original"}' not in page
         assert state.status().control_plane.connected
         assert state.status().capture.counters == {"captured": 3}

@@ -44,7 +44,10 @@ def test_a_host_that_is_named_is_the_authority(agent: Any, run: Run) -> None:
     explain(run, agent, "-H", "Host: other.example", "-H", "a:b")
     route, access = agent.state.asked
     assert route.headers == (("host", "other.example"), ("a", "b"))
-    assert (access.host, access.headers) == ("reviews:9080", (("a", "b"),))  # the authority that the route was for
+    assert (access.host, access.headers) == (
+        "reviews:9080",
+        (("a", "b"),),
+    )  # the authority that the route was for
 
 
 def test_what_is_allowed(agent: Any, run: Run) -> None:

@@ -35,7 +35,8 @@ def test_ready_agent(agent: Any, run: Run) -> None:
     for expected in (
         "version 0.1.0, pid 42, up 1h2m",
         "control plane 127.0.0.1:15010, connected",
-        "capture nft (asked for by --capture)",
+        "capture ebpf (asked for by --capture)",
+        "bpf maps 1.6 MB; workloads 4096 of 4096; workloads was full 2 times",
         "engine 1 worker, 5 connections",
         "connections_total 17",
         "enrolment /run/zds.sock connected; 1 enrolled, 1 failed",
