@@ -137,7 +137,9 @@ async def test_the_last_good_one_stays(server: Server, kept: Kept, monkeypatch: 
 async def test_nobody_is_there(kept: Kept) -> None:
     await kept.want(KeySource("https://127.0.0.1:1/keys"))
     (message,) = kept.messages()
-    assert message.startswith("keys of https://127.0.0.1:1/keys cannot be fetched: [Errno 111] Connect call failed")
+    assert message.startswith(
+        "keys of https://127.0.0.1:1/keys cannot be fetched: [Errno 111] Connect call failed"
+    )
     assert "object at" not in message
 
 
