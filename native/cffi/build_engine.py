@@ -1,6 +1,6 @@
-"""Emit the C source of the cffi extension from the engine's public header.
+"""Emit the C source of the cffi extension from the engine's public headers.
 
-The header is the one place where the interface is declared: it is written in the subset of C that cffi parses
+They are the one place where the interface is declared: they are written in the subset of C that cffi parses
 once preprocessor lines, `extern "C"` braces and attributes are gone, so there is no second copy to drift.
 """
 

@@ -1,4 +1,4 @@
-"""Who may do what at a workload's ports, as immutable values: the engine's guards (engine.h) one to one.
+"""Who may do what at a workload's ports, as immutable values: the engine's guards (inbound.h) one to one.
 
 A guard is a list of stages, asked in order. A stage lets pass, refuses, or (a Callout) waits for somebody's answer;
 the first refusal ends it. What the engine cannot decide it refuses.

@@ -1,4 +1,4 @@
-"""What the data path is to do, as immutable values: the engine's builder (engine.h) one to one.
+"""What the data path is to do, as immutable values: the engine's builder (configuration.h) one to one.
 
 A Snapshot is a tree of mappings. Whoever makes a new one reuses every part that did not change, so that
 comparing two of them (diff.py) costs identity checks, not deep comparisons. Nothing in here is ever changed
