@@ -175,7 +175,7 @@ def bearer(**claims: Any) -> str:
     return "Authorization: Bearer " + jwt.encode(body, TOKEN_KEY, algorithm="RS256", headers={"kid": "k"})
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="class")
 def tokens_wanted(mesh: Mesh) -> Iterator[None]:
     """A RequestAuthentication is in force."""
     public = json.loads(jwt.algorithms.RSAAlgorithm.to_jwk(TOKEN_KEY.public_key()))
