@@ -22,7 +22,8 @@ void na_greet_stop(na_conn *conn) {
 
 static void refuse(na_conn *conn, enum na_counter_id counter, const char *why) {
   na_worker_count(conn->worker, counter);
-  na_report_tunnel_refused(conn->worker, conn->workload, &conn->peer, &conn->local, why);
+  na_report_tunnel_refused(conn->worker, conn->workload, &conn->peer, &conn->local, "downstream_transport_failure",
+                           why);
   na_conn_close(conn, true);
 }
 

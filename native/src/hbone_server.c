@@ -236,14 +236,24 @@ static void admit(na_hbone_server *server, na_hbone_inbound *inbound, const na_a
   }
 }
 
+/* It asks for something else than this workload, or not by CONNECT. */
+static void refuse_request(na_hbone_server *server, na_hbone_inbound *inbound) {
+  char why[192];
+  snprintf(why, sizeof why, "HBONE: request for '%.128s' is not for this workload",
+           inbound->authority ? inbound->authority : "");
+  na_worker_count(server->h2.worker, NA_COUNTER_HBONE_BAD_REQUEST);
+  na_report_tunnel_refused(server->h2.worker, server->workload, &server->peer, &server->local, "hbone_bad_request",
+                           why);
+  answer(&inbound->stream, 400);
+}
+
 static void head(na_h2_stream *stream) {
   na_hbone_inbound *inbound = inbound_of(stream);
   na_hbone_server *server = server_of(stream->h2);
   na_worker *worker = stream->h2->worker;
   na_address destination;
   if (!find_destination(server, inbound, &destination)) {
-    na_worker_count(worker, NA_COUNTER_HBONE_BAD_REQUEST);
-    answer(stream, 400);
+    refuse_request(server, inbound);
   } else if (!inbound->uri ||
              worker->counters.values[NA_COUNTER_DOWNSTREAM_CX_ACTIVE] >= worker->config->max_connections) {
     na_worker_count(worker, NA_COUNTER_DOWNSTREAM_CX_OVERFLOW);
@@ -306,7 +316,8 @@ static void closing(na_h2 *h2, int error, const char *why) {
   if (error == 0)
     return;
   na_worker_count(worker, NA_COUNTER_HBONE_HANDSHAKE_FAIL);
-  na_report_tunnel_refused(worker, server->workload, &server->peer, &server->local, why);
+  na_report_tunnel_refused(worker, server->workload, &server->peer, &server->local, "downstream_transport_failure",
+                           why);
 }
 
 static void server_free(na_grave *grave) {
@@ -372,7 +383,8 @@ void na_hbone_accept(na_worker *worker, na_workload *workload, int fd, const na_
   na_identity *identity = identity_of(worker, workload);
   if (!identity) {
     refuse(worker, fd, NA_COUNTER_HBONE_NO_IDENTITY);
-    na_report_tunnel_refused(worker, workload, peer, local, "the workload has no valid certificate");
+    na_report_tunnel_refused(worker, workload, peer, local, "downstream_transport_failure",
+                             "the workload has no valid certificate");
     return;
   }
   if (worker->counters.values[NA_COUNTER_HBONE_ACCEPTED_ACTIVE] >= config->hbone_max_tunnels) {

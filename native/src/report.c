@@ -132,7 +132,7 @@ void na_report_tcp_closed(na_conn *conn, const na_tcp_report *report) {
 }
 
 void na_report_tunnel_refused(na_worker *worker, const na_workload *workload, const na_address *peer,
-                              const na_address *local, const char *why) {
+                              const na_address *local, const char *detail, const char *why) {
   na_access_record *record = worker->access.records ? na_access_begin(&worker->access) : NULL;
   if (!record) {
     if (worker->access.records)
@@ -147,7 +147,7 @@ void na_report_tunnel_refused(na_worker *worker, const na_workload *workload, co
   memcpy(record->downstream_local, local->ip, 16);
   record->downstream_remote_port = peer->port;
   record->downstream_local_port = local->port;
-  text(record->detail, sizeof record->detail, "downstream_transport_failure");
+  text(record->detail, sizeof record->detail, detail);
   text(record->upstream_failure, sizeof record->upstream_failure, why);
   na_access_publish(&worker->access);
 }

@@ -27,9 +27,9 @@ void na_report_tcp_opened(na_conn *conn, const na_tcp_report *report);
 void na_report_tcp_bytes(na_conn *conn, const na_tcp_report *report, uint64_t in, uint64_t out);
 /* The end: statistics and access record. */
 void na_report_tcp_closed(na_conn *conn, const na_tcp_report *report);
-/* A tunnel that a peer tried to make, and did not get. */
+/* A tunnel that a peer tried to make, and did not get. `detail` as in the access record, `why` for people. */
 void na_report_tunnel_refused(na_worker *worker, const na_workload *workload, const na_address *peer,
-                              const na_address *local, const char *why);
+                              const na_address *local, const char *detail, const char *why);
 /* A finished request. */
 void na_report_request(na_http_request *request);
 

@@ -40,13 +40,17 @@ static void a_service_may_be_asked_for_by_name(void **state) {
 
 static void names_of_others_are_refused(void **state) {
   static const char *const others[] = {"db.shop:82", "db.shop.:80", "db:80", "db.shop2:80", "x.db.shop:80"};
-  hbone_scene s = hbone_begin(NULL);
+  const na_config config = {.access_log = 1};
+  hbone_scene s = hbone_begin(&config);
   h2_peer peer;
   configure(&s, NA_PROTOCOL_TCP, 0, 0);
   h2_dial(&peer, &s);
   for (uint32_t i = 0; i < COUNT(others); i++) {
     assert_true(h2_connect_to(&peer, 2 * i + 1, others[i]));
     assert_int_equal(h2_status(&peer, 2 * i + 1), 400);
+    na_access_record record = get_record(&s.r);
+    assert_string_equal(record.detail, "hbone_bad_request");
+    assert_has(record.upstream_failure, others[i]);
   }
   expect_silence(s.listener, 20);
   assert_int_equal(counter(&s.r, "hbone_bad_request_total"), COUNT(others));
