@@ -245,6 +245,29 @@ def check_container(place: str, container: Object, spec: Object, findings: Findi
     words = words[words.index("nodeagent") + 1 :] if "nodeagent" in words else []
     variables = {variable["name"] for variable in container.get("env", ())}
     check_command_line(place, words, {name for name in variables if name.startswith("NODEAGENT_")}, findings)
+    if words[:1] == ["run"]:
+        check_capture(place, container, spec, findings)
+
+
+def check_capture(place: str, container: Object, spec: Object, findings: Findings) -> None:
+    """Check that an agent that may capture by eBPF can: without, `auto` would quietly take nft everywhere."""
+    values = {variable["name"]: variable.get("value") for variable in container.get("env", ())}
+    if values.get("NODEAGENT_CAPTURE", "auto") == "nft":
+        return
+    if not container.get("securityContext", {}).get("privileged"):
+        findings.add(place, "captures by eBPF, but is not privileged: /proc/sys is read-only")
+    if not spec.get("hostPID") or not {"nsenter", "--cgroup=/proc/1/ns/cgroup"} <= set(
+        container.get("command", ())
+    ):
+        findings.add(place, "captures by eBPF, but does not join the host's cgroup namespace")
+    hosts = {volume["name"]: volume.get("hostPath", {}).get("path") for volume in spec.get("volumes", ())}
+    mounts = {mount["mountPath"]: mount for mount in container.get("volumeMounts", ())}
+    for path in ("/sys/fs/bpf", "/sys/fs/cgroup"):
+        if path not in mounts or hosts.get(mounts[path]["name"]) != path:
+            findings.add(place, f"captures by eBPF, but does not mount the host's {path}")
+    pins = mounts.get("/sys/fs/bpf", {})
+    if pins and (pins.get("readOnly") or pins.get("mountPropagation") != "Bidirectional"):
+        findings.add(place, "/sys/fs/bpf must be writable and Bidirectional: pins outlive the container")
 
 
 # -- systemd -----------------------------------------------------------------------------------------------
@@ -258,17 +281,35 @@ def check_unit(path: Path, findings: Findings) -> None:
     if words[0] != _INSTALLED:
         findings.add(path.name, f"starts {words[0]}, not {_INSTALLED}")
     variables = set(re.findall(r"^Environment=(NODEAGENT_[A-Z_]+)=", text, re.MULTILINE))
+    settings = text
     for name in re.findall(r"^EnvironmentFile=-?/etc/nodeagent/(.*)$", text, re.MULTILINE):
         example = path.with_name(name)
         if not example.exists():
             findings.add(path.name, f"reads {name}, of which there is no example here")
             continue
+        settings += example.read_text()
         variables.update(_VARIABLE.findall(example.read_text()))
     check_command_line(path.name, words[1:], variables, findings)
+    if words[1:2] == ["run"] and not re.search(
+        r"^(Environment=)?NODEAGENT_CAPTURE=nft$", settings, re.MULTILINE
+    ):
+        check_unit_capture(path.name, text, findings)
     if shutil.which("systemd-analyze"):
         verify_unit(path, text, findings)
     else:
         print(f"{path.name}: not verified: there is no systemd-analyze on this machine")
+
+
+def check_unit_capture(place: str, text: str, findings: Findings) -> None:
+    """Check that a unit that may capture by eBPF can."""
+    held = " ".join(re.findall(r"^CapabilityBoundingSet=(.*)$", text, re.MULTILINE)).split()
+    for capability in ("CAP_NET_ADMIN", "CAP_SYS_ADMIN"):
+        if held and capability not in held:
+            findings.add(place, f"captures by eBPF, but CapabilityBoundingSet lacks {capability}")
+    if re.search(r"^ProtectKernelTunables=(yes|true|1|on)$", text, re.MULTILINE):
+        findings.add(
+            place, "captures by eBPF, but ProtectKernelTunables makes /proc/sys and /sys/fs/bpf read-only"
+        )
 
 
 def verify_unit(path: Path, text: str, findings: Findings) -> None:

@@ -73,6 +73,16 @@ def test_the_tree_is_in_order(checker: ModuleType) -> None:
         ("agent.yaml", "            memory: 1Gi", "            cpu: 1", "has no memory limit"),
         ("agent.yaml", "namespace: nodeagent-system", "namespace: default", "is in namespace default"),
         ("agent.yaml", "livenessProbe", "lifecycleProbe", "has no livenessProbe"),
+        ("agent.yaml", "privileged: true", "privileged: false", "but is not privileged"),
+        ("agent.yaml", "hostPID: true", "hostPID: false", "does not join the host's cgroup namespace"),
+        ("agent.yaml", "path: /sys/fs/bpf", "path: /var/bpf", "does not mount the host's /sys/fs/bpf"),
+        ("agent.yaml", "mountPath: /sys/fs/cgroup", "mountPath: /cg", "mount the host's /sys/fs/cgroup"),
+        (
+            "agent.yaml",
+            "Propagation: Bidirectional",
+            "Propagation: None",
+            "must be writable and Bidirectional",
+        ),
         ("controlplane.yaml", "--config=", "--cofnig=", "`nodeagent controlplane` has no option --cofnig"),
         ("controlplane.yaml", "targetPort: grpc-xds", "targetPort: xds", "targets port xds"),
         ("controlplane.yaml", "name: nodeagent-config", "name: nothing", "ConfigMap nothing is not there"),
@@ -109,6 +119,8 @@ def test_broken_manifests(
         ("nodeagent.service", "NODEAGENT_NODE", "NODEAGENT_NOED", "reads no variable NODEAGENT_NOED"),
         ("nodeagent.service", "agent.env\n", "other.env\n", "reads other.env, of which there is no example"),
         ("nodeagent.service", "NoNewPrivileges", "NoNewPriviliges", "Unknown key"),
+        ("nodeagent.service", "CAP_SYS_ADMIN ", "", "CapabilityBoundingSet lacks CAP_SYS_ADMIN"),
+        ("nodeagent.service", "UMask=0077", "ProtectKernelTunables=yes", "/sys/fs/bpf read-only"),
         ("agent.env", "NODEAGENT_LOG_LEVEL", "NODEAGENT_LOUD", "reads no variable NODEAGENT_LOUD"),
     ],
 )
@@ -119,6 +131,20 @@ def test_broken_units(checker: ModuleType, tree: Path, file: str, old: str, new:
     assert old in path.read_text()
     path.write_text(path.read_text().replace(old, new))
     assert message in "\n".join(checker.check(tree).messages)
+
+
+def test_without_ebpf_less_is_needed(checker: ModuleType, tree: Path) -> None:
+    agent = tree / "kubernetes" / "agent.yaml"
+    text = (
+        agent.read_text()
+        .replace("value: auto", "value: nft")
+        .replace("privileged: true", "privileged: false")
+    )
+    agent.write_text(text)
+    unit, settings = tree / "systemd" / "nodeagent.service", tree / "systemd" / "agent.env"
+    unit.write_text(unit.read_text().replace("UMask=0077", "ProtectKernelTunables=yes"))
+    settings.write_text(settings.read_text().replace("CAPTURE=auto", "CAPTURE=nft"))
+    assert checker.check(tree).messages == []
 
 
 def test_a_service_without_pods(checker: ModuleType, tree: Path) -> None:
