@@ -20,6 +20,7 @@ from nodeagent.bench.peers.envoy import lean, start_envoy
 from nodeagent.bench.peers.subject import NODEAGENT
 from nodeagent.bench.services import HTTP
 from nodeagent.bench.stage import Process, Stage, program
+from nodeagent.config.bench import BenchConfig
 from nodeagent.errors import BenchError, NodeagentError
 from nodeagent.lab import adminclient, netns
 from nodeagent.lab.names import netns_path
@@ -110,19 +111,20 @@ def mesh_server(stage: Stage, services: int) -> Iterator[MeshServer]:
 
 
 @contextmanager
-def meshed_agent(stage: Stage, pod: ClientPod, server: MeshServer, workers: int) -> Iterator[Process]:
+def meshed_agent(stage: Stage, pod: ClientPod, server: MeshServer, config: BenchConfig) -> Iterator[Process]:
     """Run nodeagent as the node's agent and have it take on the pod."""
     folder = stage.folder / "agent"
     folder.mkdir(exist_ok=True)
     zds = folder / "zds.sock"
     argv = [*NODEAGENT, "run", "--node", "node", "--xds", f"unix:{server.socket}", "--zds", str(zds)]
     argv += ["--admin", str(agent_admin(stage)), "--state", str(folder / f"state.{time.monotonic_ns()}")]
-    argv += ["--metrics", "", "--ready", "", "--drain", "0", "--workers", str(workers)]
-    argv += ["--log-level", "warning"]
+    argv += ["--metrics", "", "--ready", "", "--drain", "0", "--workers", str(config.workers)]
+    argv += ["--log-level", "warning", "--capture", config.capture_mode]
     zds.unlink(missing_ok=True)
     with (
+        stage.bpf_pins() as pins,
         socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as listener,
-        stage.spawn("agent", argv, stage.cores.proxy) as process,
+        stage.spawn("agent", [*argv, "--bpf-pins", str(pins)], stage.cores.proxy) as process,
     ):
         listener.bind(str(zds))
         listener.listen(4)
@@ -178,14 +180,14 @@ def _exchange(connection: socket.socket, request: Any, descriptors: list[int]) -
 
 
 @contextmanager
-def meshed_envoy(stage: Stage, pod: ClientPod, server: MeshServer, workers: int) -> Iterator[Process]:
+def meshed_envoy(stage: Stage, pod: ClientPod, server: MeshServer, config: BenchConfig) -> Iterator[Process]:
     """Run Envoy as the pod's sidecar, with the same control plane, and redirect to it."""
     rules = stage.folder / "capture.nft"
     rules.write_text(_CAPTURE)
     stage.run_now(["nft", "-f", str(rules)], pod.path)
     try:
         process = start_envoy(
-            stage, "envoy-sidecar", lean(_bootstrap(server.socket)), workers, namespace=pod.path
+            stage, "envoy-sidecar", lean(_bootstrap(server.socket)), config.workers, namespace=pod.path
         )
         with process:
             yield process

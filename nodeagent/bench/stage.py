@@ -21,7 +21,7 @@ from nodeagent.bench.accounting import CpuTime, Memory, cpu_time, memory
 from nodeagent.config.bench import Cores
 from nodeagent.errors import BenchError, CapabilityError
 from nodeagent.lab import cgroups, netns, sandbox
-from nodeagent.lab.names import netns_path
+from nodeagent.lab.names import BPFFS, netns_path
 
 PREFIX: Final = "nabench."
 """Of all names that a stage gives to namespaces, cgroups and folders; the process id follows."""
@@ -191,6 +191,15 @@ class Stage:
         finally:
             netns.remove(name)
 
+    @contextmanager
+    def bpf_pins(self) -> Iterator[Path]:
+        """A folder for what an agent pins, which outlives it; afterwards nothing of it is left."""
+        pins = BPFFS / _pins_name(os.getpid())
+        try:
+            yield pins
+        finally:
+            _unload(pins)
+
     def run_now(self, argv: Sequence[str], namespace: Path | None = None) -> str:
         """Run a short command in a namespace; returns its output, BenchError if it fails."""
         name = Path(argv[0]).name
@@ -250,6 +259,18 @@ def _launch(spec: dict[str, object], log: Path, *, talk: bool) -> subprocess.Pop
     return popen
 
 
+def _pins_name(pid: int) -> str:
+    """A bpf filesystem takes no dots."""
+    return f"{PREFIX}{pid}".replace(".", "-")
+
+
+def _unload(pins: Path) -> None:
+    if pins.exists():
+        from nodeagent.dataplane.ebpf_node import unload  # loads the extension, which few scenarios need
+
+        unload(pins)
+
+
 def _remove_leftovers() -> None:
     """Remove what a benchmark that was killed has left; one that runs is told by its process."""
     groups = cgroups.mount_point().glob(f"{PREFIX}*")
@@ -261,6 +282,9 @@ def _remove_leftovers() -> None:
         cgroups.remove(name)
         netns.remove(name)
         shutil.rmtree(Path(tempfile.gettempdir()) / name, ignore_errors=True)
+    for pins in BPFFS.glob(_pins_name(0).removesuffix("0") + "*"):
+        if not Path(f"/proc/{pins.name.rpartition('-')[2]}").exists():
+            _unload(pins)
 
 
 def _raise_descriptor_limit() -> None:

@@ -20,8 +20,13 @@ SHORT = ("--rounds", "1", "--seconds", "0.4", "--warm-up", "0.2", "--steal", "10
 
 
 def leftovers() -> list[str]:
-    """Namespaces, cgroups and folders of benchmarks."""
-    folders = [*Path("/run/netns").glob("nabench.*"), *Path("/sys/fs/cgroup").glob("**/nabench.*")]
+    """Namespaces, cgroups, folders and pins of benchmarks, or pins of an agent that was given no place."""
+    pins = [Path("/sys/fs/bpf/nodeagent"), *Path("/sys/fs/bpf").glob("nabench-*")]
+    folders = [
+        *(each for each in pins if each.exists()),
+        *Path("/run/netns").glob("nabench.*"),
+        *Path("/sys/fs/cgroup").glob("**/nabench.*"),
+    ]
     return [str(path) for path in (*folders, *Path("/tmp").glob("nabench.*"))]
 
 

@@ -35,7 +35,7 @@ _METRICS: Final = (
     Metric("cpu", "CPU to load", "s"),
     Metric("clusters", "clusters in the engine", "", Compare.NONE),
 )
-_Start = Callable[[Stage, meshed.ClientPod, meshed.MeshServer, int], AbstractContextManager[Process]]
+_Start = Callable[[Stage, meshed.ClientPod, meshed.MeshServer, BenchConfig], AbstractContextManager[Process]]
 _MESHED: Final[dict[str, _Start]] = {SUBJECT: meshed.meshed_agent, "envoy": meshed.meshed_envoy}
 
 
@@ -60,7 +60,7 @@ class ConfigCase(Case):
             def one(name: str) -> Measurement:
                 # A pod each time: capture by nodeagent outlives the agent, as it must.
                 with meshed.client_pod(stage) as pod:
-                    base_pss, base_rss = _empty(_MESHED[name](stage, pod, empty, config.workers))
+                    base_pss, base_rss = _empty(_MESHED[name](stage, pod, empty, config))
                 with meshed.client_pod(stage) as pod:
                     values = self._measure(stage, name, pod, full, config)
                 values["memory"] = (values.pop("pss") - base_pss) / 1e3 / self._services
@@ -74,7 +74,7 @@ class ConfigCase(Case):
     ) -> dict[str, float]:
         probe = meshed.Probe(pod)
         began = time.monotonic()
-        with _MESHED[name](stage, pod, server, config.workers) as process:
+        with _MESHED[name](stage, pod, server, config) as process:
             try:
                 first = _wait_for_answer(probe, process) - began
                 loaded = _wait_until_loaded(stage, name, process) - began
