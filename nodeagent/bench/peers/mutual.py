@@ -9,6 +9,7 @@ TLS 1.3 with P-256 certificates on both sides and AES-128-GCM, which load and ba
 from __future__ import annotations
 
 import shutil
+from abc import abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar, Final
@@ -119,10 +120,11 @@ class MutualPeer(Peer):
         """Address that it passes on to."""
         return "127.0.0.1" if self._hop.server else lab.backend_address
 
+    @abstractmethod
     def _spawn(
         self, stage: Stage, config: BenchConfig, lab: BenchLab, own: Certified, other: Certified
     ) -> Process:
-        raise NotImplementedError
+        """Run the proxy in the hop's pod; `own` is its certificate, `other` the one of whom it meets."""
 
 
 class MutualEnvoy(MutualPeer):
