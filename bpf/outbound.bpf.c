@@ -16,6 +16,7 @@
 
 #include "address.h"
 #include "counters.h"
+#include "liveness.h"
 
 #define AF_INET          2
 #define AF_INET6         10

@@ -2,7 +2,7 @@
 
 Below one folder on a bpf filesystem, in a folder by the version of the ABI:
 
-    maps/           workloads, destinations, original, counters
+    maps/           workloads, destinations, original, counters, liveness
     links/          connect4 and the others, at the root of the cgroup hierarchy
     netns/COOKIE/   what one workload's namespace has (ebpf_capture.py)
 
@@ -34,6 +34,7 @@ from nodeagent.dataplane.bpf import (
 )
 from nodeagent.dataplane.bpffs import ensure_bpffs, lock_folder, make_folder, remove_pins
 from nodeagent.dataplane.cgroup import Cgroup, find_mount
+from nodeagent.dataplane.liveness import LIVENESS, Liveness
 from nodeagent.dataplane.netns import NetworkNamespace
 from nodeagent.errors import BpfError, BpfMapFullError, CapabilityError
 
@@ -47,7 +48,7 @@ _COOKIE: Final = struct.Struct("=Q")
 _FLOW_SIZE: Final = 32
 _DESTINATION_SIZE: Final = 24
 
-SHARED_MAPS: Final = ("workloads", "original", "destinations", "counters")
+SHARED_MAPS: Final = ("workloads", "original", "destinations", "counters", LIVENESS)
 LISTENERS: Final = "listeners"
 _HOOKS: Final = (
     "outbound_sockops",
@@ -141,6 +142,7 @@ class EbpfNode:
         self._hook: BpfLink | None = None
         self._workloads: BpfMap | None = None
         self._counters: BpfMap | None = None
+        self._liveness: Liveness | None = None
         self._unread: list[BpfMap] = []  # maps of which only the size is asked
         self._full: Counter[str] = Counter()
         self._full_lock = threading.Lock()
@@ -161,6 +163,7 @@ class EbpfNode:
             with BpfObject("outbound", {name: self.map_pin(name) for name in SHARED_MAPS}) as outbound:
                 self._open_maps(outbound)
                 self._attach(outbound, root)
+                self._liveness = Liveness(outbound)
         except BaseException:
             self.close()
             raise
@@ -272,10 +275,10 @@ class EbpfNode:
         # Also when start() has failed: what an earlier agent captured stays so until another mode has taken it over.
         workloads = self._workloads or pinned_workloads(self._pins)
         idle = workloads is None or not any(True for _ in workloads)
-        for held in (self._hook, workloads, self._counters, *self._unread):
+        for held in (self._liveness, self._hook, workloads, self._counters, *self._unread):
             if held is not None:
                 held.close()
-        self._hook = self._workloads = self._counters = None
+        self._liveness = self._hook = self._workloads = self._counters = None
         self._unread = []
         if idle and self._lock >= 0:
             unload(self._pins)

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 from harness import require, scratch_cgroup
+from harness.bpf_source import compile_bpf
 
 from nodeagent.dataplane import ebpf_node
 from nodeagent.dataplane.bpf import BpfMap, BpfObject, object_names
@@ -45,28 +46,6 @@ SEC("cgroup/connect4") int deny(struct bpf_sock_addr *ctx) { return 0; }
 """
 
 
-def _compile(folder: Path, name: str, source: str, *options: str) -> None:
-    require("clang")
-    file = folder / f"{name}.c"
-    file.write_text(source)
-    headers = f"/usr/include/{os.uname().machine}-linux-gnu"
-    output = folder / f"{name}.bpf.o"
-    argv = [
-        "clang",
-        "-O2",
-        "-g",
-        "-target",
-        "bpf",
-        f"-I{headers}",
-        *options,
-        "-c",
-        str(file),
-        "-o",
-        str(output),
-    ]
-    subprocess.run(argv, check=True)
-
-
 def _number(value: int) -> bytes:
     return struct.pack("=i", value)
 
@@ -79,7 +58,7 @@ def _no_namespace(number: int) -> bytes:
 @pytest.fixture
 def counted(tmp_path: Path) -> BpfObject:
     require("root", "engine")
-    _compile(tmp_path, "counted", COUNTED, "-DSIZE=100")
+    compile_bpf(tmp_path, "counted", COUNTED, "-DSIZE=100")
     return BpfObject("counted", folder=tmp_path)
 
 
@@ -96,7 +75,7 @@ def test_all_objects_are_there() -> None:
 
 def test_what_the_verifier_refuses_is_told_with_its_words(tmp_path: Path) -> None:
     require("root", "engine")
-    _compile(tmp_path, "refused", REFUSED)
+    compile_bpf(tmp_path, "refused", REFUSED)
     with pytest.raises(BpfError) as refused:
         BpfObject("refused", folder=tmp_path)
     text = str(refused.value)
@@ -137,7 +116,7 @@ def test_a_full_map_tells_how_far_it_came(counted: BpfObject) -> None:
 
 def test_a_map_tells_how_full_it_is_and_what_it_takes(tmp_path: Path) -> None:
     require("root", "engine")
-    _compile(tmp_path, "large", COUNTED, "-DSIZE=5000")
+    compile_bpf(tmp_path, "large", COUNTED, "-DSIZE=5000")
     with BpfObject("large", folder=tmp_path) as large:
         numbers = large.map("m", 4, 4)
     assert numbers.count() == 0
@@ -172,7 +151,7 @@ def test_a_node_counts_the_workloads_that_it_has_no_room_for(folder: Path) -> No
 
 
 def test_a_shared_map_outlives_its_object(tmp_path: Path, folder: Path) -> None:
-    _compile(tmp_path, "counted", COUNTED, "-DSIZE=100")
+    compile_bpf(tmp_path, "counted", COUNTED, "-DSIZE=100")
     with BpfObject("counted", {"m": folder / "m"}, tmp_path) as first:
         numbers: BpfMap = first.map("m", 4, 4)
         numbers[_number(1)] = _number(2)
@@ -181,7 +160,7 @@ def test_a_shared_map_outlives_its_object(tmp_path: Path, folder: Path) -> None:
         numbers = second.map("m", 4, 4)
         assert numbers.get(_number(1)) == _number(2)
         numbers.close()
-    _compile(tmp_path, "counted", COUNTED, "-DSIZE=200")
+    compile_bpf(tmp_path, "counted", COUNTED, "-DSIZE=200")
     with pytest.raises(BpfError, match="counted"):
         BpfObject("counted", {"m": folder / "m"}, tmp_path)
 
