@@ -9,7 +9,7 @@
 
 #include <linux/types.h>
 
-#define NA_BPF_ABI 1
+#define NA_BPF_ABI 2
 
 #define NA_PORT_OUTBOUND 15001
 #define NA_PORT_INBOUND  15006
@@ -57,6 +57,119 @@ struct na_workload_entry {
 /* Keys of the map of listeners: the outbound one, and the inbound one of each device by its index. */
 #define NA_LISTENER_KEY_OUTBOUND 0
 
+/* ---- connections within the node that need no engine (bypass.h) ---- */
+
+/* What connect() decides by belongs to one life of an agent: it begins with empty maps, and what it does not find goes
+ * to the engine. Connections outlive agents, with the number of the one that they began under. */
+struct na_life {
+  __u32 number; /* random; 0: no bypass */
+  __u32 reserved;
+};
+
+/* A workload as a client, by the cookie of its namespace. Absent: all it asks for goes to the engine. */
+struct na_source {
+  __u32 workload; /* the engine's number of it; never 0 */
+  __u32 view;     /* whose services it sees; never 0 */
+};
+
+/* An address that means a service, or a workload of this node, in a view. */
+struct na_service_key {
+  struct na_address address;
+  __u32 view;
+  __u16 port;
+  __u8 protocol; /* IPPROTO_* */
+  __u8 reserved;
+};
+
+/* One of the slots is drawn. Those of endpoints that connect() may not choose are empty, which leads to the engine. */
+struct na_service {
+  __u32 id; /* another one for each set of endpoints */
+  __u32 slots;
+};
+
+struct na_backend_key {
+  __u32 service;
+  __u32 slot;
+};
+
+/* An endpoint on this node. */
+struct na_backend {
+  struct na_address address;
+  __u32 workload; /* the engine's number */
+  __u16 port;
+  __u16 reserved;
+};
+
+/* Who may connect to a port. Source 0: whoever has no entry of its own. */
+struct na_access_key {
+  __u32 source;
+  __u32 destination;
+  __u16 port;
+  __u8 protocol;
+  __u8 reserved;
+};
+
+enum na_access {
+  NA_ACCESS_ENGINE = 0, /* cannot be said here; as without an entry */
+  NA_ACCESS_ALLOW = 1,
+  NA_ACCESS_DENY = 2,
+};
+
+struct na_access_entry {
+  __u32 access; /* enum na_access */
+  __u32 policy; /* number of the deciding policy's name; 0: none */
+};
+
+/* The exact ends of a connection, the client's first. */
+struct na_bypass_key {
+  struct na_address source;
+  struct na_address destination;
+  __u16 source_port;
+  __u16 destination_port;
+  __u32 reserved;
+};
+
+/* A connection that connect() has let past the engine; from its SYN to the end of the client's socket. */
+struct na_bypass {
+  struct na_destination asked; /* what the application asked for */
+  __u64 netns_cookie;          /* of the client */
+  __u64 socket_cookie;         /* of the client's socket (SO_COOKIE) */
+  __u64 started_ns;            /* CLOCK_MONOTONIC */
+  __u32 life;                  /* na_life.number */
+  __u32 source;                /* workloads */
+  __u32 destination;
+  __u32 service;
+};
+
+enum na_bypass_event_kind {
+  NA_BYPASS_DENIED = 1, /* connect() failed with EPERM; the ends are as far as they were known */
+  NA_BYPASS_OPENED = 2,
+  NA_BYPASS_FAILED = 3, /* not established: refused, or without an answer */
+  NA_BYPASS_CLOSED = 4,
+};
+
+/* How a connection ended, as the client's socket saw it. */
+enum na_bypass_end {
+  NA_BYPASS_END_CLIENT = 0, /* the client closed first */
+  NA_BYPASS_END_SERVER = 1,
+  NA_BYPASS_END_RESET = 2, /* by a reset of either side, a timeout, or revocation */
+};
+
+/* What the ring buffer tells. */
+struct na_bypass_event {
+  struct na_bypass_key ends;
+  struct na_bypass flow;
+  __u64 at_ns;
+  __u64 sent; /* by the client; payload */
+  __u64 received;
+  __u32 kind;        /* enum na_bypass_event_kind */
+  __u32 end;         /* enum na_bypass_end */
+  __u32 policy;      /* DENIED: na_access_entry.policy */
+  __u32 srtt_us;     /* smoothed round trip time */
+  __u32 retransmits; /* segments */
+  __u32 reserved;
+};
+
 /* Indexes of the per-CPU counters. */
 enum na_bpf_counter {
   NA_COUNT_CAPTURED = 0,    /* connects redirected to the outbound listener */
@@ -64,11 +177,21 @@ enum na_bpf_counter {
   NA_COUNT_NO_FLOW = 2,     /* flows whose destination could not be kept: the agent refuses them */
   NA_COUNT_STEERED = 3,     /* inbound connections given to the listener */
   NA_COUNT_NO_LISTENER = 4, /* inbound connections refused: no listener of the agent's */
-  NA_COUNTERS = 5,
+  NA_COUNT_BYPASSED = 5,    /* connects sent to a workload of this node, past the engine */
+  NA_COUNT_DENIED = 6,      /* connects refused by policy */
+  NA_COUNT_NO_BYPASS = 7,   /* connections past the engine without room among the flows: the engine gets them */
+  NA_COUNT_NO_EVENT = 8,    /* events without room in the ring buffer: missing in metrics and access log */
+  NA_COUNTERS = 9,
 };
 
 _Static_assert(sizeof(struct na_destination) == 24, "ABI");
 _Static_assert(sizeof(struct na_flow) == 32, "ABI");
 _Static_assert(sizeof(struct na_workload_entry) == 304, "ABI");
+_Static_assert(sizeof(struct na_service_key) == 24, "ABI");
+_Static_assert(sizeof(struct na_backend) == 24, "ABI");
+_Static_assert(sizeof(struct na_access_key) == 12, "ABI");
+_Static_assert(sizeof(struct na_bypass_key) == 40, "ABI");
+_Static_assert(sizeof(struct na_bypass) == 64, "ABI");
+_Static_assert(sizeof(struct na_bypass_event) == 152, "ABI");
 
 #endif

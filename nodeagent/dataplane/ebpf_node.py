@@ -39,10 +39,20 @@ from nodeagent.dataplane.netns import NetworkNamespace
 from nodeagent.errors import BpfError, BpfMapFullError, CapabilityError
 
 # bpf/include/nodeagent_abi.h
-ABI: Final = 1
+ABI: Final = 2
 OWN_ADDRESSES: Final = 16
 RELEASED: Final = 1
-COUNTERS: Final = ("captured", "no_storage", "no_flow", "steered", "no_listener")
+COUNTERS: Final = (
+    "captured",
+    "no_storage",
+    "no_flow",
+    "steered",
+    "no_listener",
+    "bypassed",
+    "denied",
+    "no_bypass",
+    "no_event",
+)
 _ENTRY: Final = struct.Struct("=QII16s16s256s")
 _COOKIE: Final = struct.Struct("=Q")
 _FLOW_SIZE: Final = 32

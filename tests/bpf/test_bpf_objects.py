@@ -251,7 +251,7 @@ def test_a_start_that_fails_leaves_what_is_captured(folder: Path, monkeypatch: p
         monkeypatch.setattr(ebpf_node.EbpfNode, "_attach", refuse)
         with pytest.raises(BpfError):
             ebpf_node.EbpfNode(pins, group.group).start()
-        assert len(list((pins / "v1" / "links").iterdir())) == 5
+        assert len(list((pins / f"v{ebpf_node.ABI}" / "links").iterdir())) == 5
         ebpf_node.unload(pins)
         with pytest.raises(BpfError):
             ebpf_node.EbpfNode(pins, group.group).start()
