@@ -133,6 +133,13 @@ static __always_inline void choose_source6(struct bpf_sock_addr *ctx, const stru
     bpf_bind(ctx, (void *)&source, sizeof(source));
 }
 
+// Which of the agent's ports a captured connect() goes to.
+static __always_inline __u32 listener_port(const struct bpf_sock_addr *ctx, const struct na_workload_entry *workload) {
+  if (workload->flags & NA_WORKLOAD_DNS && ctx->user_port == bpf_htons(NA_DNS_SERVER_PORT))
+    return bpf_htons(NA_PORT_DNS);
+  return bpf_htons(NA_PORT_OUTBOUND);
+}
+
 SEC("cgroup/connect4")
 int outbound_connect4(struct bpf_sock_addr *ctx) {
   __u64 cookie = bpf_get_netns_cookie(ctx);
@@ -150,7 +157,7 @@ int outbound_connect4(struct bpf_sock_addr *ctx) {
     return verdict == LEAVE;
   choose_source4(ctx, &from, workload);
   ctx->user_ip4 = bpf_htonl(0x7f000001);
-  ctx->user_port = bpf_htons(NA_PORT_OUTBOUND);
+  ctx->user_port = listener_port(ctx, workload);
   return 1;
 }
 
@@ -179,7 +186,7 @@ int outbound_connect6(struct bpf_sock_addr *ctx) {
     ctx->user_ip6[2] = 0;
     ctx->user_ip6[3] = bpf_htonl(1);
   }
-  ctx->user_port = bpf_htons(NA_PORT_OUTBOUND);
+  ctx->user_port = listener_port(ctx, workload);
   return 1;
 }
 
@@ -296,7 +303,7 @@ static __always_inline int find_destination(struct bpf_sockopt *ctx, const struc
 
   read_here(sk, out);
   // 0: the client has reset the connection, and the socket has no port any more. Its destination must not stay either.
-  if (out->port && out->port != NA_PORT_OUTBOUND)
+  if (out->port && out->port != NA_PORT_OUTBOUND && out->port != NA_PORT_DNS)
     return out->port == NA_PORT_INBOUND ? -1 : 0;
   flow.netns_cookie = bpf_get_netns_cookie(ctx);
   read_peer(sk, &flow.source);

@@ -14,6 +14,10 @@
 #define NA_PORT_OUTBOUND 15001
 #define NA_PORT_INBOUND  15006
 #define NA_PORT_HBONE    15008
+#define NA_PORT_DNS      15053
+
+/* Where name servers listen (RFC 1035, 4.2). */
+#define NA_DNS_SERVER_PORT 53
 
 /* Mark of the agent's connections to applications in the name of their clients: leads the answers back. */
 #define NA_RETURN_MARK 0x6e61
@@ -53,6 +57,8 @@ struct na_workload_entry {
 
 /* Being let go: new connections are left alone. */
 #define NA_WORKLOAD_RELEASED 1
+/* What goes to port 53 goes to the agent's NA_PORT_DNS. */
+#define NA_WORKLOAD_DNS 4
 
 /* Keys of the map of listeners: the outbound one, and the inbound one of each device by its index. */
 #define NA_LISTENER_KEY_OUTBOUND 0
