@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import signal
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import asdict
@@ -17,6 +19,7 @@ from nodeagent.cli.target import AdminOption, LabOption, NodeOption, Target, ask
 from nodeagent.errors import AdminError, ConfigError
 
 if TYPE_CHECKING:
+    from nodeagent.dataplane.kernel_summary import SummaryRow
     from nodeagent.dataplane.kernel_trace import TraceEvent
 
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None)
@@ -49,6 +52,10 @@ def trace(
     ] = "",
     count: Annotated[int, typer.Option("--count", min=0, help="End after so many events; 0: never.")] = 0,
     seconds: Annotated[float, typer.Option("--seconds", min=0, help="End after this time; 0: never.")] = 0,
+    summary: Annotated[
+        bool,
+        typer.Option("--summary", help="Count in the kernel, and show it at the end. Needs bcc and headers."),
+    ] = False,
     admin: AdminOption = None,
     node: NodeOption = None,
     lab: LabOption = None,
@@ -57,10 +64,13 @@ def trace(
     """Follow what the kernel does with TCP, with the workloads' names beside the addresses.
 
     It sees all namespaces of this machine, from tracepoints. Names come from the agent, if one answers. `drop` tells
-    why packets were dropped and where, but not whose they were. Ctrl-C ends it.
+    why packets were dropped and where, but not whose they were. Ctrl-C ends it. With --summary nothing is told until
+    then: how often what happened between whom, and how long connects took, for nodes where events are many.
     """
     from nodeagent.dataplane.kernel_trace import KernelTrace
 
+    if summary and count:
+        raise ConfigError("--count: a summary ends by --seconds or Ctrl-C")
     if pod and kind is Kind.DROP:
         raise ConfigError("--pod: the kernel does not tell whose packets it drops; leave it out for drop")
     names = Names(resolve(admin, node, lab), required=bool(pod))
@@ -69,12 +79,50 @@ def trace(
     # Also where a shell has the background ignore SIGINT, and when a script ends it.
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, signal.default_int_handler)
+    if summary:
+        _summarize(kind, names, wanted, seconds, output)
+        return
     with KernelTrace(kind) as source:
         print(f"tracing {kind}; Ctrl-C ends it", file=sys.stderr, flush=True)
         try:
             _follow(_until(source.events, seconds), wanted, count, lambda event: show(event, names))
         except KeyboardInterrupt:
             return
+
+
+def _summarize(kind: Kind, names: Names, wanted: frozenset[str], seconds: float, output: Form) -> None:
+    from nodeagent.dataplane.kernel_summary import KernelSummary
+
+    with KernelSummary(kind) as counted:
+        print(f"counting {kind}; Ctrl-C ends it", file=sys.stderr, flush=True)
+        with contextlib.suppress(KeyboardInterrupt):
+            threading.Event().wait(seconds or None)
+        rows = [row for row in counted.rows() if not wanted or row.source in wanted or row.target in wanted]
+        missed = counted.missed()
+    for row in rows:
+        print(_summary_json(row, names) if output is Form.JSON else _summary_text(row, names))
+    if missed:
+        print(f"nodeagent: {missed} more events, between more pairs than are told apart", file=sys.stderr)
+
+
+def _summary_text(row: SummaryRow, names: Names) -> str:
+    ends = " -> ".join(
+        _place(address, port, names.name(address))
+        for address, port in ((row.source, row.source_port), (row.target, row.target_port))
+        if address
+    )
+    times = ""
+    if row.slots:
+        half, most = row.quantile_us(0.5), row.quantile_us(0.99)
+        times = f"average {row.average_us:.0f} us, half within {half}, 99 % within {most}"
+    parts = (f"{row.count:>8}", f"{row.what:<14}", ends, row.reason, row.location, times)
+    return "  ".join(part for part in parts if part)
+
+
+def _summary_json(row: SummaryRow, names: Names) -> str:
+    return json.dumps(
+        asdict(row) | {"source_name": names.name(row.source), "target_name": names.name(row.target)}
+    )
 
 
 def _until(events: Callable[[float], Iterator[TraceEvent]], seconds: float) -> Iterator[TraceEvent]:

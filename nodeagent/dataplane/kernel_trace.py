@@ -1,8 +1,8 @@
 """What the kernel does with TCP, from its tracepoints: connects, retransmissions, resets, drops.
 
 Read as text from a tracefs instance of our own, which nothing else that traces disturbs and which goes with the
-reader. That needs neither a compiler nor kernel headers on the node, as bcc would; and the kernel drops the
-oldest events, not packets, when nobody reads.
+reader. That needs neither a compiler nor kernel headers on the node, as bcc does (kernel_summary.py); and the kernel
+drops the oldest events, not packets, when nobody reads.
 """
 
 from __future__ import annotations

@@ -48,3 +48,22 @@ def test_a_pod_that_is_not_there_is_an_error(mesh: Mesh) -> None:
     assert "the agent knows no workload default/nobody" in done.stderr
     done = subprocess.run([*command[:2], "drop", *command[3:]], capture_output=True, text=True)
     assert "does not tell whose packets it drops" in done.stderr
+
+
+def test_a_summary_counts_a_pods_connects_with_names(mesh: Mesh) -> None:
+    command = [str(NODEAGENT), "trace", "connect", "--summary", "--pod", "client", "--node", "node-a"]
+    tracer = subprocess.Popen(
+        [*command, "--name", mesh.name, "-o", "json"],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    assert tracer.stderr is not None
+    while not (line := tracer.stderr.readline()).startswith("counting"):
+        assert line, "it ended before it counted"
+    for _ in range(3):
+        assert mesh.exec("client", *ECHO) == "hello\n"
+    rows = _events(tracer)
+    assert sum(row["count"] for row in rows if row["what"] == "connected") >= 3
+    assert all("default/client" in (row["source_name"], row["target_name"]) for row in rows)
+    assert all(sum(row["slots"]) == row["count"] for row in rows)
