@@ -147,6 +147,21 @@ struct na_bypass {
   __u32 service;
 };
 
+/* What a socket keeps of its connect(). */
+struct na_original {
+  struct na_destination asked;
+  __u32 life; /* 0: the connection goes to the engine, or is over; else as in na_bypass */
+  __u32 source;
+  __u32 destination;
+  __u32 service;
+};
+
+/* Which workload a namespace is, for listener lookup there: an address may have passed to it from another one. */
+struct na_here {
+  __u32 life;
+  __u32 workload;
+};
+
 enum na_bypass_event_kind {
   NA_BYPASS_DENIED = 1, /* connect() failed with EPERM; the ends are as far as they were known */
   NA_BYPASS_OPENED = 2,
@@ -199,5 +214,6 @@ _Static_assert(sizeof(struct na_access_key) == 12, "ABI");
 _Static_assert(sizeof(struct na_bypass_key) == 40, "ABI");
 _Static_assert(sizeof(struct na_bypass) == 64, "ABI");
 _Static_assert(sizeof(struct na_bypass_event) == 152, "ABI");
+_Static_assert(sizeof(struct na_original) == 40, "ABI");
 
 #endif
