@@ -21,6 +21,7 @@ from nodeagent.dataplane.ebpf_node import netns_cookie, root_of_cgroups
 from nodeagent.dataplane.netns import NetworkNamespace, scratch_namespace
 from nodeagent.dataplane.nft import apply_ruleset
 from nodeagent.dataplane.ruleset import CaptureRules
+from nodeagent.dataplane.sock_diag import probe_destroy
 from nodeagent.dataplane.sysctls import require_writable_sysctls
 from nodeagent.errors import CapabilityError, NodeagentError
 
@@ -181,6 +182,12 @@ def _attachments(scratch: Scratch) -> str:
     return "connect, getpeername, getsockopt and TCP events of a cgroup; listener lookup of a namespace"
 
 
+def _revocation(scratch: Scratch) -> str:
+    """What bypass (bypass.py) cannot do without."""
+    probe_destroy(scratch.namespace)
+    return "connections can be ended when policy changes (SOCK_DESTROY)"
+
+
 _BASIC: Final[tuple[tuple[str, tuple[str, ...], Callable[[], str]], ...]] = (
     ("rights", MODES, _rights),
     ("cgroups", MODES, _cgroups),
@@ -196,4 +203,5 @@ _CAPTURE: Final[tuple[tuple[str, tuple[str, ...], Callable[[Scratch], str]], ...
     ("namespace cookies", ("ebpf",), _cookie),
     ("BPF objects", ("ebpf",), _objects),
     ("BPF attachments", ("ebpf",), _attachments),
+    ("revocation", (), _revocation),
 )

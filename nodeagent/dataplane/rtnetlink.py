@@ -1,8 +1,4 @@
-"""The little of rtnetlink(7) that capture needs: addresses, links, rules and local routes of a namespace.
-
-By hand, because pyroute2 would cost the agent 24 MB of memory and 100 ms of start for five kinds of message;
-the lab, which needs much more of it, uses pyroute2.
-"""
+"""The little of rtnetlink(7) that capture needs: addresses, links, rules and local routes of a namespace."""
 
 from __future__ import annotations
 
@@ -10,18 +6,19 @@ import errno
 import os
 import socket
 import struct
-from collections.abc import Iterator
 from dataclasses import dataclass
-from types import TracebackType
 from typing import Final
 
+from nodeagent.dataplane.netlink import (
+    CREATE,
+    EXCLUSIVE,
+    Attributes,
+    NetlinkSocket,
+    pack_attributes,
+    unpack_attributes,
+)
 from nodeagent.errors import NetnsError
 
-# linux/netlink.h
-_HEADER: Final = struct.Struct("=IHHII")
-_REQUEST, _ACK, _DUMP, _CREATE, _EXCLUSIVE = 0x01, 0x04, 0x300, 0x400, 0x200
-_ERROR, _DONE = 2, 3
-_DUMP_INTERRUPTED: Final = 0x10
 # linux/rtnetlink.h, linux/if_addr.h, linux/fib_rules.h
 _GET_LINK, _GET_ADDRESS = 18, 22
 _NEW_ROUTE, _DELETE_ROUTE, _GET_ROUTE = 24, 25, 26
@@ -37,10 +34,7 @@ _TO_TABLE, _SKIP, _NOTHING = 1, 2, 3
 _TYPE_LOCAL, _SCOPE_UNIVERSE, _SCOPE_HOST = 2, 0, 254
 _UP: Final = 0x1
 _ADDRESS_DADFAILED: Final = 0x08
-_RECEIVE_BYTES: Final = 1 << 16
-_DUMP_TRIES: Final = 5
-
-Attributes = dict[int, bytes]
+_WHAT: Final = "rules, routes or addresses"
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,25 +85,6 @@ class LocalRoute:
     destination: bytes = b""
 
 
-def _pack_attributes(attributes: Attributes) -> bytes:
-    packed = b""
-    for kind, value in attributes.items():
-        padding = b"\0" * (-len(value) % 4)
-        packed += struct.pack("=HH", len(value) + 4, kind) + value + padding
-    return packed
-
-
-def _unpack_attributes(data: bytes) -> Attributes:
-    attributes: Attributes = {}
-    while len(data) >= 4:
-        length, kind = struct.unpack_from("=HH", data)
-        if length < 4:
-            break
-        attributes[kind & 0x3FFF] = data[4:length]
-        data = data[(length + 3) & ~3 :]
-    return attributes
-
-
 def _u32(value: int) -> bytes:
     return struct.pack("=I", value)
 
@@ -132,7 +107,7 @@ def _read_rule(family: int, table: int, attributes: Attributes) -> Rule:
     )
 
 
-class RouteSocket:
+class RouteSocket(NetlinkSocket):
     """A NETLINK_ROUTE socket of the namespace that the opening thread is in. Not for use by several threads
     at once.
 
@@ -142,40 +117,26 @@ class RouteSocket:
     """
 
     def __init__(self, protocol: int) -> None:
+        super().__init__(socket.NETLINK_ROUTE, "route socket")
         self._protocol = protocol
-        self._sequence = 0
-        try:
-            self._socket = socket.socket(
-                socket.AF_NETLINK, socket.SOCK_RAW | socket.SOCK_CLOEXEC, socket.NETLINK_ROUTE
-            )
-        except OSError as error:
-            raise NetnsError(f"cannot open a route socket: {error.strerror}") from error
-
-    def __enter__(self) -> RouteSocket:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, value: BaseException | None, traceback: TracebackType | None
-    ) -> None:
-        self._socket.close()
 
     # -- what is there --
 
     def links(self) -> list[Link]:
         """All interfaces."""
         found = []
-        for body in self._dump(_GET_LINK, socket.AF_UNSPEC, _LINK.size):
+        for body in self._list(_GET_LINK, socket.AF_UNSPEC, _LINK.size):
             _, _, index, flags, _ = _LINK.unpack_from(body)
-            name = _unpack_attributes(body[_LINK.size :]).get(_LINK_NAME, b"").rstrip(b"\0").decode()
+            name = unpack_attributes(body[_LINK.size :]).get(_LINK_NAME, b"").rstrip(b"\0").decode()
             found.append(Link(index, name, bool(flags & _UP)))
         return found
 
     def addresses(self) -> list[Address]:
         """All addresses of all interfaces."""
         found = []
-        for body in self._dump(_GET_ADDRESS, socket.AF_UNSPEC, _ADDRESS.size):
+        for body in self._list(_GET_ADDRESS, socket.AF_UNSPEC, _ADDRESS.size):
             _, _, flags, _, link = _ADDRESS.unpack_from(body)
-            attributes = _unpack_attributes(body[_ADDRESS.size :])
+            attributes = unpack_attributes(body[_ADDRESS.size :])
             raw = attributes.get(_IFA_LOCAL) or attributes.get(_IFA_ADDRESS)
             flags = _number(attributes, _IFA_FLAGS, flags)
             if raw:
@@ -185,8 +146,8 @@ class RouteSocket:
     def own_rules(self, family: int) -> set[Rule]:
         """Rules of this family that carry our protocol number."""
         found = set()
-        for body in self._dump(_GET_RULE, family, _ROUTE.size):
-            attributes = _unpack_attributes(body[_ROUTE.size :])
+        for body in self._list(_GET_RULE, family, _ROUTE.size):
+            attributes = unpack_attributes(body[_ROUTE.size :])
             if attributes.get(_RULE_PROTOCOL) == bytes([self._protocol]):
                 found.add(_read_rule(family, body[4], attributes))
         return found
@@ -194,10 +155,10 @@ class RouteSocket:
     def own_routes(self, family: int) -> set[LocalRoute]:
         """Local routes of this family, in any table, that carry our protocol number."""
         found = set()
-        for body in self._dump(_GET_ROUTE, family, _ROUTE.size):
+        for body in self._list(_GET_ROUTE, family, _ROUTE.size):
             _, _, _, _, table, protocol, _, kind, _ = _ROUTE.unpack_from(body)
             if protocol == self._protocol and kind == _TYPE_LOCAL:
-                attributes = _unpack_attributes(body[_ROUTE.size :])
+                attributes = unpack_attributes(body[_ROUTE.size :])
                 found.add(
                     LocalRoute(
                         family,
@@ -213,7 +174,7 @@ class RouteSocket:
 
     def add_rule(self, rule: Rule) -> None:
         """Add the rule unless it is there."""
-        self._request(_NEW_RULE, _CREATE | _EXCLUSIVE, self._rule(rule), f"add {rule}", errno.EEXIST)
+        self._request(_NEW_RULE, CREATE | EXCLUSIVE, self._rule(rule), f"add {rule}", errno.EEXIST)
 
     def delete_rule(self, rule: Rule) -> None:
         """Delete the rule if it is there."""
@@ -221,7 +182,7 @@ class RouteSocket:
 
     def add_route(self, route: LocalRoute) -> None:
         """Add the route unless it is there."""
-        self._request(_NEW_ROUTE, _CREATE | _EXCLUSIVE, self._route(route), f"add {route}", errno.EEXIST)
+        self._request(_NEW_ROUTE, CREATE | EXCLUSIVE, self._route(route), f"add {route}", errno.EEXIST)
 
     def delete_route(self, route: LocalRoute) -> None:
         """Delete the route if it is there."""
@@ -247,7 +208,7 @@ class RouteSocket:
             attributes[_RULE_SKIP_TO] = _u32(rule.skip_to)
         action = _TO_TABLE if rule.table else _SKIP if rule.skip_to else _NOTHING
         header = _ROUTE.pack(rule.family, len(rule.destination) * 8, 0, 0, 0, 0, 0, action, 0)
-        return header + _pack_attributes(attributes)
+        return header + pack_attributes(attributes)
 
     def _route(self, route: LocalRoute) -> bytes:
         attributes = {
@@ -261,57 +222,13 @@ class RouteSocket:
         header = _ROUTE.pack(
             route.family, len(route.destination) * 8, 0, 0, 0, self._protocol, scope, _TYPE_LOCAL, 0
         )
-        return header + _pack_attributes(attributes)
-
-    def _send(self, kind: int, flags: int, body: bytes) -> None:
-        self._sequence += 1
-        header = _HEADER.pack(_HEADER.size + len(body), kind, _REQUEST | flags, self._sequence, 0)
-        self._socket.send(header + body)
-
-    def _receive(self) -> Iterator[tuple[int, int, bytes]]:
-        """(type, flags, body) of the messages in the next packet that answer the last request."""
-        data = self._socket.recv(_RECEIVE_BYTES)
-        while len(data) >= _HEADER.size:
-            length, kind, flags, sequence, _ = _HEADER.unpack_from(data)
-            if length < _HEADER.size:
-                raise NetnsError("the kernel sent a malformed netlink message")
-            if sequence == self._sequence:
-                yield kind, flags, data[_HEADER.size : length]
-            data = data[(length + 3) & ~3 :]
+        return header + pack_attributes(attributes)
 
     def _request(self, kind: int, flags: int, body: bytes, what: str, accepted: int) -> None:
-        """Send a change and wait for its acknowledgement; the errno `accepted` means that it was done
-        already."""
-        self._send(kind, flags | _ACK, body)
-        while True:
-            for answer, _, payload in self._receive():
-                if answer == _ERROR:
-                    code = -int(struct.unpack_from("=i", payload)[0])
-                    if code not in (0, accepted):
-                        raise NetnsError(f"cannot {what}: {os.strerror(code)}")
-                    return
+        """Make a change; the errno `accepted` means that it was made already."""
+        code = self.request(kind, flags, body)
+        if code not in (0, accepted):
+            raise NetnsError(f"cannot {what}: {os.strerror(code)}")
 
-    def _dump(self, kind: int, family: int, header_size: int) -> list[bytes]:
-        """Bodies of a listing; taken again if the kernel says that it changed meanwhile."""
-        for _ in range(_DUMP_TRIES):
-            bodies, consistent = self._dump_once(kind, family, header_size)
-            if consistent:
-                return bodies
-        raise NetnsError("rules, routes or addresses of the namespace keep changing; cannot list them")
-
-    def _dump_once(self, kind: int, family: int, header_size: int) -> tuple[list[bytes], bool]:
-        self._send(kind, _DUMP, bytes([family]) + b"\0" * (header_size - 1))
-        bodies: list[bytes] = []
-        consistent = True
-        while True:
-            for answer, flags, payload in self._receive():
-                consistent = consistent and not flags & _DUMP_INTERRUPTED
-                if answer == _DONE:
-                    return bodies, consistent
-                if answer == _ERROR:
-                    code = -int(struct.unpack_from("=i", payload)[0])
-                    # A kernel without a family has nothing of it to list.
-                    if code in (errno.EOPNOTSUPP, errno.EAFNOSUPPORT):
-                        return [], True
-                    raise NetnsError(f"cannot list the namespace's configuration: {os.strerror(code)}")
-                bodies.append(payload)
+    def _list(self, kind: int, family: int, header_size: int) -> list[bytes]:
+        return self.dump(kind, bytes([family]) + b"\0" * (header_size - 1), _WHAT)

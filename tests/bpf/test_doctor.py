@@ -35,6 +35,7 @@ def test_everything_is_tried_and_nothing_left() -> None:
     assert code == 0
     assert modes == ["ebpf", "nft"]
     assert findings["BPF objects"]["detail"].endswith("inbound, outbound")
+    assert findings["revocation"]["ok"]
     assert not _footprint()
 
 
