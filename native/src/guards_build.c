@@ -285,3 +285,15 @@ int na_check_port(na_guards *guards, uint32_t low, uint32_t high) {
     return na_guards_fail(guards, -EINVAL, "%u..%u is no range of ports", low, high);
   return append(guards, (na_check){.kind = NA_CHECK_PORT, .port = {.low = (uint16_t)low, .high = (uint16_t)high}});
 }
+
+int na_check_text_holds(enum na_match_kind kind, const char *value, uint32_t flags, const char *text) {
+  na_matcher matcher;
+  char error[1];
+  const na_str there = na_str_of(text);
+  int rc = na_matcher_init(&matcher, kind, NULL, value, flags, error, sizeof error);
+  if (rc)
+    return rc;
+  rc = na_matcher_named(&matcher, there.n ? &there : NULL);
+  na_matcher_clear(&matcher);
+  return rc;
+}

@@ -84,6 +84,9 @@ NA_API int na_check_text(na_guards *guards, enum na_attribute attribute, uint32_
 NA_API int na_check_address(na_guards *guards, enum na_place place, const uint8_t *address, uint32_t prefix);
 /* The destination's port is low..high. */
 NA_API int na_check_port(na_guards *guards, uint32_t low, uint32_t high);
+/* Whether a check on a text (not by NA_MATCH_TEMPLATE) would hold of `text`; empty: it is not there. 1, 0, -EINVAL if
+ * there can be no such check, -ENOMEM. */
+NA_API int na_check_text_holds(enum na_match_kind kind, const char *value, uint32_t flags, const char *text);
 
 /* -- guards: tokens (Envoy's jwt_authn) -- */
 
