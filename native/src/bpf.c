@@ -180,20 +180,32 @@ int na_bpf_map_update_batch(int map_fd, const void *keys, const void *values, ui
   return (int)done;
 }
 
-int na_bpf_map_count(int map_fd, uint32_t key_size, uint32_t value_size) {
+/* The kernel's place in the map is four bytes; above them is whether there is one. */
+#define BEGUN (UINT64_C(1) << 32)
+
+int na_bpf_map_read(int map_fd, uint64_t *position, void *keys, void *values, uint32_t n) {
   log_begin();
+  uint32_t at = (uint32_t)*position;
+  int error = bpf_map_lookup_batch(map_fd, *position ? &at : NULL, &at, keys, values, &n, NULL);
+  if (error && error != -ENOENT)
+    return error;
+  *position = error ? 0 : BEGUN | at;
+  return (int)n;
+}
+
+int na_bpf_map_count(int map_fd, uint32_t key_size, uint32_t value_size) {
   char *keys = calloc(COUNT_CHUNK, key_size), *values = calloc(COUNT_CHUNK, value_size);
-  uint32_t position = 0, n;
-  int error = keys && values ? 0 : -ENOMEM, total = 0;
-  for (bool first = true; !error; first = false) {
-    n = COUNT_CHUNK;
-    error = bpf_map_lookup_batch(map_fd, first ? NULL : &position, &position, keys, values, &n, NULL);
-    if (!error || error == -ENOENT) /* the last ones */
-      total += (int)n;
+  uint64_t position = 0;
+  int total = keys && values ? 0 : -ENOMEM;
+  bool more = total == 0;
+  while (more) {
+    int n = na_bpf_map_read(map_fd, &position, keys, values, COUNT_CHUNK);
+    total = n < 0 ? n : total + n;
+    more = n >= 0 && position;
   }
   free(keys);
   free(values);
-  return error == -ENOENT ? total : error;
+  return total;
 }
 
 int na_bpf_cpus(void) {

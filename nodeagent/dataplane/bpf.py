@@ -18,6 +18,8 @@ from nodeagent.errors import BpfError, BpfMapFullError
 
 OBJECTS: Final = Path(__file__).parent / "_native"
 _LOG_LINES: Final = 12
+_CHUNK: Final = 1024
+"""Elements of a map that are read at once."""
 _HINTS: Final = {
     errno.EPERM: "; needs CAP_BPF, CAP_NET_ADMIN and CAP_PERFMON, or root",
     errno.E2BIG: "; 64 programs are attached there already (BPF_CGROUP_MAX_PROGS), or the map is full",
@@ -52,6 +54,11 @@ def _check(code: int, what: str) -> int:
     if code < 0:
         raise bpf_error(what, code)
     return code
+
+
+def _slices(array: Any, size: int, count: int) -> Iterator[bytes]:
+    packed = bytes(ffi.buffer(array, size * count))
+    return (packed[at : at + size] for at in range(0, size * count, size))
 
 
 class BpfMap:
@@ -97,6 +104,21 @@ class BpfMap:
             key = ffi.new("char[]", bytes(ffi.buffer(following)))
         if code != -errno.ENOENT:
             raise bpf_error(f"list BPF map {self.name}", code)
+
+    def items(self) -> Iterator[tuple[bytes, bytes]]:
+        """The elements of a hash map, many with each call of the kernel. Those that come and go meanwhile may be
+        missed."""
+        keys, values = (ffi.new("char[]", size * _CHUNK) for size in (self._key_size, self._value_size))
+        position = ffi.new("uint64_t *")
+        more = True
+        while more:
+            count = _check(
+                lib.na_bpf_map_read(self._fd, position, keys, values, _CHUNK), f"read BPF map {self.name}"
+            )
+            yield from zip(
+                _slices(keys, self._key_size, count), _slices(values, self._value_size, count), strict=True
+            )
+            more = position[0] != 0
 
     def update(self, entries: Mapping[bytes, bytes]) -> None:
         """Write many entries in one call where the kernel can; BpfError tells how many were when not all."""

@@ -50,6 +50,10 @@ NA_API int na_bpf_map_next(int map_fd, const void *key, void *next);
  * is full or refuses one (na_bpf_error()). Kernels without batches write one by one. */
 NA_API int na_bpf_map_update_batch(int map_fd, const void *keys, const void *values, uint32_t n, uint32_t key_size,
                                    uint32_t value_size);
+/* Up to n elements of a hash map, keys and values side by side in arrays: from the beginning (*position 0), or from
+ * where the call before has left *position, which is 0 again after the last ones. Returns how many. Those that come and
+ * go meanwhile may be missed. n is at least 1024, or -ENOSPC for a crowded bucket. */
+NA_API int na_bpf_map_read(int map_fd, uint64_t *position, void *keys, void *values, uint32_t n);
 /* How many keys a hash map holds; -ENOTSUPP (524) for other types. Those that come and go meanwhile may be missed. */
 NA_API int na_bpf_map_count(int map_fd, uint32_t key_size, uint32_t value_size);
 /* CPUs that a per-CPU value has room for. */

@@ -1,0 +1,138 @@
+"""Connections that have passed the engine: which live, and the end of those that may not be any more.
+
+Programs keep them in the map `bypassed` from the SYN to the end of the client's socket (bpf/include/flows.h). It
+outlives agents, so some may be of an earlier one, whose numbers of workloads mean nothing now.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Iterator, Set
+from dataclasses import dataclass
+from functools import partial
+from typing import Protocol
+
+from nodeagent.dataplane import sock_diag
+from nodeagent.dataplane.bpf import BpfMap
+from nodeagent.dataplane.bypass_layout import Ends, Flow
+from nodeagent.dataplane.netns import NetworkNamespace
+from nodeagent.dataplane.sock_diag import UNFINISHED, DiagSocket
+from nodeagent.errors import NetnsError
+
+logger = logging.getLogger(__name__)
+
+
+class LocalWorkload(Protocol):
+    """An enrolled workload."""
+
+    @property
+    def number(self) -> int:
+        """The engine's."""
+
+    @property
+    def namespace(self) -> NetworkNamespace:
+        """Stays the enrolment's."""
+
+
+class LocalWorkloads(Protocol):
+    """Who is enrolled on this node."""
+
+    def by_cookie(self, cookie: int) -> LocalWorkload | None:
+        """By the cookie of its namespace."""
+
+    def by_address(self, address: bytes) -> LocalWorkload | None:
+        """By one of its addresses, 16 bytes."""
+
+
+@dataclass(frozen=True, slots=True)
+class LiveFlow:
+    """A connection past the engine, or one that is being made. `source` and `destination` are present numbers of
+    workloads, 0 where none is enrolled any more."""
+
+    ends: Ends
+    flow: Flow
+    source: int
+    destination: int
+
+    @property
+    def port(self) -> int:
+        """The destination's."""
+        return self.ends.destination_port
+
+
+class FlowTable:
+    """The map, with who is enrolled. Calls block; they may come from several threads."""
+
+    def __init__(self, flows: BpfMap, workloads: LocalWorkloads, life: int) -> None:
+        """`flows` (bypassed) stays the caller's; `life` is that of this agent."""
+        self._flows = flows
+        self._workloads = workloads
+        self._life = life
+        self.revoked = 0
+        """Connections ended because they are not allowed any more."""
+
+    def live(self) -> Iterator[LiveFlow]:
+        """All that are there now."""
+        for key, value in self._flows.items():
+            yield self._live(Ends.unpack(key), Flow.unpack(value))
+
+    def _live(self, ends: Ends, flow: Flow) -> LiveFlow:
+        if flow.life == self._life:
+            return LiveFlow(ends, flow, flow.source, flow.destination)
+        source = self._workloads.by_cookie(flow.netns_cookie)
+        destination = self._workloads.by_address(ends.destination)
+        return LiveFlow(ends, flow, source.number if source else 0, destination.number if destination else 0)
+
+    def revoke(self, is_allowed: Callable[[LiveFlow], bool]) -> int:
+        """End the connections that are not allowed, both ends of each; returns how many.
+
+        None is missed that was let through before the call: the map knows a connection before its first packet leaves,
+        and verdicts are asked for again where that arrives. NetnsError if some could not be ended, after trying all;
+        CapabilityError if this kernel cannot end any (sock_diag.probe_destroy).
+        """
+        doomed: dict[int, list[LiveFlow]] = {}
+        for each in self.live():
+            if not is_allowed(each):
+                doomed.setdefault(each.flow.netns_cookie, []).append(each)
+        ended = 0
+        failure: NetnsError | None = None
+        for cookie, flows in doomed.items():
+            try:
+                ended += self._end(cookie, flows)
+            except NetnsError as error:
+                logger.error("%d connections may not be any more and live on: %s", len(flows), error)
+                failure = error
+        self.revoked += ended
+        if failure is not None:
+            raise failure
+        return ended
+
+    def _end(self, cookie: int, flows: list[LiveFlow]) -> int:
+        client = self._workloads.by_cookie(cookie)
+        if client is not None:
+            sockets = frozenset(each.flow.socket_cookie for each in flows)
+            return client.namespace.run(partial(_destroy, sockets, frozenset()))
+        return self._end_at_servers(flows)
+
+    def _end_at_servers(self, flows: list[LiveFlow]) -> int:
+        """The client's namespace is not at hand any more."""
+        doomed: dict[NetworkNamespace, set[sock_diag.Ends]] = {}
+        for each in flows:
+            server = self._workloads.by_address(each.ends.destination)
+            if server is not None:
+                doomed.setdefault(server.namespace, set()).add(_seen_by_server(each.ends))
+        return sum(namespace.run(partial(_destroy, frozenset(), ends)) for namespace, ends in doomed.items())
+
+
+def _seen_by_server(ends: Ends) -> sock_diag.Ends:
+    return sock_diag.Ends(ends.destination, ends.destination_port, ends.source, ends.source_port)
+
+
+def _destroy(sockets: Set[int], ends: Set[sock_diag.Ends]) -> int:
+    """End the connections of these sockets, and those between these ends, in the calling thread's namespace."""
+    with DiagSocket() as diag:
+        return sum(
+            diag.destroy(found)
+            for found in diag.connections(UNFINISHED)
+            if found.cookie in sockets or found.ends in ends
+        )
