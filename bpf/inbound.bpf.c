@@ -11,12 +11,7 @@
 // Kernel: >= 5.17 (ingress_ifindex in sk_lookup).
 #include <linux/bpf.h>
 
-#include "address.h"
-#include "counters.h"
-
-#define AF_INET          2
-#define IPPROTO_TCP      6
-#define LOOPBACK_IFINDEX 1
+#include "steer.h"
 
 char LICENSE[] SEC("license") = "Dual BSD/GPL";
 
@@ -28,63 +23,31 @@ struct {
   __type(value, __u64);
 } listeners SEC(".maps");
 
-static __always_inline int refuse(void) {
-  count(NA_COUNT_NO_LISTENER);
-  return SK_DROP; // TCP answers it with a reset
-}
-
-static __always_inline int give_to(struct bpf_sk_lookup *ctx, __u32 key) {
-  struct bpf_sock *sk = bpf_map_lookup_elem(&listeners, &key);
-  long failed;
-
-  if (!sk)
-    return refuse();
-  failed = bpf_sk_assign(ctx, sk, 0);
-  bpf_sk_release(sk);
-  return failed ? refuse() : SK_PASS;
-}
-
-static __always_inline void read_addresses(struct bpf_sk_lookup *ctx, struct na_address *local,
-                                           struct na_address *remote) {
-  if (ctx->family == AF_INET) {
-    set_mapped(local, ctx->local_ip4);
-    KEEP_BRANCH();
-    set_mapped(remote, ctx->remote_ip4);
-    KEEP_BRANCH();
-    return;
-  }
-  *local = (struct na_address){{ctx->local_ip6[0], ctx->local_ip6[1], ctx->local_ip6[2], ctx->local_ip6[3]}};
-  *remote = (struct na_address){{ctx->remote_ip6[0], ctx->remote_ip6[1], ctx->remote_ip6[2], ctx->remote_ip6[3]}};
-}
-
-// The kubelet's probes, as istio-cni marks them by their source: 169.254.7.127, and fd16:9254:7127:1337:ffff:...:ffff.
-static __always_inline int is_probe(const struct na_address *from) {
-  struct na_address probe4, probe6 = {{bpf_htonl(0xfd169254), bpf_htonl(0x71271337), 0xffffffff, 0xffffffff}};
-
-  set_mapped(&probe4, bpf_htonl(0xa9fe077f));
-  return same_address(from, &probe4) || same_address(from, &probe6);
-}
-
-SEC("sk_lookup")
-int inbound_lookup(struct bpf_sk_lookup *ctx) {
+static __always_inline int steer(struct bpf_sk_lookup *ctx, int open) {
   struct na_address local, remote;
-  int verdict;
 
   if (ctx->protocol != IPPROTO_TCP)
     return SK_PASS;
   if (ctx->local_port == NA_PORT_OUTBOUND)
-    return give_to(ctx, NA_LISTENER_KEY_OUTBOUND);
+    return give_to(ctx, &listeners, NA_LISTENER_KEY_OUTBOUND);
   if (ctx->local_port == NA_PORT_INBOUND)
-    return give_to(ctx, ctx->ingress_ifindex);
+    return give_to(ctx, &listeners, ctx->ingress_ifindex);
   // The workload to itself, or the agent to the workload.
   if (ctx->local_port == NA_PORT_HBONE || ctx->ingress_ifindex == LOOPBACK_IFINDEX)
     return SK_PASS;
   read_addresses(ctx, &local, &remote);
-  // A workload that talks to its own address: the ingress device is then the one that owns the address, not lo.
-  if (same_address(&local, &remote) || is_loopback(&remote) || is_probe(&remote))
+  if (is_within(&local, &remote) || is_probe(&remote))
     return SK_PASS;
-  verdict = give_to(ctx, ctx->ingress_ifindex);
-  if (verdict == SK_PASS)
-    count(NA_COUNT_STEERED);
-  return verdict;
+  return steer_to(ctx, &listeners, ctx->ingress_ifindex, open);
+}
+
+SEC("sk_lookup")
+int inbound_lookup(struct bpf_sk_lookup *ctx) {
+  return steer(ctx, 0);
+}
+
+// In its place for workloads that go on without the agent (NA_WORKLOAD_OPEN).
+SEC("sk_lookup")
+int inbound_lookup_open(struct bpf_sk_lookup *ctx) {
+  return steer(ctx, 1);
 }

@@ -5,7 +5,8 @@
 // agent by getsockopt(SO_ORIGINAL_DST), as conntrack would tell it of a redirected connection.
 //
 // The programs are attached to the root of the cgroup hierarchy, so that no process can leave them; workloads are known
-// by the cookie of their network namespace, and the agent by its cgroup: a process can choose neither.
+// by the cookie of their network namespace, those that share one by their cgroup (groups.h), and the agent by its
+// cgroup: a process can choose neither.
 //
 // Here is also the part of inbound capture that concerns the agent's connections to applications, which it makes in the
 // name of their clients. Such a connection has the addresses and perhaps the ports of the client's own one. The two are
@@ -16,6 +17,8 @@
 
 #include "address.h"
 #include "counters.h"
+#include "fail_open.h"
+#include "groups.h"
 #include "liveness.h"
 
 #define AF_INET          2
@@ -81,20 +84,69 @@ static __always_inline int join_loopback(struct bpf_sock_addr *ctx, const struct
   return LEAVE;
 }
 
+// Which of the agent's ports a captured connect() goes to.
+static __always_inline __u16 listener_port(const struct bpf_sock_addr *ctx, const struct na_workload_entry *workload) {
+  if (workload->flags & NA_WORKLOAD_DNS && ctx->user_port == bpf_htons(NA_DNS_SERVER_PORT))
+    return NA_PORT_DNS;
+  return NA_PORT_OUTBOUND;
+}
+
+// How a captured connect() gets to the agent.
+struct way {
+  const struct na_address *source4; // of struct na_workload_entry or struct na_group
+  const struct na_address *source6;
+  __u32 flags;
+  __u16 port;
+};
+
+// The way of the current task; 0: it is no workload's, in a namespace that several share.
+static __always_inline int find_way(struct bpf_sock_addr *ctx, const struct na_workload_entry *workload,
+                                    struct way *out) {
+  const struct na_group *group;
+
+  if (!(workload->flags & NA_WORKLOAD_SHARED)) {
+    *out = (struct way){&workload->source4, &workload->source6, workload->flags, listener_port(ctx, workload)};
+    return 1;
+  }
+  group = find_group(workload, bpf_get_netns_cookie(ctx));
+  if (!group)
+    return 0;
+  *out = (struct way){&group->source4, &group->source6, group->flags, outbound_port(group)};
+  return 1;
+}
+
+// A socket that is bound to a device would not reach the agent. Where a namespace is a workload's own, routing leads it
+// there instead, and the binding stays.
+static __always_inline int unbind_from_device(struct bpf_sock_addr *ctx) {
+  char lo[] = "lo";
+
+  if (!ctx->sk->bound_dev_if)
+    return 0;
+  return bpf_setsockopt(ctx, SOL_SOCKET, SO_BINDTODEVICE, lo, sizeof(lo));
+}
+
+static __always_inline int stays_here(const struct na_workload_entry *workload, const struct na_address *to) {
+  return is_loopback(to) || is_any(to) || is_own(workload, to);
+}
+
 // Decide on a connect() from a socket's own address, and remember its destination if it is captured.
 static __always_inline enum verdict decide(struct bpf_sock_addr *ctx, const struct na_address *from,
-                                           const struct na_address *to, const struct na_workload_entry *workload) {
+                                           const struct na_address *to, const struct na_workload_entry *workload,
+                                           struct way *way) {
   struct na_destination *kept;
   struct bpf_sock *sk = ctx->sk;
 
   if (ctx->protocol != IPPROTO_TCP)
     return LEAVE;
   if (bpf_get_current_ancestor_cgroup_id(workload->agent_level) == workload->agent_cgroup)
-    return join_loopback(ctx, from, workload);
-  if (workload->flags & NA_WORKLOAD_RELEASED || is_loopback(to) || is_any(to) || is_own(workload, to)) {
+    return workload->flags & NA_WORKLOAD_SHARED ? LEAVE : join_loopback(ctx, from, workload);
+  if (stays_here(workload, to) || !find_way(ctx, workload, way) || way->flags & NA_WORKLOAD_RELEASED ||
+      passes_without_agent(ctx, way->flags, way->port)) {
     bpf_sk_storage_delete(&original, sk); // of an earlier connect() on the same socket
     return LEAVE;
   }
+  if (workload->flags & NA_WORKLOAD_SHARED && unbind_from_device(ctx))
+    return REFUSE;
   kept = bpf_sk_storage_get(&original, sk, 0, BPF_SK_STORAGE_GET_F_CREATE);
   if (!kept) {
     count(NA_COUNT_NO_STORAGE);
@@ -109,12 +161,12 @@ static __always_inline enum verdict decide(struct bpf_sock_addr *ctx, const stru
 // Give a socket without source the workload's address, so that getsockname() tells what it would without capture. It
 // may fail, for an address that is gone: the kernel then takes the loopback address.
 static __always_inline void choose_source4(struct bpf_sock_addr *ctx, const struct na_address *from,
-                                           const struct na_workload_entry *workload) {
+                                           const struct na_address *address) {
   struct sockaddr_in {
     __u16 family, port;
     __u32 address;
     __u64 zero;
-  } source = {AF_INET, 0, workload->source4.word[3], 0};
+  } source = {AF_INET, 0, address->word[3], 0};
 
   if (source.address && is_any(from) && !ctx->sk->src_port)
     bpf_bind(ctx, (void *)&source, sizeof(source));
@@ -133,13 +185,6 @@ static __always_inline void choose_source6(struct bpf_sock_addr *ctx, const stru
     bpf_bind(ctx, (void *)&source, sizeof(source));
 }
 
-// Which of the agent's ports a captured connect() goes to.
-static __always_inline __u32 listener_port(const struct bpf_sock_addr *ctx, const struct na_workload_entry *workload) {
-  if (workload->flags & NA_WORKLOAD_DNS && ctx->user_port == bpf_htons(NA_DNS_SERVER_PORT))
-    return bpf_htons(NA_PORT_DNS);
-  return bpf_htons(NA_PORT_OUTBOUND);
-}
-
 SEC("cgroup/connect4")
 int outbound_connect4(struct bpf_sock_addr *ctx) {
   __u64 cookie = bpf_get_netns_cookie(ctx);
@@ -147,17 +192,18 @@ int outbound_connect4(struct bpf_sock_addr *ctx) {
   struct bpf_sock *sk = ctx->sk;
   struct na_address from, to;
   enum verdict verdict;
+  struct way way;
 
   if (!workload || !sk)
     return 1;
   set_mapped(&from, sk->src_ip4);
   set_mapped(&to, ctx->user_ip4);
-  verdict = decide(ctx, &from, &to, workload);
+  verdict = decide(ctx, &from, &to, workload, &way);
   if (verdict != CAPTURE)
     return verdict == LEAVE;
-  choose_source4(ctx, &from, workload);
+  choose_source4(ctx, &from, way.source4);
   ctx->user_ip4 = bpf_htonl(0x7f000001);
-  ctx->user_port = listener_port(ctx, workload);
+  ctx->user_port = bpf_htons(way.port);
   return 1;
 }
 
@@ -169,24 +215,25 @@ int outbound_connect6(struct bpf_sock_addr *ctx) {
   struct bpf_sock *sk = ctx->sk;
   struct na_address from;
   enum verdict verdict;
+  struct way way;
 
   if (!workload || !sk)
     return 1;
   from = (struct na_address){{sk->src_ip6[0], sk->src_ip6[1], sk->src_ip6[2], sk->src_ip6[3]}};
-  verdict = decide(ctx, &from, &to, workload);
+  verdict = decide(ctx, &from, &to, workload, &way);
   if (verdict != CAPTURE)
     return verdict == LEAVE;
   if (is_mapped(&to)) {
-    choose_source6(ctx, &from, &workload->source4);
+    choose_source6(ctx, &from, way.source4);
     ctx->user_ip6[3] = bpf_htonl(0x7f000001);
   } else {
-    choose_source6(ctx, &from, &workload->source6);
+    choose_source6(ctx, &from, way.source6);
     ctx->user_ip6[0] = 0;
     ctx->user_ip6[1] = 0;
     ctx->user_ip6[2] = 0;
     ctx->user_ip6[3] = bpf_htonl(1);
   }
-  ctx->user_port = listener_port(ctx, workload);
+  ctx->user_port = bpf_htons(way.port);
   return 1;
 }
 
@@ -249,9 +296,13 @@ static __always_inline void publish_destination(struct bpf_sock_ops *ops, struct
 // The application's end of a connection that join_loopback() saw begin: by its mark, which tcp_fwmark_accept hands on.
 static __always_inline void keep_on_loopback(struct bpf_sock_ops *ops, struct bpf_sock *sk) {
   __u64 cookie = bpf_get_netns_cookie(ops);
+  const struct na_workload_entry *workload;
   char lo[] = "lo";
 
-  if (sk->mark == NA_RETURN_MARK && bpf_map_lookup_elem(&workloads, &cookie))
+  if (sk->mark != NA_RETURN_MARK)
+    return;
+  workload = bpf_map_lookup_elem(&workloads, &cookie);
+  if (workload && !(workload->flags & NA_WORKLOAD_SHARED))
     bpf_setsockopt(ops, SOL_SOCKET, SO_BINDTODEVICE, lo, sizeof(lo));
 }
 
@@ -294,6 +345,10 @@ static __always_inline void read_here(const struct bpf_sock *sk, struct na_desti
   out->port = (__u16)sk->src_port;
 }
 
+static __always_inline int is_redirected(__u32 port) {
+  return port == NA_PORT_OUTBOUND || port == NA_PORT_DNS || is_shared_outbound(port);
+}
+
 // Where an accepted connection was going. A steered one has its destination for its own address; a redirected one is
 // looked up, and forgotten with that. 0 or -1: nobody captured it.
 static __always_inline int find_destination(struct bpf_sockopt *ctx, const struct bpf_sock *sk,
@@ -303,14 +358,14 @@ static __always_inline int find_destination(struct bpf_sockopt *ctx, const struc
 
   read_here(sk, out);
   // 0: the client has reset the connection, and the socket has no port any more. Its destination must not stay either.
-  if (out->port && out->port != NA_PORT_OUTBOUND && out->port != NA_PORT_DNS)
+  if (out->port && !is_redirected(out->port))
     return out->port == NA_PORT_INBOUND ? -1 : 0;
   flow.netns_cookie = bpf_get_netns_cookie(ctx);
   read_peer(sk, &flow.source);
   flow.source_port = bpf_ntohs(sk->dst_port);
   kept = bpf_map_lookup_elem(&destinations, &flow);
-  if (!kept)
-    return -1;
+  if (!kept) // an application's own port may be in that range
+    return is_shared_outbound(out->port) ? 0 : -1;
   *out = *kept;
   bpf_map_delete_elem(&destinations, &flow);
   return 0;

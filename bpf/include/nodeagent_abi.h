@@ -19,6 +19,15 @@
 /* Where name servers listen (RFC 1035, 4.2). */
 #define NA_DNS_SERVER_PORT 53
 
+/* Ports of the agent's in a namespace that workloads share: of each kind one for each workload, by its slot. */
+#define NA_SHARED_WORKLOADS     128
+#define NA_PORT_SHARED_OUTBOUND 15200
+#define NA_PORT_SHARED_INBOUND  15328
+#define NA_PORT_SHARED_HBONE    15456
+
+/* Workloads that are cgroups may be so deep in the hierarchy; the root is 0. */
+#define NA_GROUP_LEVELS 16
+
 /* Mark of the agent's connections to applications in the name of their clients: leads the answers back. */
 #define NA_RETURN_MARK 0x6e61
 
@@ -53,12 +62,56 @@ struct na_workload_entry {
   struct na_address source4;
   struct na_address source6;
   struct na_address own[NA_OWN_ADDRESSES]; /* zeros: unused */
+  __u32 group_levels;                      /* NA_WORKLOAD_SHARED: bit N for a workload that is a cgroup of level N */
+  __u32 reserved;
 };
 
 /* Being let go: new connections are left alone. */
 #define NA_WORKLOAD_RELEASED 1
 /* What goes to port 53 goes to the agent's NA_PORT_DNS. */
 #define NA_WORKLOAD_DNS 4
+
+/* No workload but a namespace that several share; who is one is told by cgroup (struct na_group). */
+#define NA_WORKLOAD_SHARED 8
+/* While the agent has no listener for it, connections pass as if there were no agent. */
+#define NA_WORKLOAD_OPEN 16
+
+/* ---- workloads that share a namespace ---- */
+
+struct na_group_key {
+  __u64 netns_cookie;
+  __u64 cgroup; /* id */
+};
+
+/* A workload that is a cgroup, with all below it that is not one itself. */
+struct na_group {
+  __u64 owner; /* who it is, for the agent */
+  __u32 slot;
+  __u32 flags;               /* NA_WORKLOAD_RELEASED, NA_WORKLOAD_OPEN */
+  struct na_address source4; /* as in struct na_workload_entry */
+  struct na_address source6;
+};
+
+/* Whose a port of the namespace is; its key is a struct na_destination, at the unspecified address for all of them. */
+struct na_shared_port {
+  __u64 owner;
+  __u32 listener; /* NA_SHARED_LISTENER() */
+  __u32 flags;    /* NA_WORKLOAD_OPEN, NA_SHARED_PORT_* */
+};
+
+/* One of the agent's own ports, at which its listener is bound and nobody may call. */
+#define NA_SHARED_PORT_CLOSED 1
+
+enum na_shared_listener {
+  NA_SHARED_LISTENER_OUTBOUND = 0,
+  NA_SHARED_LISTENER_INBOUND = 1,
+  NA_SHARED_LISTENER_HBONE = 2,
+};
+
+/* Key of a workload's listener in the map of them. */
+#define NA_SHARED_LISTENER(kind, slot) ((kind)*NA_SHARED_WORKLOADS + (slot))
+
+/* ---- listeners of a workload that has its namespace for itself ---- */
 
 /* Keys of the map of listeners: the outbound one, and the inbound one of each device by its index. */
 #define NA_LISTENER_KEY_OUTBOUND 0
@@ -207,7 +260,10 @@ enum na_bpf_counter {
 
 _Static_assert(sizeof(struct na_destination) == 24, "ABI");
 _Static_assert(sizeof(struct na_flow) == 32, "ABI");
-_Static_assert(sizeof(struct na_workload_entry) == 304, "ABI");
+_Static_assert(sizeof(struct na_workload_entry) == 312, "ABI");
+_Static_assert(sizeof(struct na_group_key) == 16, "ABI");
+_Static_assert(sizeof(struct na_group) == 48, "ABI");
+_Static_assert(sizeof(struct na_shared_port) == 16, "ABI");
 _Static_assert(sizeof(struct na_service_key) == 24, "ABI");
 _Static_assert(sizeof(struct na_backend) == 24, "ABI");
 _Static_assert(sizeof(struct na_access_key) == 12, "ABI");

@@ -302,6 +302,7 @@ void na_conn_admit(na_conn *conn) {
 }
 
 const na_address *na_conn_source(const na_conn *conn) {
-  bool own = na_ip_is_loopback(conn->peer.ip) || na_workload_owns(conn->workload, conn->peer.ip);
-  return na_conn_inbound(conn) && !own ? &conn->peer : NULL;
+  const na_workload *workload = conn->workload;
+  bool own = na_ip_is_loopback(conn->peer.ip) || na_workload_owns(workload, conn->peer.ip);
+  return na_conn_inbound(conn) && !own && !workload->shared ? &conn->peer : NULL;
 }

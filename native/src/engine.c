@@ -256,7 +256,7 @@ int na_workload_listen(na_engine *engine, uint32_t id, enum na_listener_kind kin
   }
   listen_call call = {workload, kind, fd, 0};
   na_worker_call(&engine->workers[worker], open_listener, &call);
-  if (call.result == 0 && kind == NA_LISTENER_INBOUND)
+  if (call.result == 0 && kind == NA_LISTENER_INBOUND && !workload->shared)
     (void)na_neighbours_add(&engine->neighbours, workload); /* without memory it is reached by tunnels */
   return call.result;
 }

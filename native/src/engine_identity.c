@@ -43,6 +43,11 @@ int na_workload_identity(na_engine *engine, uint32_t id, const char *name) {
   return *name ? na_workload_set_text(&workload->identity, name) : -EINVAL;
 }
 
+int na_workload_share(na_engine *engine, uint32_t id, const uint16_t *ports, size_t n) {
+  na_workload *workload = find(engine, id);
+  return workload ? na_workload_set_ports(workload, ports, n) : -ENOENT;
+}
+
 /* A header value (RFC 9110 5.5) that is visible ASCII. */
 static bool is_header_value(const char *text) {
   for (; *text; text++)

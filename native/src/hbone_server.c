@@ -202,7 +202,8 @@ static bool find_destination(const na_hbone_server *server, na_hbone_inbound *in
     memcpy(out->ip, server->local.ip, sizeof out->ip);
     out->port = in_force->config.tunnel_port ? (uint16_t)in_force->config.tunnel_port : out->port;
   }
-  return !is_own_port(out->port) && memcmp(out->ip, server->local.ip, sizeof out->ip) == 0;
+  return !is_own_port(out->port) && na_workload_serves(server->workload, out->port) &&
+         memcmp(out->ip, server->local.ip, sizeof out->ip) == 0;
 }
 
 static void answer(na_h2_stream *stream, uint16_t status) {

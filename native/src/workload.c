@@ -54,7 +54,28 @@ void na_workload_destroy(na_workload *workload) {
   free(atomic_load(&workload->identity));
   free(atomic_load(&workload->baggage));
   free(workload->addresses);
+  free(workload->ports);
   free(workload);
+}
+
+int na_workload_set_ports(na_workload *workload, const uint16_t *ports, size_t n) {
+  uint16_t *copy = calloc(n ? n : 1, sizeof *copy);
+  if (!copy)
+    return -ENOMEM;
+  if (n)
+    memcpy(copy, ports, n * sizeof *copy);
+  free(workload->ports);
+  workload->ports = copy;
+  workload->nports = (uint32_t)n;
+  workload->shared = true;
+  return 0;
+}
+
+bool na_workload_serves(const na_workload *workload, uint16_t port) {
+  bool found = !workload->shared;
+  for (uint32_t i = 0; i < workload->nports && !found; i++)
+    found = workload->ports[i] == port;
+  return found;
 }
 
 bool na_workload_owns(const na_workload *workload, const uint8_t ip[16]) {

@@ -19,10 +19,13 @@ typedef struct na_workload {
   atomic_uint refs;
   atomic_bool gone;
   atomic_bool removed; /* draining: nothing of it is kept for later */
+  bool shared;         /* others are in its namespace; this and its ports are said before it listens */
   uint32_t id;
   na_netns netns;
   uint32_t naddresses;
   uint8_t (*addresses)[16];
+  uint32_t nports;
+  uint16_t *ports;          /* of a shared one: those that are its */
   _Atomic(char *) identity; /* name; NULL until it is told, then for good */
   _Atomic(char *) baggage;  /* likewise */
   char view[];
@@ -39,6 +42,10 @@ void na_workload_destroy(na_workload *workload);
 int na_workload_set_text(_Atomic(char *) *field, const char *text);
 /* The name of its identity, "" until it has one; what it says about itself to peers, "" likewise. */
 const char *na_workload_text(const _Atomic(char *) *field);
+/* Control thread: let it share its namespace. 0 or -ENOMEM. */
+int na_workload_set_ports(na_workload *workload, const uint16_t *ports, size_t n);
+/* Whether a port of its addresses is its own. */
+bool na_workload_serves(const na_workload *workload, uint16_t port);
 /* Whether ip is one of its own addresses. */
 bool na_workload_owns(const na_workload *workload, const uint8_t ip[16]);
 

@@ -38,6 +38,31 @@ static void a_service_may_be_asked_for_by_name(void **state) {
   hbone_end(&s);
 }
 
+/* Other ports of the namespace are other workloads', with policies of their own. */
+static void one_that_shares_its_namespace_is_asked_for_its_ports_only(void **state) {
+  hbone_scene s = hbone_begin(NULL);
+  h2_peer peer;
+  uint16_t other;
+  char authority[32];
+  int listener = listen_any(&other);
+  snprintf(authority, sizeof authority, "127.0.0.1:%u", other);
+  configure(&s, NA_PROTOCOL_TCP, 0, 0);
+  assert_int_equal(na_workload_share(s.r.engine, 99, &s.backend, 1), -ENOENT);
+  assert_int_equal(na_workload_share(s.r.engine, 2, &s.backend, 1), 0);
+  h2_dial(&peer, &s);
+  assert_true(h2_connect_to(&peer, 1, authority));
+  assert_int_equal(h2_status(&peer, 1), 400);
+  assert_true(h2_connect_to(&peer, 3, "other.shop:80"));
+  assert_int_equal(h2_status(&peer, 3), 400);
+  expect_silence(listener, 20);
+  assert_true(h2_connect_to(&peer, 5, "db.shop:80"));
+  close(answer(s.listener));
+  assert_int_equal(h2_status(&peer, 5), 200);
+  h2_close(&peer);
+  close(listener);
+  hbone_end(&s);
+}
+
 static void names_of_others_are_refused(void **state) {
   static const char *const others[] = {"db.shop:82", "db.shop.:80", "db:80", "db.shop2:80", "x.db.shop:80"};
   const na_config config = {.access_log = 1};
@@ -129,6 +154,7 @@ static void an_application_tunnel_keeps_the_port_if_it_names_none(void **state) 
 int main(void) {
   const struct CMUnitTest tests[] = {
       cmocka_unit_test(a_service_may_be_asked_for_by_name),
+      cmocka_unit_test(one_that_shares_its_namespace_is_asked_for_its_ports_only),
       cmocka_unit_test(names_of_others_are_refused),
       cmocka_unit_test(bad_names_are_explained),
       cmocka_unit_test(an_application_tunnel_begins_with_who_asks_for_what),

@@ -17,6 +17,7 @@ from nodeagent.dataplane.netns import NetworkNamespace
 from nodeagent.dataplane.nft import apply_ruleset, is_in_force, remove_ruleset
 from nodeagent.dataplane.routing import apply_routing, remove_routing
 from nodeagent.dataplane.ruleset import CaptureRules
+from nodeagent.errors import CapabilityError
 
 
 class Capture:
@@ -50,6 +51,13 @@ class Capture:
         with self._lock:
             remove_ruleset(self._namespace)
             remove_routing(self._namespace)
+
+    def set_open(self, open_: bool) -> None:
+        """CapabilityError: a ruleset does not know whether the agent lives."""
+        if open_:
+            raise CapabilityError(
+                "fail mode open needs capture by eBPF; by nft connections are refused while no agent runs"
+            )
 
     def in_force(self) -> bool:
         """Whether the captured state is still there; a program in the pod with CAP_NET_ADMIN could have

@@ -17,9 +17,11 @@ from nodeagent.dataplane.capture import Capture as NftCapture
 from nodeagent.dataplane.cgroup import Cgroup
 from nodeagent.dataplane.ebpf_capture import EbpfCapture, EbpfListeners, end_all
 from nodeagent.dataplane.ebpf_node import EbpfNode, netns_cookie
+from nodeagent.dataplane.ebpf_shared import SharedCapture, SharedNamespaces
 from nodeagent.dataplane.listeners import Opener, open_listeners
 from nodeagent.dataplane.netns import NetworkNamespace
 from nodeagent.dataplane.ruleset import CaptureRules
+from nodeagent.dataplane.share import NamespaceShare
 from nodeagent.dataplane.sysctls import require_writable_sysctls
 from nodeagent.errors import CapabilityError, DataplaneError
 
@@ -40,6 +42,10 @@ class CapturedWorkload(Protocol):
 
     def in_force(self) -> bool:
         """Whether what apply() did is still there."""
+
+    def set_open(self, open_: bool) -> None:
+        """Whether connections pass while the agent has no listener, instead of being refused. At first: as an
+        earlier agent has left it."""
 
 
 class Mode(Protocol):
@@ -82,7 +88,9 @@ class NftMode:
         """Nothing is shared between namespaces."""
 
     def capture(self, namespace: NetworkNamespace) -> CapturedWorkload:
-        """The capture of a workload's traffic."""
+        """The capture of a workload's traffic; CapabilityError for one that shares its namespace."""
+        if isinstance(namespace, NamespaceShare):
+            raise CapabilityError(f"{namespace.share.uid}: a workload that is a cgroup needs capture by eBPF")
         return NftCapture(namespace, self._rules)
 
     def settle(self, namespaces: Iterable[NetworkNamespace]) -> None:
@@ -109,8 +117,9 @@ class EbpfMode:
 
     def __init__(self, group: Cgroup, rules: CaptureRules, pins: Path) -> None:
         self._node = EbpfNode(pins, group)
-        self.opener: Opener = EbpfListeners(self._node)
         self._rules = replace(rules, steered=True)
+        self._shared = SharedNamespaces(self._node, self._rules)
+        self.opener: Opener = EbpfListeners(self._node, self._shared)
 
     def start(self) -> None:
         """Load and attach, or take over from an earlier agent."""
@@ -119,11 +128,16 @@ class EbpfMode:
 
     def capture(self, namespace: NetworkNamespace) -> CapturedWorkload:
         """The capture of a workload's traffic."""
+        if isinstance(namespace, NamespaceShare):
+            return SharedCapture(self._shared, namespace)
         return EbpfCapture(self._node, namespace, self._rules)
 
     def settle(self, namespaces: Iterable[NetworkNamespace]) -> None:
         """Forget the workloads that went while no agent ran."""
-        if gone := self._node.sweep(netns_cookie(namespace) for namespace in namespaces):
+        namespaces = list(namespaces)
+        shares = [each for each in namespaces if isinstance(each, NamespaceShare)]
+        gone = self._node.sweep(netns_cookie(each) for each in namespaces) + self._shared.settle(shares)
+        if gone:
             logger.info("%d workloads went while no agent ran", gone)
 
     def counters(self) -> dict[str, int]:
@@ -136,6 +150,7 @@ class EbpfMode:
 
     def close(self) -> None:
         """Let go of what the living agent holds."""
+        self._shared.close()
         self._node.close()
 
 

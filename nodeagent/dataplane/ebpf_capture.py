@@ -12,6 +12,7 @@ import socket
 import struct
 import threading
 from collections.abc import Iterable
+from dataclasses import replace
 from pathlib import Path
 from typing import Final
 
@@ -19,6 +20,7 @@ from nodeagent.dataplane.bpf import BpfMap, BpfObject, detach_pinned
 from nodeagent.dataplane.bpffs import lock_folder, make_folder
 from nodeagent.dataplane.ebpf_node import (
     LISTENERS,
+    OPEN,
     RELEASED,
     EbpfNode,
     WorkloadEntry,
@@ -28,17 +30,20 @@ from nodeagent.dataplane.ebpf_node import (
     pinned_workloads,
     unload,
 )
+from nodeagent.dataplane.ebpf_shared import SharedNamespaces
 from nodeagent.dataplane.listeners import bind_listener, duplicate, open_failed, open_listeners
 from nodeagent.dataplane.netns import NetworkNamespace
 from nodeagent.dataplane.nft import apply_ruleset, is_in_force, remove_ruleset
 from nodeagent.dataplane.routing import apply_routing, read_addresses, read_devices, remove_routing
 from nodeagent.dataplane.ruleset import INBOUND_PORT, OUTBOUND_PORT, CaptureRules
+from nodeagent.dataplane.share import NamespaceShare
 from nodeagent.dataplane.sysctls import sysctls_off, write_sysctls
 from nodeagent.errors import DataplaneError, NetnsError
 from nodeagent.snapshot.address import widen_address
 
 _OUTBOUND_KEY: Final = 0  # NA_LISTENER_KEY_OUTBOUND
 _PROGRAM: Final = "inbound_lookup"
+_OPEN_PROGRAM: Final = "inbound_lookup_open"
 
 
 class EbpfCapture:
@@ -62,13 +67,30 @@ class EbpfCapture:
             flags = self._flags() | sysctls_off(self._namespace)
             write_sysctls(self._namespace, flags, 1)
             self._node.put(self._node.workloads, self._key, self._entry(flags))
-            with _inbound_object(self._node, self._cookie) as inbound:
-                inbound.attach_pinned(_PROGRAM, self._namespace.fd, inbound_link(self._folder))
+            self._attach(flags)
             # Last: should another ruleset capture here until now, nothing gets past in between.
-            apply_ruleset(self._namespace, self._rules)
+            apply_ruleset(self._namespace, self._ruleset(flags))
+
+    def _ruleset(self, flags: int) -> CaptureRules:
+        return replace(self._rules, open=bool(flags & OPEN))
+
+    def _attach(self, flags: int) -> None:
+        program = _OPEN_PROGRAM if flags & OPEN else _PROGRAM
+        with _inbound_object(self._node, self._cookie) as inbound:
+            inbound.attach_pinned(program, self._namespace.fd, inbound_link(self._folder))
+
+    def set_open(self, open_: bool) -> None:
+        """Whether connections pass while the agent has no listener. It stays so by apply()."""
+        with self._lock:
+            before = self._flags()
+            flags = before | OPEN if open_ else before & ~OPEN
+            if flags != before and self._node.workloads.get(self._key) is not None:
+                self._node.put(self._node.workloads, self._key, self._entry(flags))
+                self._attach(flags)
+                apply_ruleset(self._namespace, self._ruleset(flags))
 
     def _flags(self) -> int:
-        """Which sysctls an earlier apply() has set."""
+        """Which sysctls an earlier apply() has set, and whether it is open."""
         entry = self._node.workloads.get(self._key)
         return flags_of(entry) & ~RELEASED if entry is not None else 0
 
@@ -99,7 +121,7 @@ class EbpfCapture:
         captured = (
             entry is not None and not flags_of(entry) & RELEASED and inbound_link(self._folder).exists()
         )
-        return captured and is_in_force(self._namespace, self._rules)
+        return captured and is_in_force(self._namespace, self._ruleset(self._flags()))
 
 
 def end_all(pins: Path, namespaces: Iterable[NetworkNamespace]) -> None:
@@ -131,12 +153,15 @@ class EbpfListeners:
     place; when it closes, the kernel takes it out.
     """
 
-    def __init__(self, node: EbpfNode) -> None:
+    def __init__(self, node: EbpfNode, shared: SharedNamespaces) -> None:
         self._node = node
+        self._shared = shared
 
     def __call__(self, namespace: NetworkNamespace | None, port: int, workers: int) -> list[int]:
         """As open_listeners(). Inbound there is a socket for each device: one that comes later gets no
         connections, they are refused."""
+        if isinstance(namespace, NamespaceShare):
+            return self._shared.of(namespace).open(namespace.share, port, workers)
         if namespace is None or port not in (OUTBOUND_PORT, INBOUND_PORT):
             return open_listeners(namespace, port, workers)
         opened: list[tuple[int, socket.socket]] = []

@@ -2,7 +2,7 @@
 
 Below one folder on a bpf filesystem, in a folder by the version of the ABI:
 
-    maps/           workloads, destinations, original, counters, liveness
+    maps/           workloads, groups, destinations, original, counters, liveness
     links/          connect4 and the others, at the root of the cgroup hierarchy
     netns/COOKIE/   what one workload's namespace has (ebpf_capture.py)
 
@@ -42,6 +42,9 @@ from nodeagent.errors import BpfError, BpfMapFullError, CapabilityError
 ABI: Final = 2
 OWN_ADDRESSES: Final = 16
 RELEASED: Final = 1
+SHARED: Final = 8
+OPEN: Final = 16
+GROUP_LEVELS: Final = 16
 COUNTERS: Final = (
     "captured",
     "no_storage",
@@ -53,12 +56,14 @@ COUNTERS: Final = (
     "no_bypass",
     "no_event",
 )
-_ENTRY: Final = struct.Struct("=QII16s16s256s")
+_ENTRY: Final = struct.Struct("=QII16s16s256sI4x")
+_GROUP_KEY: Final = struct.Struct("=QQ")
+_GROUP: Final = struct.Struct("=QII16s16s")
 _COOKIE: Final = struct.Struct("=Q")
 _FLOW_SIZE: Final = 32
 _DESTINATION_SIZE: Final = 24
 
-SHARED_MAPS: Final = ("workloads", "original", "destinations", "counters", LIVENESS)
+SHARED_MAPS: Final = ("workloads", "groups", "original", "destinations", "counters", LIVENESS)
 LISTENERS: Final = "listeners"
 _HOOKS: Final = (
     "outbound_sockops",
@@ -83,6 +88,8 @@ class WorkloadEntry:
     agent_level: int
     flags: int = 0
     addresses: tuple[bytes, ...] = field(default=())
+    group_levels: int = 0
+    """Of a namespace that is shared: bit N for a workload that is a cgroup of level N."""
 
     def pack(self) -> bytes:
         """As struct na_workload_entry; BpfError if there are more than OWN_ADDRESSES."""
@@ -91,12 +98,39 @@ class WorkloadEntry:
                 f"the workload has {len(self.addresses)} addresses, and capture by eBPF knows {OWN_ADDRESSES} at "
                 "most; use --capture nft"
             )
-        mapped = [address for address in self.addresses if address.startswith(bytes(10) + b"\xff\xff")]
-        others = [address for address in self.addresses if address not in mapped]
         own = b"".join(self.addresses)
-        source4 = mapped[0] if mapped else bytes(16)
-        source6 = next((address for address in others if address[:2] != b"\xfe\x80"), bytes(16))
-        return _ENTRY.pack(self.agent_cgroup, self.agent_level, self.flags, source4, source6, own)
+        head = (self.agent_cgroup, self.agent_level, self.flags)
+        return _ENTRY.pack(*head, *sources(self.addresses), own, self.group_levels)
+
+
+def sources(addresses: Iterable[bytes]) -> tuple[bytes, bytes]:
+    """The addresses that captured connections come from, one of each family; zeros where there is none."""
+    mapped: list[bytes] = []
+    others: list[bytes] = []
+    for address in addresses:
+        (mapped if address.startswith(bytes(10) + b"\xff\xff") else others).append(address)
+    source6 = next((address for address in others if address[:2] != b"\xfe\x80"), bytes(16))
+    return mapped[0] if mapped else bytes(16), source6
+
+
+@dataclass(frozen=True, slots=True)
+class GroupEntry:
+    """What the programs know of a workload that is a cgroup (struct na_group)."""
+
+    owner: int
+    slot: int
+    flags: int = 0
+    source4: bytes = bytes(16)
+    source6: bytes = bytes(16)
+
+    def pack(self) -> bytes:
+        """As struct na_group."""
+        return _GROUP.pack(self.owner, self.slot, self.flags, self.source4, self.source6)
+
+    @classmethod
+    def unpack(cls, raw: bytes) -> GroupEntry:
+        """Of struct na_group."""
+        return cls(*_GROUP.unpack(raw))
 
 
 def pinned_workloads(pins: Path) -> BpfMap | None:
@@ -151,6 +185,7 @@ class EbpfNode:
         self._lock = -1
         self._hook: BpfLink | None = None
         self._workloads: BpfMap | None = None
+        self._groups: BpfMap | None = None
         self._counters: BpfMap | None = None
         self._liveness: Liveness | None = None
         self._unread: list[BpfMap] = []  # maps of which only the size is asked
@@ -168,8 +203,9 @@ class EbpfNode:
         for name in ("maps", "links", "netns"):
             make_folder(self.folder / name)
         try:
-            with BpfObject("inbound", {"counters": self.map_pin("counters")}):
-                """Its programs are checked now: a workload must not be the first to find out."""
+            for name in ("inbound", "shared"):
+                with BpfObject(name, {"counters": self.map_pin("counters")}):
+                    """Its programs are checked now: a workload must not be the first to find out."""
             with BpfObject("outbound", {name: self.map_pin(name) for name in SHARED_MAPS}) as outbound:
                 self._open_maps(outbound)
                 self._attach(outbound, root)
@@ -185,6 +221,7 @@ class EbpfNode:
 
     def _open_maps(self, outbound: BpfObject) -> None:
         self._workloads = outbound.map("workloads", _COOKIE.size, _ENTRY.size)
+        self._groups = outbound.map("groups", _GROUP_KEY.size, _GROUP.size)
         self._counters = outbound.map("counters", 4, 8 * possible_cpus())
         self._unread = [
             outbound.map("destinations", _FLOW_SIZE, _DESTINATION_SIZE),
@@ -217,6 +254,31 @@ class EbpfNode:
         assert self._workloads is not None, "start() comes first"
         return self._workloads
 
+    # -- workloads that are cgroups --
+
+    def groups(self, cookie: int) -> dict[int, GroupEntry]:
+        """Those of a namespace, by the id of the cgroup."""
+        assert self._groups is not None, "start() comes first"
+        found = {}
+        for key in self._groups:
+            namespace, cgroup = _GROUP_KEY.unpack(key)
+            raw = self._groups.get(key) if namespace == cookie else None
+            if raw is not None:
+                found[cgroup] = GroupEntry.unpack(raw)
+        return found
+
+    def put_group(self, cookie: int, cgroup: int, entry: GroupEntry) -> None:
+        """Let connections of a cgroup, in that namespace, be a workload's; BpfMapFullError if there is no room."""
+        assert self._groups is not None, "start() comes first"
+        self.put(self._groups, _GROUP_KEY.pack(cookie, cgroup), entry.pack())
+
+    def drop_group(self, cookie: int, cgroup: int) -> None:
+        """Let connections of a cgroup be nobody's."""
+        assert self._groups is not None, "start() comes first"
+        self._groups.discard(_GROUP_KEY.pack(cookie, cgroup))
+
+    # -- what all have --
+
     def put(self, where: BpfMap, key: bytes, value: bytes) -> None:
         """Write to a map; BpfMapFullError, which is counted, if it has no room."""
         try:
@@ -241,6 +303,8 @@ class EbpfNode:
     def forget(self, cookie: int) -> None:
         """Take a workload out of capture, with what is pinned for its namespace."""
         self.workloads.discard(_COOKIE.pack(cookie))
+        for cgroup in self.groups(cookie):
+            self.drop_group(cookie, cgroup)
         _remove_namespace(self.namespace_folder(cookie))
 
     def namespace_folder(self, cookie: int) -> Path:
@@ -259,8 +323,9 @@ class EbpfNode:
     def maps(self) -> list[MapUsage]:
         """What the maps take; those of listeners, one a workload, together."""
         assert self._counters is not None, "start() comes first"
+        assert self._groups is not None
         destinations, original = self._unread
-        found = [self._usage(each, counted=True) for each in (self.workloads, destinations)]
+        found = [self._usage(each, counted=True) for each in (self.workloads, self._groups, destinations)]
         found += [self._usage(each, counted=False) for each in (original, self._counters)]
         return [*found, self._listeners()]
 
@@ -285,10 +350,10 @@ class EbpfNode:
         # Also when start() has failed: what an earlier agent captured stays so until another mode has taken it over.
         workloads = self._workloads or pinned_workloads(self._pins)
         idle = workloads is None or not any(True for _ in workloads)
-        for held in (self._liveness, self._hook, workloads, self._counters, *self._unread):
+        for held in (self._liveness, self._hook, workloads, self._groups, self._counters, *self._unread):
             if held is not None:
                 held.close()
-        self._liveness = self._hook = self._workloads = self._counters = None
+        self._liveness = self._hook = self._workloads = self._groups = self._counters = None
         self._unread = []
         if idle and self._lock >= 0:
             unload(self._pins)

@@ -31,6 +31,7 @@ from nodeagent.dataplane.report import AccessRecord, Connection, Counter, Decisi
 from nodeagent.dataplane.report_reader import ReportReader
 from nodeagent.dataplane.route_choice import RouteChoice, RouteQuestion, explain_route
 from nodeagent.dataplane.ruleset import HBONE_PORT, INBOUND_PORT, OUTBOUND_PORT
+from nodeagent.dataplane.share import NamespaceShare
 from nodeagent.dataplane.tags import TagTable
 from nodeagent.dataplane.virtual_host import c_string
 from nodeagent.errors import EngineError, NetnsError
@@ -175,7 +176,7 @@ class EngineOwner:
         baggage: str = "",
     ) -> None:
         """Serve a workload: its listeners open in `namespace` (None: the agent's own), which stays the
-        caller's.
+        caller's and may be a share (NamespaceShare).
 
         `addresses` are its own, 16 bytes each. With an `identity` (a name of set_identity(), which may come
         later) it also takes HBONE, and may use tunnels. All or nothing: NetnsError if a port cannot be had,
@@ -193,6 +194,10 @@ class EngineOwner:
         try:
             with self._lock:
                 self._register(uid, workload, namespace, view, b"".join(addresses))
+                if isinstance(namespace, NamespaceShare):
+                    ports = namespace.share.ports
+                    code = lib.na_workload_share(self._engine, workload, ports, len(ports))
+                    self._check(code, f"let workload {uid} share its namespace")
                 if identity:
                     code = lib.na_workload_identity(self._engine, workload, c_string(identity))
                     self._check(code, f"give workload {uid} the identity {identity}")

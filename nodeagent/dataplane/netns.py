@@ -24,7 +24,7 @@ CLONE_NEWNET: Final = 0x40000000
 _libc = ctypes.CDLL(None, use_errno=True)
 
 
-def _enter(fd: int) -> None:
+def enter_namespace(fd: int) -> None:
     """Move the calling thread into the namespace behind `fd` (setns(2))."""
     if _libc.setns(fd, CLONE_NEWNET) == 0:
         return
@@ -78,7 +78,7 @@ class NetworkNamespace:
 
         def body() -> None:
             try:
-                _enter(fd)
+                enter_namespace(fd)
                 results.append(function())
             # The caller gets whatever it was, in its own thread.
             except BaseException as failure:
@@ -91,6 +91,11 @@ class NetworkNamespace:
         if failures:
             raise failures[0]
         return results[0]
+
+    def detach(self) -> int:
+        """The descriptor, which is the caller's from here on."""
+        fd, self._fd = self.fd, -1
+        return fd
 
     def close(self) -> None:
         """Let go of the namespace; may be called again."""

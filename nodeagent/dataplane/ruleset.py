@@ -39,7 +39,9 @@ class CaptureRules:
     `agent_path` and `agent_level` name the agent's cgroup as nftables does (cgroup.py). `hbone`: the agent listens on
     HBONE_PORT, too, so that nobody else may. `redirect` False is for letting a workload go: connections that were
     captured keep their translation, new ones are not captured. `steered`: connections are captured by eBPF
-    (ebpf_capture.py), and the ruleset only guards, without NAT and conntrack.
+    (ebpf_capture.py), and the ruleset only guards, without NAT and conntrack. `groups`: the namespace is shared
+    (ebpf_shared.py), and only these cgroups of it are guarded. `open`: what is steered passes while the agent does not
+    listen, so that what was not made by connect() is not refused either.
     """
 
     agent_path: str
@@ -52,6 +54,8 @@ class CaptureRules:
     hbone: bool = False
     redirect: bool = True
     steered: bool = False
+    groups: tuple[Cgroup, ...] | None = None
+    open: bool = False
 
     @classmethod
     def for_agent(cls, group: Cgroup, *, hbone: bool = False) -> CaptureRules:
@@ -93,6 +97,8 @@ class Chain:
 
 def chains_of(rules: CaptureRules) -> tuple[Chain, ...]:
     """The chains of the table, in the order in which packets meet them."""
+    if rules.groups is not None:
+        return (_groups_chain(rules.groups),)
     agent = f'socket cgroupv2 level {rules.agent_level} "{rules.agent_path}"'
     hbone = (HBONE_PORT,) if rules.hbone else ()
     if rules.steered:
@@ -190,7 +196,7 @@ def _behind_chain(rules: CaptureRules) -> Chain:
 def _past_chain(rules: CaptureRules, agent: str) -> Chain:
     """Connections that were not made by connect(), or before the programs were there to see it."""
     chain: tuple[Rule, ...] = ()
-    if rules.redirect:
+    if rules.redirect and not rules.open:
         chain = (
             _TCP_ONLY,
             _NOT_NEW,
@@ -198,6 +204,19 @@ def _past_chain(rules: CaptureRules, agent: str) -> Chain:
             Rule(f"{agent} accept", "the agent"),
             Rule("meta l4proto tcp reject with tcp reset", "a way past connect()"),
         )
+    return Chain("output_past", "filter", "output", 0, chain)
+
+
+def _groups_chain(groups: tuple[Cgroup, ...]) -> Chain:
+    """As _past_chain(), of some cgroups."""
+    ways = (
+        Rule(
+            f'socket cgroupv2 level {group.level} "{group.nft_path}" reject with tcp reset',
+            f"a way past connect() {i}",
+        )
+        for i, group in enumerate(groups)
+    )
+    chain = (_TCP_ONLY, _NOT_NEW, Rule("fib daddr type local accept", "captured, or loopback"), *ways)
     return Chain("output_past", "filter", "output", 0, chain)
 
 

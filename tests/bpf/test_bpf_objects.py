@@ -14,7 +14,7 @@ import pytest
 from harness import require, scratch_cgroup
 from harness.bpf_source import compile_bpf
 
-from nodeagent.dataplane import ebpf_node
+from nodeagent.dataplane import ebpf_node, ebpf_shared
 from nodeagent.dataplane.bpf import BpfMap, BpfObject, object_names
 from nodeagent.dataplane.bpffs import ensure_bpffs, find_bpffs
 from nodeagent.errors import BpfError, BpfMapFullError, CapabilityError
@@ -139,7 +139,7 @@ def test_a_node_counts_the_workloads_that_it_has_no_room_for(folder: Path) -> No
             with pytest.raises(BpfMapFullError):
                 node.put(node.workloads, _no_namespace(4096), entry)
             usage = {each.name: each for each in node.maps()}
-            assert set(usage) == {"workloads", "destinations", "original", "counters", "listeners"}
+            assert set(usage) == {"workloads", "groups", "destinations", "original", "counters", "listeners"}
             workloads = usage["workloads"]
             assert (workloads.entries, workloads.limit, workloads.full) == (4096, 4096, 1)
             assert workloads.memory >= 4096 * len(entry)
@@ -204,6 +204,13 @@ def test_python_and_c_agree_on_the_abi() -> None:
     assert int(numbers["NA_BPF_ABI"]) == ebpf_node.ABI
     assert int(numbers["NA_OWN_ADDRESSES"]) == ebpf_node.OWN_ADDRESSES
     assert int(numbers["NA_WORKLOAD_RELEASED"]) == ebpf_node.RELEASED
+    assert int(numbers["NA_WORKLOAD_SHARED"]) == ebpf_node.SHARED
+    assert int(numbers["NA_WORKLOAD_OPEN"]) == ebpf_node.OPEN
+    assert int(numbers["NA_GROUP_LEVELS"]) == ebpf_node.GROUP_LEVELS
+    assert int(numbers["NA_SHARED_WORKLOADS"]) == ebpf_shared.WORKLOADS
+    assert int(numbers["NA_SHARED_PORT_CLOSED"]) == ebpf_shared.CLOSED
+    for kind, name in enumerate(("OUTBOUND", "INBOUND", "HBONE")):
+        assert int(numbers[f"NA_PORT_SHARED_{name}"]) == ebpf_shared.own_port(kind, 0)
     counters = re.findall(r"NA_COUNT_(\w+) = (\d+)", text)
     assert [name.lower() for name, _ in sorted(counters, key=lambda each: int(each[1]))] == list(
         ebpf_node.COUNTERS

@@ -34,7 +34,7 @@ def test_everything_is_tried_and_nothing_left() -> None:
     code, findings, modes = _findings(NODEAGENT)
     assert code == 0
     assert modes == ["ebpf", "nft"]
-    assert findings["BPF objects"]["detail"].endswith("inbound, outbound")
+    assert findings["BPF objects"]["detail"].endswith("inbound, outbound, shared")
     assert findings["revocation"]["ok"]
     assert not _footprint()
 

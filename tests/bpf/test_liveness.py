@@ -30,11 +30,11 @@ OWNER = """
 import sys, time
 from pathlib import Path
 from nodeagent.dataplane.cgroup import own_group
-from nodeagent.dataplane.ebpf_node import EbpfNode
+from nodeagent.dataplane.ebpf_node import EbpfNode, WorkloadEntry
 node = EbpfNode(Path(sys.argv[1]), own_group())
 node.start()
 if len(sys.argv) > 2:
-    node.workloads[bytes([255] * 8)] = bytes(304)  # so that what is pinned stays
+    node.workloads[bytes([255] * 8)] = WorkloadEntry(1, 1).pack()  # so that what is pinned stays
 print("started", flush=True)
 sys.stdin.readline()
 node.close()

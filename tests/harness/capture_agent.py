@@ -13,8 +13,9 @@ import os
 import socket
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
+from ipaddress import ip_address
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -59,6 +60,12 @@ class CaptureAgent:
     def enrol(self, namespace: Namespace, uid: str = UID) -> None:
         """Serve and capture the namespace."""
         self.ask("enrol", uid=uid, netns=str(namespace.path))
+
+    def share(
+        self, uid: str, cgroup: str, *, ports: Sequence[int] = (), addresses: Sequence[str] = ()
+    ) -> None:
+        """Serve and capture a cgroup of the namespace that the agent is in."""
+        self.ask("share", uid=uid, cgroup=cgroup, ports=list(ports), addresses=list(addresses))
 
     def kill(self) -> None:
         """SIGKILL: what a crash leaves."""
@@ -120,6 +127,7 @@ async def main(wanted: str, pins: Path) -> None:
     from nodeagent.dataplane.engine import EngineOwner, EngineSettings
     from nodeagent.dataplane.netns import NetworkNamespace
     from nodeagent.dataplane.routing import read_addresses
+    from nodeagent.dataplane.share import NamespaceShare, Share
     from nodeagent.errors import NodeagentError
     from nodeagent.snapshot.address import widen_address
     from nodeagent.snapshot.values import Inbound, Snapshot
@@ -130,13 +138,22 @@ async def main(wanted: str, pins: Path) -> None:
     pods: dict[str, tuple[NetworkNamespace, Any]] = {}
 
     async def enrol(uid: str, netns: str) -> None:
-        namespace = NetworkNamespace.open(netns)
+        take_on(uid, NetworkNamespace.open(netns))
+
+    async def share(uid: str, cgroup: str, ports: list[int], addresses: list[str]) -> None:
+        known = tuple(widen_address(ip_address(address).packed) for address in addresses)
+        take_on(uid, NamespaceShare.of_own(Share(uid, cgroup, tuple(ports), known)))
+
+    def take_on(uid: str, namespace: NetworkNamespace) -> None:
         addresses = [widen_address(raw) for raw in read_addresses(namespace)]
         engine.add_workload(uid, namespace, "view", addresses)
         engine.apply(Snapshot(inbound={**engine.applied.inbound, uid: Inbound()}))
         capture = mode.capture(namespace)
         capture.apply()
         pods[uid] = (namespace, capture)
+
+    async def let_pass(uid: str, passes: bool) -> None:
+        pods[uid][1].set_open(passes)
 
     async def release(uid: str) -> None:
         pods[uid][1].release()
@@ -182,6 +199,8 @@ async def main(wanted: str, pins: Path) -> None:
         verb.__name__: verb
         for verb in (
             enrol,
+            share,
+            let_pass,
             release,
             drain,
             remove,

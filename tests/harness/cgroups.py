@@ -21,6 +21,12 @@ class ScratchCgroup:
 
     group: Cgroup
 
+    @property
+    def path(self) -> str:
+        """In the hierarchy."""
+        mount = find_mount(Path("/proc/mounts").read_text())
+        return str(self.group.directory.relative_to(mount))
+
     def join(self) -> None:
         """Move the calling process in; for use as `prepare` of a process to start."""
         (self.group.directory / "cgroup.procs").write_text("0")
@@ -30,10 +36,11 @@ class ScratchCgroup:
 
 
 @contextmanager
-def scratch_cgroup(name: str) -> Iterator[ScratchCgroup]:
-    """An empty group below the root; removed at the end, when its processes must have ended."""
+def scratch_cgroup(name: str, within: ScratchCgroup | None = None) -> Iterator[ScratchCgroup]:
+    """An empty group below the root, or within another; removed at the end, when its processes must have ended."""
     mount = find_mount(Path("/proc/mounts").read_text())
-    group = describe(mount, f"/nodeagent-test-{os.getpid()}-{next(_numbers)}-{name}")
+    parent = within.path if within is not None else ""
+    group = describe(mount, f"{parent}/nodeagent-test-{os.getpid()}-{next(_numbers)}-{name}")
     group.directory.mkdir()
     scratch = ScratchCgroup(group)
     try:

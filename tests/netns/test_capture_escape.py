@@ -11,7 +11,6 @@ import struct
 import sys
 import threading
 import time
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -19,14 +18,13 @@ from harness import Network, require, scratch_cgroup
 from harness.capture_agent import CaptureAgent, Captured
 from harness.netns import Namespace
 from harness.peer import dial, exchange, peer_server, read_line
+from harness.raw_tcp import RAW_PORT, arrivals, syn
 
 pytestmark = pytest.mark.netns
 
 families = pytest.mark.parametrize("family", ["v4", "v6"])
 IPPROTO_MPTCP = 262
 MSG_FASTOPEN = 0x20000000
-SYN = 0x02
-RAW_PORT = 40_404
 
 
 def _family(address: str) -> socket.AddressFamily:
@@ -47,44 +45,6 @@ def _is_direct(client: socket.socket) -> bool:
 # -- slipping past ---------------------------------------------------------------------------------------------
 
 
-def _checksum(data: bytes) -> int:
-    total = sum(struct.unpack(f"!{len(data) // 2}H", data))
-    total = (total & 0xFFFF) + (total >> 16)
-    return ~(total + (total >> 16)) & 0xFFFF
-
-
-def _segment(source: str, target: str, port: int) -> bytes:
-    """A SYN, as no connect() made it."""
-    family = _family(source)
-    header = struct.pack("!HHIIBBHHH", RAW_PORT, port, 1, 0, 5 << 4, SYN, 65535, 0, 0)
-    addresses = socket.inet_pton(family, source) + socket.inet_pton(family, target)
-    pseudo = addresses + struct.pack("!HH", socket.IPPROTO_TCP, len(header))
-    if family == socket.AF_INET6:
-        pseudo = addresses + struct.pack("!II", len(header), socket.IPPROTO_TCP)
-    return header[:16] + struct.pack("!H", _checksum(pseudo + header)) + header[18:]
-
-
-def _arrivals(namespace: Namespace, attempt: Callable[[], None]) -> list[int]:
-    """Source ports of the TCP packets that reach a namespace within half a second of an attempt."""
-    opened = namespace.run(lambda: socket.socket(socket.AF_PACKET, socket.SOCK_DGRAM, socket.htons(3)))
-    with opened:
-        attempt()
-        opened.settimeout(0.1)
-        ports: list[int] = []
-        deadline = time.monotonic() + 0.5
-        while time.monotonic() < deadline:
-            try:
-                packet, origin = opened.recvfrom(4096)
-            except TimeoutError:
-                continue
-            incoming = origin[2] != socket.PACKET_OUTGOING
-            v4 = packet[0] >> 4 == 4
-            if incoming and packet[9 if v4 else 6] == socket.IPPROTO_TCP:
-                start = (packet[0] & 15) * 4 if v4 else 40
-                ports.append(int.from_bytes(packet[start : start + 2], "big"))
-        return ports
-
-
 @families
 def test_a_raw_socket_is_no_way_out(captured: Captured, family: str) -> None:
     source, target = captured.address(captured.pod, family), captured.address(captured.outside, family)
@@ -92,12 +52,12 @@ def test_a_raw_socket_is_no_way_out(captured: Captured, family: str) -> None:
 
     def attempt() -> None:
         with contextlib.suppress(PermissionError):
-            opened.sendto(_segment(source, target, 8080), (target, 0))
+            opened.sendto(syn(source, target, 8080), (target, 0))
 
     with opened, peer_server(captured.outside, 8080):
-        assert RAW_PORT not in _arrivals(captured.outside, attempt)
+        assert RAW_PORT not in arrivals(captured.outside, attempt)
         captured.agent.ask("release", uid="pod")
-        assert RAW_PORT in _arrivals(captured.outside, attempt), "what is sent is a SYN that arrives"
+        assert RAW_PORT in arrivals(captured.outside, attempt), "what is sent is a SYN that arrives"
 
 
 @families

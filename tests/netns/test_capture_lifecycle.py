@@ -270,3 +270,41 @@ def test_after_the_last_workload_nothing_of_ebpf_is_left(pins: Path) -> None:
         agent.ask("remove", uid="pod")
     assert not pins.exists()
     wait_until(lambda: not any(map(exists, loaded)), "the kernel has freed the programs")
+
+
+@pytest.mark.parametrize("pins", ["ebpf"], indirect=True)
+@pytest.mark.parametrize("family", ["v4", "v6"])
+def test_an_open_workload_goes_on_without_the_agent(captured: Captured, family: str) -> None:
+    outside, pod = captured.address(captured.outside, family), captured.address(captured.pod, family)
+
+    def both() -> None:
+        with dial(captured.pod, outside, 8080) as out, dial(captured.outside, pod, 8080) as back:
+            assert read_line(out).split()[0] == pod
+            assert read_line(back).split()[0] == outside
+
+    with peer_server(captured.outside, 8080), peer_server(captured.pod, 8080):
+        captured.agent.ask("let_pass", uid="pod", passes=True)
+        both()
+        assert captured.connections() == 2, "while there is an agent nothing is different"
+        captured.agent.kill()
+        both()
+        with peer_server(captured.pod, 15001), peer_server(captured.pod, 15006):
+            both()
+        with scratch_cgroup("second") as group, CaptureAgent(group.join, captured.agent.pins) as agent:
+            both()
+            agent.enrol(captured.pod)
+            both()
+            assert agent.ask("counters")["downstream_cx_total"] == 2, "from its enrolment on"
+            agent.ask("let_pass", uid="pod", passes=False)
+            agent.kill()
+            with pytest.raises(ConnectionRefusedError):
+                dial(captured.pod, outside, 8080)
+            with pytest.raises(ConnectionRefusedError):
+                dial(captured.outside, pod, 8080)
+
+
+def test_by_nft_no_workload_is_open(captured: Captured) -> None:
+    if captured.agent.pins is None:
+        with pytest.raises(AssertionError, match="needs capture by eBPF"):
+            captured.agent.ask("let_pass", uid="pod", passes=True)
+    captured.agent.ask("let_pass", uid="pod", passes=False)

@@ -98,6 +98,10 @@ NA_API int na_workload_listen(na_engine *engine, uint32_t id, enum na_listener_k
 /* Close its listeners, drain its connections as na_engine_stop does, then drop the namespace. Returns at once.
  * The id may be used again once na_workload_gone() says so. */
 NA_API int na_workload_remove(na_engine *engine, uint32_t id, uint32_t drain_ms);
+/* Before na_workload_listen: its namespace and addresses are those of other workloads, too, and only the ports (n) are
+ * its own. Tunnels lead to no others, its application is connected to from the namespace's own address, not the
+ * client's, and other workloads of the engine reach it as those of other nodes do. -ENOENT for an unknown workload. */
+NA_API int na_workload_share(na_engine *engine, uint32_t id, const uint16_t *ports, size_t n);
 /* 1 when nothing of the id is left, 0 while connections drain. */
 NA_API int na_workload_gone(na_engine *engine, uint32_t id);
 
