@@ -12,8 +12,8 @@ from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Final, TypeVar
 
-from nodeagent.dataplane.bypass_access import TCP, PortVerdicts
-from nodeagent.dataplane.bypass_layout import Access, AccessKey, ServiceKey, Source
+from nodeagent.dataplane.bypass_access import PortVerdicts
+from nodeagent.dataplane.bypass_layout import ANY_SOURCE, Access, AccessKey, ServiceKey, Source
 from nodeagent.dataplane.bypass_services import (
     LocalWorkload,
     Slots,
@@ -30,6 +30,8 @@ V = TypeVar("V")
 
 Port = tuple[int, int]
 """A workload's number, and a port of it."""
+TCP: Final = 6
+"""IPPROTO_TCP"""
 _NO_VIEW: Final = View("")
 
 
@@ -60,7 +62,8 @@ class Plan:
         self._views: dict[str, _ViewPlan] = {}
         self._last_view = 0
         self._verdicts: dict[Port, PortVerdicts] = {}
-        self._entries: dict[Port, dict[AccessKey, Verdict]] = {}
+        self._entries: dict[Port, dict[int, Verdict]] = {}
+        """By port, what is said there to a source, or to ANY_SOURCE."""
         self.sources: dict[int, Source] = {}
 
     # -- keeping up --
@@ -71,12 +74,14 @@ class Plan:
         """Go by these from now on. `unusable`: uids of workloads whose guards the engine could not make."""
         changes = PlanChanges()
         dirty = self._note_guards(snapshot, frozenset(unusable), changes)
-        moved = self._note_workloads({each.uid: each for each in workloads}, dirty)
-        before, self._snapshot = self._snapshot, snapshot
-        self._note_views(before, moved, changes, dirty)
-        self._note_sources(changes, dirty)
+        moved, clients = self._note_workloads({each.uid: each for each in workloads}, dirty)
+        self._snapshot = snapshot
+        self._note_views(moved, changes, dirty)
+        self._note_sources(changes)
         for port in dirty:
             self._note_port(port, changes)
+        for number in clients:
+            self._note_client(number, dirty, changes)
         return changes
 
     def everything(self) -> PlanChanges:
@@ -84,8 +89,8 @@ class Plan:
         changes = PlanChanges(dict(self.sources))
         for view in self._views.values():
             changes.services.update((view.key(key), slots) for key, slots in view.services.items())
-        for entries in self._entries.values():
-            changes.access.update(entries)
+        for port, entries in self._entries.items():
+            changes.access.update((_key(source, port), verdict) for source, verdict in entries.items())
         return changes
 
     def _note_guards(self, snapshot: Snapshot, unusable: frozenset[str], changes: PlanChanges) -> set[Port]:
@@ -110,16 +115,18 @@ class Plan:
             del self._verdicts[port]
         return {port for view in self._views.values() for port in view.ports if port[0] in concerned}
 
-    def _note_workloads(self, workloads: dict[str, LocalWorkload], dirty: set[Port]) -> set[bytes]:
-        """Take note of who is here; returns the addresses at which another workload is now, or none any more."""
+    def _note_workloads(
+        self, workloads: dict[str, LocalWorkload], dirty: set[Port]
+    ) -> tuple[set[bytes], set[int]]:
+        """Take note of who is here. Returns the addresses at which another workload is now, or none any more, and the
+        numbers of workloads that are others as clients."""
         others = [
             (self._workloads.get(uid), workloads.get(uid))
             for uid in self._workloads.keys() | workloads.keys()
             if self._workloads.get(uid) != workloads.get(uid)
         ]
-        dirty.update(
-            self._forget_verdicts(workload.number for pair in others for workload in pair if workload)
-        )
+        both = [workload for pair in others for workload in pair if workload is not None]
+        dirty.update(self._forget_verdicts(workload.number for workload in both))
         moved = {
             address
             for old, new in others
@@ -128,29 +135,18 @@ class Plan:
             if workload is not None
             for address in workload.addresses
         }
-        for old, new in others:
-            if old is not None and _client(old) != _client(new):
-                dirty.update(self._ports_of_view(old.view))
-            if new is not None and _client(old) != _client(new):
-                dirty.update(self._ports_of_view(new.view))
         self._workloads = workloads
         self._by_cookie = {each.cookie: each for each in workloads.values()}
         self._by_number = {each.number: each for each in workloads.values()}
         self._local = by_address(workloads.values()) if moved else self._local_now()
-        return moved
+        return moved, {workload.number for workload in both}
 
     def _local_now(self) -> dict[bytes, LocalWorkload]:
         return {address: self._workloads[old.uid] for address, old in self._local.items()}
 
-    def _ports_of_view(self, name: str) -> set[Port]:
-        view = self._views.get(name)
-        return set(view.ports) if view is not None else set()
-
     # -- views and their services --
 
-    def _note_views(
-        self, before: Snapshot, moved: Collection[bytes], changes: PlanChanges, dirty: set[Port]
-    ) -> None:
+    def _note_views(self, moved: Collection[bytes], changes: PlanChanges, dirty: set[Port]) -> None:
         wanted = {each.view for each in self._workloads.values()} & self._snapshot.views.keys()
         for name in self._views.keys() - wanted:
             view = self._views.pop(name)
@@ -190,7 +186,7 @@ class Plan:
 
     # -- who may --
 
-    def _note_sources(self, changes: PlanChanges, dirty: set[Port]) -> None:
+    def _note_sources(self, changes: PlanChanges) -> None:
         now = {
             each.cookie: Source(each.number, self._views[each.view].number)
             for each in self._workloads.values()
@@ -206,23 +202,61 @@ class Plan:
         return not self._identities or (bool(workload.identity) and workload.in_force)
 
     def _note_port(self, port: Port, changes: PlanChanges) -> None:
+        """The guards of a port are others, or who sees it."""
         before, now = self._entries.pop(port, {}), self._entries_of(port)
         if now:
             self._entries[port] = now
-        for key, verdict in now.items():
-            if before.get(key) != verdict:
-                changes.access[key] = verdict
-        changes.access.update((key, None) for key in before if key not in now)
+        for source, verdict in now.items():
+            if before.get(source) != verdict:
+                changes.access[_key(source, port)] = verdict
+        changes.access.update((_key(source, port), None) for source in before if source not in now)
 
-    def _entries_of(self, port: Port) -> dict[AccessKey, Verdict]:
+    def _note_client(self, number: int, noted: Collection[Port], changes: PlanChanges) -> None:
+        """A workload is another one as a client. Of the ports that are `noted` that is known already."""
+        source = self._by_number.get(number)
+        seen: Collection[Port] = ()
+        if source is not None and self._vouched(source) and source.view in self._views:
+            seen = self._views[source.view].ports
+        for port, entries in self._entries.items():
+            if number in entries and port not in noted and port not in seen:
+                del entries[number]
+                changes.access[_key(number, port)] = None
+        for port in seen:
+            server = self._server(port)
+            if source is not None and server is not None and port not in noted:
+                self._note_entry(source, server, port, changes)
+
+    def _note_entry(
+        self, source: LocalWorkload, server: LocalWorkload, port: Port, changes: PlanChanges
+    ) -> None:
+        entries = self._entries.setdefault(port, {})
+        verdict = self._verdicts_of(server, port).entry(source) if source is not server else None
+        if entries.get(source.number) == verdict:
+            return
+        changes.access[_key(source.number, port)] = verdict
+        if verdict is None:
+            del entries[source.number]
+        else:
+            entries[source.number] = verdict
+
+    def _entries_of(self, port: Port) -> dict[int, Verdict]:
         """The entries of a port, for those who see a service that leads to it."""
         seeing = {name for name, view in self._views.items() if port in view.ports}
-        workload = self._by_number.get(port[0])
-        if not seeing or workload is None or not self._vouched(workload):
+        server = self._server(port)
+        if not seeing or server is None:
             self._verdicts.pop(port, None)
             return {}
+        verdicts = self._verdicts_of(server, port)
+        if verdicts.anyone.access is not Access.ENGINE:
+            return {ANY_SOURCE: verdicts.anyone}
         sources = (each for each in self._workloads.values() if each.view in seeing and self._vouched(each))
-        return self._verdicts_of(workload, port).entries(workload.number, sources)
+        found = {source.number: verdicts.entry(source) for source in sources if source is not server}
+        return {number: verdict for number, verdict in found.items() if verdict is not None}
+
+    def _server(self, port: Port) -> LocalWorkload | None:
+        """Who has the port, if it may be served without the engine."""
+        server = self._by_number.get(port[0])
+        return server if server is not None and self._vouched(server) else None
 
     def _verdicts_of(self, workload: LocalWorkload, port: Port) -> PortVerdicts:
         found = self._verdicts.get(port)
@@ -295,11 +329,8 @@ def _place(workload: LocalWorkload | None) -> object:
     return None if workload is None else (workload.number, workload.addresses, workload.identity)
 
 
-def _client(workload: LocalWorkload | None) -> object:
-    """What verdicts on it as a client depend on."""
-    if workload is None:
-        return None
-    return (workload.number, workload.addresses, workload.identity, workload.in_force, workload.view)
+def _key(source: int, port: Port) -> AccessKey:
+    return AccessKey(source, *port, TCP)
 
 
 class _ViewPlan:

@@ -8,37 +8,21 @@ and what depends on the unknown is left to the engine. What is decided here is w
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from functools import lru_cache
-from typing import Final, Literal
+from functools import lru_cache, partial
+from typing import Final
 
-from nodeagent.dataplane._native import lib
+from nodeagent.dataplane.bypass_checks import Facts, Holds, UndecidableError, asks_for_address, compile_check
 from nodeagent.dataplane.bypass_layout import Access
 from nodeagent.snapshot.address import is_v4
-from nodeagent.snapshot.matches import MatchKind
-from nodeagent.snapshot.policies import (
-    AddressCheck,
-    AllOf,
-    Always,
-    AnyOf,
-    Attribute,
-    Check,
-    ConnectionStage,
-    Not,
-    Place,
-    PortCheck,
-    RuleAction,
-    Rules,
-    TextCheck,
-)
+from nodeagent.snapshot.policies import Attribute, ConnectionStage, RuleAction, Rules
 from nodeagent.snapshot.values import Inbound, Protocol
 
-_MAPPED_BITS: Final = 96
 _SPIFFE: Final = re.compile(
     r"spiffe://([a-z0-9._-]{1,255})/ns/([A-Za-z0-9._-]+)/sa/([A-Za-z0-9._-]+)", re.ASCII
 )
-_TEXTS_REMEMBERED: Final = 8192
+_IDENTITIES_REMEMBERED: Final = 4096
 _WHITE: Final = str.maketrans(dict.fromkeys(" \t\r\n\v\f", "_"))
 _NONE_MATCHED: Final = "none"
 
@@ -92,65 +76,58 @@ def stages_of(inbound: Inbound, port: int) -> tuple[ConnectionStage, ...] | None
     return (*inbound.every, *guards.connection)
 
 
-def asks_for_address(stages: Iterable[ConnectionStage]) -> bool:
-    """Whether a verdict may depend on the peer's addresses."""
-    return any(
-        _asks_for_address(policy.check)
-        for stage in stages
-        if isinstance(stage, Rules)
-        for policy in stage.policies
-    )
+class Judge:
+    """What stages say to each peer."""
 
+    __slots__ = ("_stages", "asks_for_address")
 
-def _asks_for_address(check: Check) -> bool:
-    match check:
-        case AllOf(checks) | AnyOf(checks):
-            return any(map(_asks_for_address, checks))
-        case Not(operand):
-            return _asks_for_address(operand)
-        case AddressCheck(place):
-            return place is not Place.DESTINATION
-    return False
+    def __init__(self, stages: Sequence[ConnectionStage]) -> None:
+        self.asks_for_address = any(map(_asks_for_address, stages))
+        """Whether a verdict may depend on the peer's addresses."""
+        self._stages = tuple(map(_compile, stages))
+
+    def verdict(self, peer: Peer, target: Target) -> Verdict:
+        """On a connection of the peer to the target, whichever addresses of both it is between."""
+        verdict: Verdict | None = None
+        for facts in _facts(peer, target):
+            found = self._ask(facts)
+            if found.access is Access.ENGINE or verdict not in (None, found):
+                return ENGINE
+            verdict = found
+        return verdict or ENGINE
+
+    def _ask(self, facts: Facts) -> Verdict:
+        """What the first stage says that does not let pass."""
+        try:
+            for stage in self._stages:
+                verdict = stage(facts)
+                if verdict.access is not Access.ALLOW:
+                    return verdict
+        except UndecidableError:
+            return ENGINE
+        return ALLOW
 
 
 def judge(stages: Sequence[ConnectionStage], peer: Peer, target: Target) -> Verdict:
-    """What the stages say to a connection of the peer to the target, whichever addresses of both it is between."""
-    verdict: Verdict | None = None
-    for facts in _facts(peer, target):
-        found = _ask(stages, facts)
-        if found.access is Access.ENGINE or verdict not in (None, found):
-            return ENGINE
-        verdict = found
-    return verdict or ENGINE
+    """What stages say to one peer; for several make a Judge."""
+    return Judge(stages).verdict(peer, target)
 
 
 # -- what is known --
 
 
-class _Undecidable(Exception):
-    """A check that the engine could not even make."""
-
-
-@dataclass(frozen=True, slots=True)
-class _Facts:
-    texts: dict[Attribute, str] | None
-    """Of the peer's identity; None: not known, but there."""
-    peer: bytes | None
-    destination: bytes
-    port: int
-
-
-def _facts(peer: Peer, target: Target) -> Iterator[_Facts]:
+def _facts(peer: Peer, target: Target) -> Iterator[Facts]:
     """For each pair of addresses that a connection may be between."""
     texts = None if peer.principal is None else _texts_of(peer.principal)
     for destination in target.addresses:
         if not peer.addresses:
-            yield _Facts(texts, None, destination, target.port)
+            yield Facts(texts, None, destination, target.port)
         for address in peer.addresses:
             if is_v4(address) == is_v4(destination):
-                yield _Facts(texts, address, destination, target.port)
+                yield Facts(texts, address, destination, target.port)
 
 
+@lru_cache(_IDENTITIES_REMEMBERED)
 def _texts_of(principal: str) -> dict[Attribute, str]:
     """The identity's texts; the engine takes no others for SPIFFE IDs of workloads (spiffe.c)."""
     found = _SPIFFE.fullmatch(principal)
@@ -168,112 +145,45 @@ def _texts_of(principal: str) -> dict[Attribute, str]:
 # -- asking (rules.c) --
 
 
-def _ask(stages: Iterable[ConnectionStage], facts: _Facts) -> Verdict:
-    """What the first stage says that does not let pass."""
-    try:
-        for stage in stages:
-            # A shadow counts what it finds, an authorization service is not asked from here.
-            if not isinstance(stage, Rules) or stage.shadow:
-                return ENGINE
-            verdict = _ask_rules(stage, facts)
-            if verdict.access is not Access.ALLOW:
-                return verdict
-    except _Undecidable:
-        return ENGINE
+def _asks_for_address(stage: ConnectionStage) -> bool:
+    return isinstance(stage, Rules) and any(asks_for_address(policy.check) for policy in stage.policies)
+
+
+def _compile(stage: ConnectionStage) -> Callable[[Facts], Verdict]:
+    # A shadow counts what it finds, and an authorization service is not asked from here.
+    if not isinstance(stage, Rules) or stage.shadow:
+        return lambda facts: ENGINE
+    policies = [(policy.name, compile_check(policy.check)) for policy in stage.policies]
+    match stage.action:
+        case RuleAction.ALLOW:
+            return partial(_allowing, [holds for _, holds in policies])
+        case RuleAction.DENY:
+            return partial(_denying, policies)
+        case RuleAction.LOG:
+            return partial(_logging, policies)
+
+
+def _allowing(policies: list[Holds], facts: Facts) -> Verdict:
+    """Which one allows it does not matter."""
+    verdict = Verdict(Access.DENY)
+    for holds in policies:
+        held = holds(facts)
+        if held:
+            return ALLOW
+        if held is None:
+            verdict = ENGINE
+    return verdict
+
+
+def _denying(policies: list[tuple[str, Holds]], facts: Facts) -> Verdict:
+    """By the first one that matches, which must be known."""
+    for name, holds in policies:
+        held = holds(facts)
+        if held is not False:
+            return Verdict(Access.DENY, name) if held and name else ENGINE
     return ALLOW
 
 
-def _ask_rules(rules: Rules, facts: _Facts) -> Verdict:
-    found = _first_match(rules, facts)
-    match rules.action:
-        case RuleAction.LOG:
-            return ALLOW if found is False else ENGINE  # which counts it
-        case RuleAction.DENY:
-            if isinstance(found, str) and found:
-                return Verdict(Access.DENY, found)
-            return ALLOW if found is False else ENGINE
-        case RuleAction.ALLOW:
-            # Which one allows it does not matter.
-            if any(_holds(policy.check, facts) for policy in rules.policies):
-                return ALLOW
-            return Verdict(Access.DENY) if found is False else ENGINE
-
-
-def _first_match(rules: Rules, facts: _Facts) -> str | Literal[False] | None:
-    """The name of the first policy that matches; False: none does, None: not known."""
-    for policy in rules.policies:
-        held = _holds(policy.check, facts)
-        if held is not False:
-            return policy.name if held else None
-    return False
-
-
-# -- evaluating (check.c): None is unknown --
-
-
-def _holds(check: Check, facts: _Facts) -> bool | None:
-    match check:
-        case Always():
-            return True
-        case AllOf(checks):
-            return _all(checks, facts)
-        case AnyOf(checks):
-            return _any(checks, facts)
-        case Not(operand):
-            held = _holds(operand, facts)
-            return None if held is None else not held
-        case TextCheck():
-            return _text_holds(check, facts)
-        case AddressCheck():
-            return _address_holds(check, facts)
-        case PortCheck(low, high):
-            return low <= facts.port <= high
-
-
-def _all(checks: Iterable[Check], facts: _Facts) -> bool | None:
-    result: bool | None = True
-    for check in checks:
-        held = _holds(check, facts)
-        if held is False:
-            return False
-        result = result and held
-    return result
-
-
-def _any(checks: Iterable[Check], facts: _Facts) -> bool | None:
-    result: bool | None = False
-    for check in checks:
-        held = _holds(check, facts)
-        if held:
-            return True
-        result = None if held is None else result
-    return result
-
-
-def _text_holds(check: TextCheck, facts: _Facts) -> bool | None:
-    if check.attribute in (Attribute.HEADER, Attribute.PATH):
-        return False  # a connection has no request
-    if check.attribute in (Attribute.SNI, Attribute.METADATA):
-        return None
-    if facts.texts is None and check.kind is not MatchKind.PRESENT:
-        return None
-    text = "there" if facts.texts is None else facts.texts.get(check.attribute, "")
-    return _engine_says(int(check.kind), check.value, int(check.flags), text)
-
-
-@lru_cache(_TEXTS_REMEMBERED)
-def _engine_says(kind: int, value: str, flags: int, text: str) -> bool:
-    code = lib.na_check_text_holds(kind, value.encode(), flags, text.encode())
-    if code < 0 or "\0" in value:
-        raise _Undecidable
-    return bool(code)
-
-
-def _address_holds(check: AddressCheck, facts: _Facts) -> bool | None:
-    address = facts.destination if check.place is Place.DESTINATION else facts.peer
-    if address is None:
-        return None
-    if check.prefix < _MAPPED_BITS and is_v4(address):
-        return False  # a range of IPv6 holds no address of IPv4
-    shift = 128 - check.prefix
-    return int.from_bytes(address) >> shift == int.from_bytes(check.address) >> shift
+def _logging(policies: list[tuple[str, Holds]], facts: Facts) -> Verdict:
+    """Matches are counted, which the engine does."""
+    return ENGINE if any(holds(facts) is not False for _, holds in policies) else ALLOW

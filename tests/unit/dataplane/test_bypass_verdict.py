@@ -14,10 +14,10 @@ from nodeagent.dataplane.bypass_layout import Access
 from nodeagent.dataplane.bypass_verdict import (
     ALLOW,
     ENGINE,
+    Judge,
     Peer,
     Target,
     Verdict,
-    asks_for_address,
     judge,
     stages_of,
 )
@@ -139,8 +139,8 @@ def test_only_ports_that_speak_tcp_are_judged() -> None:
 
 
 def test_whether_the_address_matters() -> None:
-    assert asks_for_address((deny(Not(AnyOf((MEMBER, V6_NETWORK)))),))
-    assert not asks_for_address((deny(MEMBER, AddressCheck(Place.DESTINATION, V4, 128)), allow()))
+    assert Judge((deny(Not(AnyOf((MEMBER, V6_NETWORK)))),)).asks_for_address
+    assert not Judge((deny(MEMBER, AddressCheck(Place.DESTINATION, V4, 128)), allow())).asks_for_address
 
 
 def test_denials_are_worded_as_the_engine_does() -> None:
