@@ -10,6 +10,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <unistd.h>
 
 /* The kernel's ENOTSUPP, which user space has no name for: the map type has no such operation. */
 #define KERNEL_ENOTSUPP 524
@@ -120,6 +121,21 @@ int na_bpf_replace(const na_bpf *object, const char *program, int link_fd) {
 int na_bpf_detach(int link_fd) {
   log_begin();
   return bpf_link_detach(link_fd);
+}
+
+int na_bpf_iterate(const na_bpf *object, const char *program, int map_fd) {
+  log_begin();
+  struct bpf_program *found = bpf_object__find_program_by_name(object->object, program);
+  if (!found)
+    return -ENOENT;
+  union bpf_iter_link_info target = {.map = {.map_fd = (__u32)map_fd}};
+  LIBBPF_OPTS(bpf_link_create_opts, options, .iter_info = &target, .iter_info_len = sizeof target);
+  int link = bpf_link_create(bpf_program__fd(found), 0, BPF_TRACE_ITER, &options);
+  if (link < 0)
+    return link;
+  int iterator = bpf_iter_create(link);
+  close(link); /* the iterator holds it */
+  return iterator;
 }
 
 int na_bpf_pin(int fd, const char *path) {

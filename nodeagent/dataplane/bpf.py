@@ -73,6 +73,11 @@ class BpfMap:
         self._key_size = key_size
         self._value_size = value_size
 
+    @property
+    def fd(self) -> int:
+        """The descriptor; stays this object's."""
+        return self._fd
+
     def __setitem__(self, key: bytes, value: bytes) -> None:
         assert (len(key), len(value)) == (self._key_size, self._value_size)
         code = lib.na_bpf_map_update(self._fd, key, value)
@@ -217,6 +222,12 @@ class BpfObject:
             link.pin(pin)
         finally:
             link.close()
+
+    def iterate(self, program: str, over: BpfMap) -> bytes:
+        """Run an iterator program over the elements of a map; what it has written."""
+        fd = lib.na_bpf_iterate(self._object, program.encode(), over.fd)
+        with os.fdopen(_check(fd, f"iterate over BPF map {over.name} by {program}"), "rb", 0) as iterator:
+            return iterator.readall()
 
     def close(self) -> None:
         """Unload what is neither attached nor pinned; may be called again."""

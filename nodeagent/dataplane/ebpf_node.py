@@ -13,6 +13,7 @@ agent needs (its getsockopt hook) ends with it.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import socket
 import struct
@@ -383,7 +384,8 @@ def _remove_version(folder: Path) -> None:
 
 def unload(pins: Path) -> None:
     """End all capture that is pinned below a folder, and leave nothing of it; nothing happens if there is
-    none."""
+    none. What else is pinned there is its owner's (direct.py)."""
     for version in pins.glob("v*"):
         _remove_version(version)
-    remove_pins(pins)
+    with contextlib.suppress(OSError):
+        pins.rmdir()

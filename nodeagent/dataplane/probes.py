@@ -35,6 +35,8 @@ _HOOKS: Final = (
     "outbound_sockops",
     "agent_getsockopt",
 )
+_OPTIONAL: Final = ("direct",)
+"""Objects that capture does not need; they have probes of their own."""
 MODES: Final = ("ebpf", "nft")
 """In the order in which `auto` prefers them."""
 
@@ -164,10 +166,11 @@ def _cookie(scratch: Scratch) -> str:
 
 
 def _objects(scratch: Scratch) -> str:
-    for name in object_names():
+    names = [name for name in object_names() if name not in _OPTIONAL]
+    for name in names:
         with BpfObject(name):
             pass
-    return f"the verifier takes {', '.join(object_names())}"
+    return f"the verifier takes {', '.join(names)}"
 
 
 def _attachments(scratch: Scratch) -> str:

@@ -35,6 +35,9 @@ NA_API int na_bpf_attach(const na_bpf *object, const char *program, int target_f
 NA_API int na_bpf_replace(const na_bpf *object, const char *program, int link_fd);
 /* End a link's attachment; it stays a link without one. */
 NA_API int na_bpf_detach(int link_fd);
+/* A descriptor that runs an iterator program over a map's elements when it is read, and gives what the program writes,
+ * to its end. */
+NA_API int na_bpf_iterate(const na_bpf *object, const char *program, int map_fd);
 
 /* Pin a link or map at `path` on a bpf filesystem; get one that is pinned. */
 NA_API int na_bpf_pin(int fd, const char *path);

@@ -1,0 +1,212 @@
+"""How `direct` begins and ends: opting in and out, agents that crash and follow each other, and that nothing stays."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import socket
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from harness import Namespace, require, scratch_cgroup
+from harness.direct import DirectPods, connect, direct_pods
+from harness.processes import wait_until
+
+from nodeagent.dataplane import direct as direct_module
+from nodeagent.dataplane.direct import Direct
+from nodeagent.dataplane.direct_probes import FAILS, Verdict
+from nodeagent.dataplane.ebpf_node import netns_cookie
+from nodeagent.errors import BpfMapFullError, CapabilityError
+from nodeagent.snapshot.address import widen_address
+
+pytestmark = pytest.mark.netns
+
+ADMIT = """
+import sys, time
+from pathlib import Path
+from nodeagent.dataplane.cgroup import own_group
+from nodeagent.dataplane.direct import Direct
+from nodeagent.dataplane.ebpf_node import netns_cookie
+from nodeagent.dataplane.netns import NetworkNamespace
+from nodeagent.dataplane.routing import read_addresses
+from nodeagent.snapshot.address import widen_address
+direct = Direct(Path(sys.argv[1]), own_group())
+for name in sys.argv[2:]:
+    namespace = NetworkNamespace.open(name)
+    addresses = [widen_address(raw) for raw in read_addresses(namespace)]
+    direct.admit(netns_cookie(namespace), addresses)
+print("admitted", flush=True)
+time.sleep(60)
+"""
+
+
+@pytest.fixture
+def pods() -> Iterator[DirectPods]:
+    require("root", "engine", "bpftool")
+    with direct_pods("life") as pods:
+        yield pods
+
+
+def _bytes(pods: DirectPods, client: Namespace, server: Namespace) -> int:
+    """How many of five bytes are redirected in a new connection."""
+    near, far = connect(client, server)
+    before = pods.counted("bytes")
+    with near, far:
+        near.sendall(b"12345")
+        assert far.recv(10) == b"12345"
+    return pods.counted("bytes") - before
+
+
+def _footprint() -> set[str]:
+    """Programs, maps and links of `direct` by their ids."""
+    found = set()
+    for kind in ("prog", "map"):
+        listed = subprocess.run(["bpftool", kind, "list"], capture_output=True, text=True, check=True).stdout
+        found |= {f"{kind} {line.split(':')[0]}" for line in listed.splitlines() if "name direct_" in line}
+    return found
+
+
+def test_only_connections_between_two_that_opted_in_are_accelerated(pods: DirectPods) -> None:
+    assert _bytes(pods, pods.one, pods.two) == 5
+    assert _bytes(pods, pods.two, pods.one) == 5
+    for client, server in ((pods.one, pods.other), (pods.other, pods.one)):
+        joined = pods.counted("joined")
+        assert _bytes(pods, client, server) == 0
+        assert pods.counted("joined") == joined, "not even in the SOCKHASH"
+
+
+def test_withdrawing_is_felt_at_once_and_the_last_one_takes_all_away(pods: DirectPods) -> None:
+    before = _footprint()
+    near, far = connect(pods.one, pods.two)
+    with near, far:
+        near.sendall(b"1")
+        redirected = pods.counted("bytes")
+        pods.direct.withdraw(netns_cookie(pods.two.handle))
+        near.sendall(b"2")
+        assert pods.counted("bytes") == redirected
+        assert pods.counted("pass_withdrawn") == 1
+        assert far.recv(1) + far.recv(1) == b"12"
+        wait_until(lambda: not pods.direct.tend(), "the sockets are plain ones")
+        assert pods.direct.state().sweep.sockets == 0
+        pods.admit(pods.two)
+        assert _bytes(pods, pods.one, pods.two) == 5
+        near.sendall(b"3")
+        assert far.recv(1) == b"3", "and go on as such"
+    pods.direct.settle([])
+    wait_until(lambda: not pods.direct.tend(), "all is gone")
+    assert not pods.pins.exists()
+    wait_until(lambda: not _footprint() & before, "programs and maps are gone")
+
+
+def test_what_waits_is_read_before_all_is_taken_away(pods: DirectPods) -> None:
+    near, far = connect(pods.one, pods.two)
+    with near, far:
+        near.sendall(b"first ")
+        pods.direct.settle([])
+        near.sendall(b"second")
+        near.close()
+        for _ in range(3):
+            wait_until(lambda: pods.direct.state().sweep.withdrawn == 1, "it waits for its reader")
+        assert pods.direct.tend()
+        pods.direct.close()
+        assert pods.pins.exists(), "an agent that ends meanwhile leaves the rest to the next one"
+        pods.direct.start()
+        assert far.recv(100) == b"first "
+        assert far.recv(100) == b"second"
+        wait_until(lambda: not pods.direct.tend(), "now it is read")
+    assert not pods.pins.exists()
+
+
+def test_a_crash_leaves_it_in_force_and_the_next_agent_takes_over(pods: DirectPods) -> None:
+    pods.direct.settle([])
+    wait_until(lambda: not pods.direct.tend(), "the fixture's own is gone")
+    names = [str(each.path) for each in (pods.one, pods.two)]
+    argv = [sys.executable, "-c", ADMIT, str(pods.pins), *names]
+    with scratch_cgroup("first") as group:
+        process = subprocess.Popen(argv, stdout=subprocess.PIPE, text=True, preexec_fn=group.join)
+        assert process.stdout is not None
+        with process.stdout:
+            assert process.stdout.readline() == "admitted\n"
+        live = connect(pods.one, pods.two)
+        process.kill()
+        process.wait()
+    with live[0], live[1]:
+        live[0].sendall(b"lives on")
+        assert live[1].recv(100) == b"lives on"
+        connect_meanwhile = connect(pods.one, pods.two)
+        pods.direct.start()
+        assert pods.counted("bytes") == 8, "the counters are the same ones"
+        for near, far in (live, connect_meanwhile):
+            before = pods.counted("bytes")
+            near.sendall(b"12345")
+            assert far.recv(100) == b"12345"
+            assert pods.counted("bytes") == before + 5
+            near.close()
+            far.close()
+    pods.admit(pods.one)
+    pods.direct.settle([netns_cookie(pods.one.handle)])
+    assert _bytes(pods, pods.one, pods.two) == 0, "who did not come again is forgotten"
+
+
+def test_the_agents_own_sockets_are_left_alone(pods: DirectPods) -> None:
+    """Those that were made in its cgroup, in whichever namespace."""
+    script = (
+        f"import socket; s = socket.create_connection(('{pods.two.v4}', 7000)); s.sendall(b'x'); s.recv(1)"
+    )
+    joined = pods.counted("joined")
+    own = direct_module.Cgroup
+    group = pods.direct._group  # the one that the fixture made for the agent
+    assert isinstance(group, own)
+    with pods.two.start(["nc", "-lk", "7000"]) as server:
+        server.wait_for_port(7000)
+        process = pods.one.start(
+            [sys.executable, "-c", script],
+            prepare=lambda: (group.directory / "cgroup.procs").write_text("0") and None,
+        )
+        wait_until(lambda: pods.counted("joined") == joined + 1, "the server's end is taken in")
+        process.close()
+    assert pods.counted("redirected") == 0
+
+
+def test_an_address_of_two_is_nobodys(pods: DirectPods, caplog: pytest.LogCaptureFixture) -> None:
+    twin = 1 << 62
+    with caplog.at_level(logging.WARNING):
+        pods.direct.admit(twin, [widen_address(socket.inet_aton(pods.two.v4))])
+    assert "2 workloads have the address" in caplog.text
+    assert _bytes(pods, pods.one, pods.two) == 0
+    pods.direct.withdraw(twin)
+    assert _bytes(pods, pods.one, pods.two) == 5
+
+
+def test_more_than_there_is_room_for_is_refused_and_leaves_nothing(pods: DirectPods) -> None:
+    mine = [number.to_bytes(16, "big") for number in range(1, 16_390)]
+    with pytest.raises(BpfMapFullError):
+        pods.direct.admit(1 << 62, mine)
+    usage = {each.name: each.entries for each in pods.direct.state().maps}
+    assert (usage["direct_workloads"], usage["direct_addresses"]) == (2, 4)
+
+
+def test_where_a_probe_fails_nobody_is_accelerated(
+    pods: DirectPods, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(direct_module, "probe_direct", lambda: [Verdict("ordering", FAILS, "they overtook")])
+    with scratch_cgroup("refused") as group:
+        refused = Direct(pods.pins.with_name(f"{pods.pins.name}-refused"), group.group)
+        with contextlib.closing(refused), pytest.raises(CapabilityError, match="ordering: they overtook"):
+            refused.admit(1, [])
+        assert not refused.state().sweep.sockets
+    assert not pods.pins.with_name(f"{pods.pins.name}-refused").exists()
+
+
+def test_agents_do_not_share_it(pods: DirectPods, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(direct_module, "LOCK_SECONDS", 0.1)
+    with (
+        scratch_cgroup("second") as group,
+        contextlib.closing(Direct(pods.pins, group.group)) as second,
+        pytest.raises(CapabilityError, match="another agent"),
+    ):
+        second.start()
+    assert _bytes(pods, pods.one, pods.two) == 5
