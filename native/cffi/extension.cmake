@@ -3,6 +3,7 @@ set(ENGINE_C ${CMAKE_BINARY_DIR}/_engine.c)
 set(ENGINE_HEADERS ${CMAKE_SOURCE_DIR}/native/include/nodeagent/engine.h
                    ${CMAKE_SOURCE_DIR}/native/include/nodeagent/configuration.h
                    ${CMAKE_SOURCE_DIR}/native/include/nodeagent/inbound.h
+                   ${CMAKE_SOURCE_DIR}/native/include/nodeagent/dns.h
                    ${CMAKE_SOURCE_DIR}/native/include/nodeagent/telemetry.h
                    ${CMAKE_SOURCE_DIR}/native/include/nodeagent/access_format.h
                    ${CMAKE_SOURCE_DIR}/native/include/nodeagent/bpf.h)

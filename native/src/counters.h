@@ -110,6 +110,19 @@
   X(NEIGHBOUR_ACCEPTED, "neighbour_accepted_total", 0, "Connections from workloads of this node, recognised as such")  \
   X(NEIGHBOUR_OVERFLOW, "neighbour_overflow_total", 0,                                                                 \
     "Connections to workloads of this node, made by tunnels: too many were under way")                                 \
+  X(DNS_REQUESTS, "dns_requests_total", 0, "DNS messages of workloads")                                                \
+  X(DNS_ANSWERED, "dns_answered_total", 0, "DNS questions answered from the mesh's names")                             \
+  X(DNS_TRUNCATED, "dns_truncated_total", 0, "Of those, answers that did not fit")                                     \
+  X(DNS_MALFORMED, "dns_malformed_total", 0, "DNS messages that are none: dropped, or answered FORMERR")               \
+  X(DNS_NO_SERVER, "dns_no_server_total", 0, "DNS questions refused: nobody knows which name server was asked")        \
+  X(DNS_OVERFLOW, "dns_overflow_total", 0, "DNS questions and connections refused: too many at once")                  \
+  X(DNS_ACTIVE, "dns_questions_active", 1, "DNS questions waiting for name servers, by datagrams")                     \
+  X(DNS_STREAMS_ACTIVE, "dns_streams_active", 1, "DNS connections open")                                               \
+  X(DNS_UPSTREAM_REQUESTS, "dns_upstream_requests_total", 0, "DNS questions sent on to name servers")                  \
+  X(DNS_UPSTREAM_FAILURES, "dns_upstream_failures_total", 0, "Of those, without an answer")                            \
+  X(DNS_UPSTREAM_TIMEOUT, "dns_upstream_timeouts_total", 0, "Of those, given up after dns_timeout_ms")                 \
+  X(DNS_UPSTREAM_US, "dns_upstream_request_duration_us_total", 0, "Microseconds that name servers took to answer")     \
+  X(DNS_STRAY, "dns_stray_total", 0, "Responses of name servers to something else than was asked: dropped")            \
   X(SPLICED_BYTES, "spliced_bytes_total", 0, "Bytes moved by splice(2)")
 
 enum na_counter_id {

@@ -9,9 +9,11 @@
 #include <string.h>
 #include <sys/eventfd.h>
 #include <sys/resource.h>
+#include <sys/socket.h>
 #include <time.h>
 #include <unistd.h>
 
+#include "dns_server.h"
 #include "listener.h"
 #include "relay.h"
 
@@ -71,6 +73,10 @@ static int complete_config(na_config *c) {
       {&c->hbone_idle_timeout_ms, 300000, 1, NA_NEVER},
       {&c->hbone_handshake_timeout_ms, 10000, 1, NA_NEVER},
       {&c->hbone_ping_ms, 10000, 1, NA_NEVER},
+      {&c->dns_max_questions, 1024, 1, 1 << 16},
+      {&c->dns_max_streams, 256, 1, 1 << 16},
+      {&c->dns_timeout_ms, 5000, 1, NA_NEVER},
+      {&c->dns_idle_timeout_ms, 10000, 1, NA_NEVER},
   };
   for (size_t i = 0; i < sizeof settings / sizeof *settings; i++) {
     if (*settings[i].value == 0)
@@ -236,9 +242,18 @@ typedef struct listen_call {
   int result;
 } listen_call;
 
+static bool is_datagram(int fd) {
+  int type = 0;
+  socklen_t size = sizeof type;
+  return getsockopt(fd, SOL_SOCKET, SO_TYPE, &type, &size) == 0 && type == SOCK_DGRAM;
+}
+
 static void open_listener(na_worker *worker, void *argument) {
   listen_call *call = argument;
-  call->result = na_listener_open(worker, call->workload, call->kind, call->fd);
+  if (call->kind == NA_LISTENER_DNS && is_datagram(call->fd))
+    call->result = na_dns_listen(worker, call->workload, call->fd);
+  else
+    call->result = na_listener_open(worker, call->workload, call->kind, call->fd);
 }
 
 int na_workload_listen(na_engine *engine, uint32_t id, enum na_listener_kind kind, uint32_t worker, int fd) {
@@ -246,7 +261,7 @@ int na_workload_listen(na_engine *engine, uint32_t id, enum na_listener_kind kin
   int error = 0;
   if (!workload || atomic_load(&workload->removed))
     error = -ENOENT;
-  else if (worker >= engine->config.workers || (unsigned)kind > NA_LISTENER_HBONE)
+  else if (worker >= engine->config.workers || (unsigned)kind > NA_LISTENER_DNS)
     error = -EINVAL;
   else if (engine->stopped)
     error = -ESHUTDOWN;

@@ -65,6 +65,11 @@ int na_workload_baggage(na_engine *engine, uint32_t id, const char *baggage) {
   return na_workload_set_text(&workload->baggage, baggage);
 }
 
+int na_workload_search(na_engine *engine, uint32_t id, const char *domains) {
+  na_workload *workload = find(engine, id);
+  return workload ? na_workload_set_text(&workload->search, domains) : -ENOENT;
+}
+
 const char *na_engine_policy(na_engine *engine, uint32_t id) {
   return na_principals_text(&engine->policies, id);
 }

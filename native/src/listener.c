@@ -11,6 +11,7 @@
 
 #include "address.h"
 #include "conn.h"
+#include "dns_server.h"
 #include "hbone.h"
 
 /* linux/netfilter_ipv4.h and linux/netfilter_ipv6/ip6_tables.h, which do not go together with netinet/in.h. */
@@ -78,9 +79,20 @@ static int destination_of(const na_listener *listener, int fd, const na_address 
   return 0;
 }
 
+/* A name server that cannot be told was not asked: the client came to the listener by itself. */
+static void accepted_dns(na_listener *listener, int fd, const na_address *peer) {
+  na_address asked;
+  bool known = original_destination(fd, peer, &asked) == 0 && !aims_at_listener(listener, &asked);
+  na_dns_accept(listener->worker, listener->workload, fd, known ? &asked : NULL);
+}
+
 static void accepted(na_listener *listener, int fd, const struct sockaddr_storage *from) {
   na_worker *worker = listener->worker;
   na_address peer, destination;
+  if (listener->kind == NA_LISTENER_DNS && na_address_from_sockaddr(&peer, from)) {
+    accepted_dns(listener, fd, &peer);
+    return;
+  }
   if (worker->counters.values[NA_COUNTER_DOWNSTREAM_CX_ACTIVE] >= worker->config->max_connections) {
     refuse(worker, fd, NA_COUNTER_DOWNSTREAM_CX_OVERFLOW);
     return;

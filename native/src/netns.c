@@ -44,15 +44,19 @@ void na_netns_close(na_netns *netns) {
   netns->fd = -1;
 }
 
-int na_netns_socket(const na_netns *netns, const na_netns *home, int family) {
+int na_netns_open(const na_netns *netns, const na_netns *home, int family, int type, int protocol) {
   int away = netns->fd >= 0 && (netns->ino != home->ino || netns->dev != home->dev);
   if (away && setns(netns->fd, CLONE_NEWNET) < 0)
     return -errno;
-  int fd = socket(family, SOCK_STREAM | SOCK_NONBLOCK | SOCK_CLOEXEC, IPPROTO_TCP);
+  int fd = socket(family, type | SOCK_NONBLOCK | SOCK_CLOEXEC, protocol);
   int error = errno;
   if (away && setns(home->fd, CLONE_NEWNET) < 0) {
     perror("nodeagent: cannot leave a workload's network namespace");
     abort();
   }
   return fd < 0 ? -error : fd;
+}
+
+int na_netns_socket(const na_netns *netns, const na_netns *home, int family) {
+  return na_netns_open(netns, home, family, SOCK_STREAM, IPPROTO_TCP);
 }

@@ -21,9 +21,11 @@ int na_netns_current(na_netns *out);
 /* Duplicate `fd`; -EINVAL if it is not a network namespace. */
 int na_netns_dup(int fd, na_netns *out);
 void na_netns_close(na_netns *netns);
-/* A non-blocking stream socket of the family in `netns`, for a thread whose own namespace is `home`. Returns the
- * descriptor or -errno. Aborts the process if the thread cannot return home: going on in the wrong namespace would
- * send one workload's traffic as another's. */
+/* A non-blocking socket in `netns`, for a thread whose own namespace is `home`. Returns the descriptor or -errno.
+ * Aborts the process if the thread cannot return home: going on in the wrong namespace would send one workload's
+ * traffic as another's. */
+int na_netns_open(const na_netns *netns, const na_netns *home, int family, int type, int protocol);
+/* The same for TCP. */
 int na_netns_socket(const na_netns *netns, const na_netns *home, int family);
 
 #endif

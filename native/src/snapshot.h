@@ -110,7 +110,7 @@ typedef struct na_table_array {
   na_table *at[];
 } na_table_array;
 
-/* A shared map of views (by name), inbound configurations (by workload) or identities (by name). */
+/* A shared map of views (by name), inbound configurations (by workload), identities (by name) or DNS names. */
 typedef struct na_shared_map {
   atomic_uint refs;
   na_map map;
@@ -123,6 +123,7 @@ typedef struct na_snapshot {
   na_shared_map *views;
   na_shared_map *inbounds;
   na_shared_map *identities;
+  na_shared_map *dns; /* of na_dns_name */
   na_hints *hints;
   bool unanswered;                  /* nobody answers needs: do not wait */
   uint64_t inbound_generation;      /* of the last change of any inbound configuration */

@@ -8,6 +8,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "dns_names.h"
 #include "router_domains.h"
 
 /* ---- references --------------------------------------------------------------------------------------------- */
@@ -355,6 +356,8 @@ static int fill_empty(na_snapshot *snapshot) {
   if (!rc)
     rc = na_shared_map_new(&na_identity_ops, &snapshot->identities);
   if (!rc)
+    rc = na_shared_map_new(&na_dns_name_ops, &snapshot->dns);
+  if (!rc)
     rc = na_hints_new(NULL, 0, NULL, 0, &snapshot->hints);
   return rc;
 }
@@ -367,6 +370,7 @@ static void share_all(na_snapshot *to, const na_snapshot *from) {
   na_part_ref(&to->views->refs);
   na_part_ref(&to->inbounds->refs);
   na_part_ref(&to->identities->refs);
+  na_part_ref(&to->dns->refs);
   na_part_ref(&to->hints->refs);
 }
 
@@ -392,6 +396,7 @@ void na_snapshot_free(na_snapshot *snapshot) {
   na_cluster_array_unref(snapshot->clusters);
   na_shared_map_unref(snapshot->inbounds);
   na_shared_map_unref(snapshot->identities);
+  na_shared_map_unref(snapshot->dns);
   na_hints_unref(snapshot->hints);
   free(snapshot);
 }

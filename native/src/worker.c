@@ -14,6 +14,7 @@
 
 #include "channel.h"
 #include "conn_guard.h"
+#include "dns_server.h"
 #include "hbone.h"
 #include "jwt.h"
 #include "listener.h"
@@ -225,6 +226,7 @@ static void drain_conns(na_worker *worker, const na_workload *workload) {
 
 void na_worker_drain(na_worker *worker, na_workload *workload, uint32_t drain_ms) {
   na_listeners_close(worker, workload);
+  na_dns_drain(worker, workload);
   na_pools_close(worker, workload);
   na_channels_drain(worker, workload);
   na_hbone_drain(worker, workload);
@@ -310,6 +312,7 @@ int na_worker_init(na_worker *worker, const na_config *config, na_snapshots *sna
 void na_worker_free(na_worker *worker) {
   assert(!worker->started);
   na_listeners_close(worker, NULL);
+  na_dns_free(worker);
   while (!na_list_empty(&worker->drains))
     drain_free(na_container_of(worker->drains.next, na_drain, link));
   assert(na_list_empty(&worker->conns));

@@ -29,6 +29,7 @@ typedef struct na_principals na_principals; /* principals.h */
 typedef struct na_neighbours na_neighbours; /* neighbours.h */
 typedef struct na_jwt_cache na_jwt_cache;   /* jwt.h */
 typedef struct na_callouts na_callouts;     /* channel.h */
+typedef struct na_dns na_dns;               /* dns_server.h */
 
 /* Pipes kept for splicing, per worker. */
 #define NA_PIPES 16
@@ -79,6 +80,7 @@ struct na_worker {
   na_hbone *hbone;
   na_jwt_cache *jwts;        /* NULL until a token has come */
   na_callouts *callouts;     /* NULL until somebody was asked */
+  na_dns *dns;               /* NULL until DNS is captured */
   na_principals *principals; /* the engine's */
   na_neighbours *neighbours; /* the engine's; NULL: there are none */
   na_tls_memory tls;

@@ -53,6 +53,7 @@ void na_workload_destroy(na_workload *workload) {
   na_netns_close(&workload->netns);
   free(atomic_load(&workload->identity));
   free(atomic_load(&workload->baggage));
+  free(atomic_load(&workload->search));
   free(workload->addresses);
   free(workload->ports);
   free(workload);

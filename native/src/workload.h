@@ -28,6 +28,7 @@ typedef struct na_workload {
   uint16_t *ports;          /* of a shared one: those that are its */
   _Atomic(char *) identity; /* name; NULL until it is told, then for good */
   _Atomic(char *) baggage;  /* likewise */
+  _Atomic(char *) search;   /* likewise: domains of its search list */
   char view[];
 } na_workload;
 

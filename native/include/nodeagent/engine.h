@@ -63,6 +63,12 @@ typedef struct na_config {
   uint32_t hbone_handshake_timeout_ms; /* of an accepted connection; 10000 */
   uint32_t
       hbone_ping_ms; /* silence after which the peer is pinged; twice that without an answer ends the tunnel; 10000 */
+  uint32_t dns_max_questions;   /* waiting for name servers, per worker; 1024 (SERVFAIL) */
+  uint32_t dns_max_streams;     /* DNS connections over TCP, per worker; 256 (reset) */
+  uint32_t dns_timeout_ms;      /* how long a name server may take; 5000 */
+  uint32_t dns_idle_timeout_ms; /* DNS connection without a question; 10000 */
+  uint32_t dns_flows; /* descriptor of the BPF map from na_flow to na_destination (nodeagent_abi.h), which says whom a
+                         client of NA_LISTENER_DNS asked; stays the caller's. 0: conntrack is asked */
 } na_config;
 
 /* Create a stopped engine. Fills in defaults; -EINVAL for limits out of range. */
@@ -84,6 +90,7 @@ enum na_listener_kind {
   NA_LISTENER_INBOUND = 1,  /* captured connections to the workload; original destination as above */
   NA_LISTENER_PLAIN = 2,    /* an explicit proxy: destination = the address that was connected to */
   NA_LISTENER_HBONE = 3,    /* mutual TLS 1.3 with HTTP/2 CONNECT to ports of the workload (Istio's port 15008) */
+  NA_LISTENER_DNS = 4,      /* captured DNS, by datagrams or connections as the socket is (dns.h) */
 };
 
 /* Register a workload: a network namespace whose sockets the engine opens. `id` is the caller's, unique and not 0.
@@ -203,6 +210,7 @@ NA_API int na_http1_check_request(const char *bytes, size_t n, char *why, size_t
 #endif
 
 #include <nodeagent/configuration.h>
+#include <nodeagent/dns.h>
 #include <nodeagent/inbound.h>
 #include <nodeagent/telemetry.h>
 
