@@ -57,12 +57,13 @@ static __always_inline int is_own(const struct na_workload_entry *workload, cons
   return 0;
 }
 
-// Of this link or to many: multicast, broadcast, link-local.
+// To many, or to an address that means nothing without its link. (169.254/16 is none of those: it is where name servers
+// of nodes and clouds are.)
 static __always_inline int is_of_link(const struct na_address *a) {
   __u32 first = bpf_ntohl(a->word[is_mapped(a) ? 3 : 0]);
 
   if (is_mapped(a))
-    return first >= 0xe0000000 || first >> 16 == 0xa9fe;
+    return first >= 0xe0000000;
   return first >> 24 == 0xff || first >> 22 == 0xfe80 >> 6;
 }
 

@@ -32,6 +32,7 @@ from nodeagent.app.agent_view import ViewController, ViewEvents
 from nodeagent.app.agent_views import Views
 from nodeagent.app.agent_workloads import NAME as WORKLOADS
 from nodeagent.app.agent_workloads import WorkloadStream
+from nodeagent.compiler.dns import Names
 from nodeagent.compiler.workloads import IndexChange, WorkloadIndex
 from nodeagent.config.agent import AgentConfig
 from nodeagent.dataplane.netns import NetworkNamespace
@@ -91,6 +92,7 @@ class Agent:
         self._seen = 0.0
         """When the control plane was last there; at first the start."""
         self.index = WorkloadIndex(config.node, config.network)
+        self.names = Names(self.index)
         self.engine = dataplane.engine()
         self._check = dataplane.check
         self.configuration = Configuration(self.engine)
@@ -278,6 +280,8 @@ class Agent:
         has_identities = bool(self._config.ca)
         if change.hints or (change.tunnels and has_identities):
             self.configuration.put_hints(self.index.hints(tunnels=has_identities))
+        if self._config.captures_dns:
+            self.configuration.put_names(self.names.update(change))
         if change.hints:
             self.enrolment.refresh_all()
         for view in self.views:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Final
 
@@ -77,6 +77,11 @@ class Configuration:
         hints = replace(hints, answered=self._wanted.hints.answered)
         if hints != self._wanted.hints:
             self._want(hints=hints)
+
+    def put_names(self, names: Mapping[str, tuple[bytes, ...]]) -> None:
+        """Which host names are answered."""
+        if names is not self._wanted.names:
+            self._want(names=names)
 
     def expect_answers(self, answered: bool) -> None:
         """Whether connections may wait for what is asked of the control plane."""

@@ -26,7 +26,9 @@ class KernelDataplane:
         self._config = config
         # Nobody is captured with explicit listeners: nothing shall be attached, nor an earlier run's be taken away.
         wanted = config.capture if config.static is None else "nft"
-        self._mode, reason = choose_mode(wanted, group, config.bpf_pins, hbone=bool(config.ca))
+        self._mode, reason = choose_mode(
+            wanted, group, config.bpf_pins, hbone=bool(config.ca), dns=config.captures_dns
+        )
         self.mode = self._mode.name if config.static is None else "none"
         self.reason = (
             f"{reason}; the agent is known by its cgroup {group.nft_path}" if self.mode != "none" else ""
@@ -34,7 +36,11 @@ class KernelDataplane:
 
     def engine(self) -> Engine:
         """The engine, stopped."""
-        settings = EngineSettings(workers=self._config.workers, access_log=self._config.access_log != "off")
+        settings = EngineSettings(
+            workers=self._config.workers,
+            access_log=self._config.access_log != "off",
+            dns_flows=self._mode.dns_flows,
+        )
         return EngineOwner(settings, self._mode.opener)
 
     def capture(self, namespace: NetworkNamespace) -> Capture:

@@ -17,6 +17,7 @@ from nodeagent.app.agent_policies import Policies
 from nodeagent.app.agent_ports import Capture, Engine
 from nodeagent.app.agent_view import ViewController
 from nodeagent.app.agent_views import Subject, Views
+from nodeagent.compiler.dns import search_list
 from nodeagent.compiler.inbound import assemble_inbound
 from nodeagent.compiler.workloads import WorkloadIndex
 from nodeagent.config.agent import AgentConfig
@@ -150,6 +151,7 @@ class Enrolment:
             workload.addresses,
             identity=workload.identity,
             baggage=baggage(ref, entry.locality if entry is not None else "") if workload.identity else "",
+            search=search_list(pod.namespace, self._config.domain) if self._config.captures_dns else "",
         )
 
     async def _await_address(self, pod: EnrolledPod) -> None:

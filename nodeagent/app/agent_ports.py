@@ -39,8 +39,10 @@ class Engine(Protocol):
         *,
         identity: str = "",
         baggage: str = "",
+        search: str = "",
     ) -> None:
-        """Serve a workload; with an identity, by HBONE too. `baggage` is what it tells the peers of its tunnels."""
+        """Serve a workload; with an identity, by HBONE too; with a search list, its DNS. `baggage` is what it tells the
+        peers of its tunnels."""
 
     def add_proxy(self, uid: str, view: str, ports: Sequence[int]) -> None:
         """Listen on ports of the agent's own namespace as an explicit proxy."""

@@ -51,6 +51,9 @@ def run(
     bpf_pins: Annotated[
         Path, Option("bpf-pins", "Folder on a bpf filesystem, for capture by eBPF.")
     ] = settings.DEFAULT_PINS,
+    dns_capture: Annotated[
+        str, Option("dns-capture", "Whether DNS of workloads is captured: on or off.")
+    ] = "on",
     xds_mode: Annotated[
         str,
         Option("xds-mode", "on-demand (only what is used), wildcard (all that a sidecar gets), or auto."),
@@ -136,6 +139,7 @@ def run(
         log_level=log_level,
         drain=drain,
         capture=capture,
+        dns_capture=dns_capture,
         bpf_pins=bpf_pins,
         xds_mode=xds_mode,
         on_demand_ttl=on_demand_ttl,

@@ -27,6 +27,8 @@ _HOST_NETWORK: Final = 1
 _PROXY: Final = 1  # ApplicationTunnel.Protocol
 _HTTP_PROTOCOLS: Final = frozenset((1, 2, 3))  # AppProtocol HTTP11, HTTP2, GRPC
 _UNKNOWN_PROTOCOL: Final = 0
+_VISIBLE_TO_NAMESPACE: Final = 1  # Service.Visibility
+_ALLOW_ALL: Final = 1  # LoadBalancing.HealthPolicy
 _SHARED_SPARE: Final = 10_000
 """Values to share beyond two for each service, before they are forgotten and gathered anew."""
 
@@ -105,6 +107,12 @@ class ServiceEntry:
     waypoint: GatewayRef | None = None
     identities: tuple[str, ...] = ()
     """SPIFFE IDs that whoever stands for it may have, besides its workloads'."""
+    canonical: bool = False
+    """Of several services of one host, the one that is meant."""
+    private: bool = False
+    """For clients of its namespace only."""
+    lists_unhealthy: bool = False
+    """Its unhealthy workloads are to be found, too (Kubernetes: publishNotReadyAddresses)."""
 
     def port(self, number: int) -> ServicePort | None:
         """The port of that number."""
@@ -457,14 +465,22 @@ def _read_ref(name: str, message: Any, labels: Mapping[str, str]) -> WorkloadRef
 def _read_service(message: Any) -> ServiceEntry:
     if not message.hostname:
         raise ValueError("the service has no hostname")
-    addresses = [widen_address(address.address) for address in message.addresses]
+    addresses = [widen_address(address.address) for address in message.addresses if _is_host(address)]
     return ServiceEntry(
         ServiceRef(message.hostname, message.name, intern(message.namespace)),
         tuple(address for address in addresses if any(address[12:]) or any(address[:10])),
         tuple(_service_port(port) for port in message.ports),
         _gateway(message, "waypoint"),
         tuple(dict.fromkeys(intern(name) for name in message.subject_alt_names)),
+        message.canonical,
+        message.visibility == _VISIBLE_TO_NAMESPACE,
+        message.load_balancing.health_policy == _ALLOW_ALL,
     )
+
+
+def _is_host(address: Any) -> bool:
+    """Whether it is one address, not a network: a ServiceEntry may have CIDR blocks."""
+    return not address.HasField("length") or address.length == 8 * len(address.address)
 
 
 def _service_port(port: Any) -> ServicePort:

@@ -22,6 +22,7 @@ LOG_LEVELS: Final = ("debug", "info", "warning", "error")
 XDS_MODES: Final = ("auto", "on-demand", "wildcard")
 ACCESS_LOGS: Final = ("off", "text", "json")
 CAPTURE_MODES: Final = ("auto", "ebpf", "nft")
+DNS_CAPTURES: Final = ("on", "off")
 DEFAULT_PINS: Final = Path("/sys/fs/bpf/nodeagent")
 
 
@@ -56,6 +57,8 @@ class AgentConfig:
     """How long connections may take to end, at shutdown and when a workload goes."""
     capture: str = "auto"
     """ebpf, nft, or auto: ebpf where the kernel can."""
+    dns_capture: str = "on"
+    """on: the agent answers what workloads ask name servers about the mesh, and passes the rest on; off."""
     bpf_pins: Path = DEFAULT_PINS
     """Folder on a bpf filesystem: what capture by eBPF pins there outlives the agent."""
     xds_mode: str = "auto"
@@ -92,6 +95,7 @@ class AgentConfig:
             raise ConfigError("--xds-mtls: needs --ca, from where workloads have their certificates")
         _one_of("--log-level", self.log_level, LOG_LEVELS)
         _one_of("--capture", self.capture, CAPTURE_MODES)
+        _one_of("--dns-capture", self.dns_capture, DNS_CAPTURES)
         _one_of("--xds-mode", self.xds_mode, XDS_MODES)
         _one_of("--access-log", self.access_log, ACCESS_LOGS)
         _at_least("--workers", self.workers, 1)
@@ -100,6 +104,11 @@ class AgentConfig:
         _at_least("--drain", self.drain, 0)
         _at_least("--on-demand-ttl", self.on_demand_ttl, 1)
         _at_least("--on-demand-limit", self.on_demand_limit, 16)
+
+    @property
+    def captures_dns(self) -> bool:
+        """Whether DNS of workloads is captured."""
+        return self.dns_capture == "on" and self.static is None
 
 
 def _one_of(option: str, value: str, choices: tuple[str, ...]) -> None:

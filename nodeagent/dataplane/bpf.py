@@ -145,6 +145,10 @@ class BpfMap:
         code = lib.na_bpf_map_count(self._fd, self._key_size, self._value_size)
         return _check(code, f"count the keys of BPF map {self.name}")
 
+    def fileno(self) -> int:
+        """The descriptor, which stays the map's."""
+        return self._fd
+
     def close(self) -> None:
         """Let go of the descriptor; may be called again."""
         if self._fd >= 0:

@@ -110,6 +110,8 @@ class ChangeWriter:
                 self._inbound(uid, workloads[uid], inbound)
         if changes.hints is not None:
             self._hints(changes.hints)
+        for name, addresses in changes.names:
+            self._name(name, addresses)
         self._removals(changes)
 
     def _removals(self, changes: Changes) -> None:
@@ -387,3 +389,8 @@ class ChangeWriter:
         )
         self._check(code, "the hints")
         self._check(lib.na_builder_answered(self._builder, hints.answered), "the hints")
+
+    def _name(self, name: str, addresses: tuple[bytes, ...]) -> None:
+        packed = ffi.from_buffer("uint8_t[]", b"".join(addresses))
+        code = lib.na_builder_dns(self._builder, c_string(name), packed, len(addresses))
+        self._check(code, f"the DNS name {name}")

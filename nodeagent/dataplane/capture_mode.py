@@ -55,6 +55,10 @@ class Mode(Protocol):
     opener: Opener
     """Opens the listeners of captured workloads."""
 
+    @property
+    def dns_flows(self) -> int:
+        """Descriptor of the map that says which name servers clients asked; 0: conntrack knows."""
+
     def start(self) -> None:
         """Make ready; CapabilityError or DataplaneError if this machine cannot."""
 
@@ -78,6 +82,7 @@ class NftMode:
     """Capture by nftables. `pins` is where an agent in the other mode may have left its capture."""
 
     name = "nft"
+    dns_flows = 0
 
     def __init__(self, rules: CaptureRules, pins: Path | None = None) -> None:
         self.opener: Opener = open_listeners
@@ -116,7 +121,7 @@ class EbpfMode:
     name = "ebpf"
 
     def __init__(self, group: Cgroup, rules: CaptureRules, pins: Path) -> None:
-        self._node = EbpfNode(pins, group)
+        self._node = EbpfNode(pins, group, dns=rules.dns)
         self._rules = replace(rules, steered=True)
         self._shared = SharedNamespaces(self._node, self._rules)
         self.opener: Opener = EbpfListeners(self._node, self._shared)
@@ -125,6 +130,11 @@ class EbpfMode:
         """Load and attach, or take over from an earlier agent."""
         require_writable_sysctls()
         self._node.start()
+
+    @property
+    def dns_flows(self) -> int:
+        """Descriptor of the map that says which name servers clients asked."""
+        return self._node.dns.flows.fileno() if self._node.dns is not None else 0
 
     def capture(self, namespace: NetworkNamespace) -> CapturedWorkload:
         """The capture of a workload's traffic."""
@@ -154,12 +164,14 @@ class EbpfMode:
         self._node.close()
 
 
-def choose_mode(wanted: str, group: Cgroup, pins: Path, *, hbone: bool = False) -> tuple[Mode, str]:
+def choose_mode(
+    wanted: str, group: Cgroup, pins: Path, *, hbone: bool = False, dns: bool = False
+) -> tuple[Mode, str]:
     """The mode that is `wanted` (ebpf, nft, or auto: ebpf where it works), started, and why it is this one.
 
     CapabilityError or DataplaneError if ebpf is asked for and this machine cannot.
     """
-    rules = CaptureRules.for_agent(group, hbone=hbone)
+    rules = CaptureRules.for_agent(group, hbone=hbone, dns=dns)
     if wanted == "nft":
         return NftMode(rules, pins), "asked for"
     ebpf = EbpfMode(group, rules, pins)

@@ -19,6 +19,7 @@ from typing import Final
 from nodeagent.dataplane.bpf import BpfMap, BpfObject, detach_pinned
 from nodeagent.dataplane.bpffs import lock_folder, make_folder
 from nodeagent.dataplane.ebpf_node import (
+    DNS,
     LISTENERS,
     OPEN,
     RELEASED,
@@ -90,9 +91,10 @@ class EbpfCapture:
                 apply_ruleset(self._namespace, self._ruleset(flags))
 
     def _flags(self) -> int:
-        """Which sysctls an earlier apply() has set, and whether it is open."""
+        """What is captured, which sysctls an earlier apply() has set, and whether it is open."""
         entry = self._node.workloads.get(self._key)
-        return flags_of(entry) & ~RELEASED if entry is not None else 0
+        earlier = flags_of(entry) & ~(RELEASED | DNS) if entry is not None else 0
+        return earlier | (DNS if self._rules.dns else 0)
 
     def _entry(self, flags: int) -> bytes:
         addresses = tuple(widen_address(raw) for raw in read_addresses(self._namespace))

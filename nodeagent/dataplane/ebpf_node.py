@@ -2,7 +2,7 @@
 
 Below one folder on a bpf filesystem, in a folder by the version of the ABI:
 
-    maps/           workloads, groups, destinations, original, counters, liveness
+    maps/           workloads, groups, destinations, original, counters, liveness; those of ebpf_dns.py
     links/          connect4 and the others, at the root of the cgroup hierarchy
     netns/COOKIE/   what one workload's namespace has (ebpf_capture.py)
 
@@ -35,6 +35,7 @@ from nodeagent.dataplane.bpf import (
 )
 from nodeagent.dataplane.bpffs import ensure_bpffs, lock_folder, make_folder, remove_pins
 from nodeagent.dataplane.cgroup import Cgroup, find_mount
+from nodeagent.dataplane.ebpf_dns import EbpfDns, detach_dns
 from nodeagent.dataplane.liveness import LIVENESS, Liveness
 from nodeagent.dataplane.netns import NetworkNamespace
 from nodeagent.errors import BpfError, BpfMapFullError, CapabilityError
@@ -43,6 +44,7 @@ from nodeagent.errors import BpfError, BpfMapFullError, CapabilityError
 ABI: Final = 2
 OWN_ADDRESSES: Final = 16
 RELEASED: Final = 1
+DNS: Final = 4
 SHARED: Final = 8
 OPEN: Final = 16
 GROUP_LEVELS: Final = 16
@@ -175,8 +177,8 @@ class EbpfNode:
     workload's entry is a thread's own.
     """
 
-    def __init__(self, pins: Path, group: Cgroup) -> None:
-        """`group` is the agent's, and not the root, which holds everyone."""
+    def __init__(self, pins: Path, group: Cgroup, *, dns: bool = False) -> None:
+        """`group` is the agent's, and not the root, which holds everyone. `dns`: name servers are captured, too."""
         assert group.level > 0
         self.folder = pins / f"v{ABI}"
         self.group_id = group.directory.stat().st_ino
@@ -184,6 +186,7 @@ class EbpfNode:
         self._pins = pins
         self._group = group
         self._lock = -1
+        self.dns = EbpfDns(self.folder) if dns else None
         self._hook: BpfLink | None = None
         self._workloads: BpfMap | None = None
         self._groups: BpfMap | None = None
@@ -239,8 +242,19 @@ class EbpfNode:
         try:
             for program in _HOOKS:
                 outbound.attach_pinned(program, top, self.folder / "links" / program)
+            self._attach_dns(top)
         finally:
             os.close(top)
+
+    def _attach_dns(self, top: int) -> None:
+        if self.dns is None:
+            detach_dns(self.folder)
+            return
+        group = os.open(self._group.directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        try:
+            self.dns.start(top, group)
+        finally:
+            os.close(group)
 
     def _remove_other_versions(self) -> None:
         for entry in list(self._pins.iterdir()):
@@ -351,9 +365,10 @@ class EbpfNode:
         # Also when start() has failed: what an earlier agent captured stays so until another mode has taken it over.
         workloads = self._workloads or pinned_workloads(self._pins)
         idle = workloads is None or not any(True for _ in workloads)
-        for held in (self._liveness, self._hook, workloads, self._groups, self._counters, *self._unread):
-            if held is not None:
-                held.close()
+        held = (self._liveness, self._hook, workloads, self._groups, self._counters, *self._unread)
+        for each in (self.dns, *held):
+            if each is not None:
+                each.close()
         self._liveness = self._hook = self._workloads = self._groups = self._counters = None
         self._unread = []
         if idle and self._lock >= 0:
@@ -375,6 +390,7 @@ def _remove_namespace(folder: Path) -> None:
 
 def _remove_version(folder: Path) -> None:
     # First what redirects: with its maps it would still find workloads.
+    detach_dns(folder)
     for name in reversed(_HOOKS):
         detach_pinned(folder / "links" / name)
     for entry in list((folder / "netns").glob("*")):

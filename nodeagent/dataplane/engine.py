@@ -25,12 +25,12 @@ from nodeagent.dataplane.builder import (
     Tagged,
     view_of,
 )
-from nodeagent.dataplane.listeners import Opener, open_listeners
+from nodeagent.dataplane.listeners import Opener, open_dns_sockets, open_listeners
 from nodeagent.dataplane.netns import NetworkNamespace
 from nodeagent.dataplane.report import AccessRecord, Connection, Counter, Decision, LineFormat, Lines, StatRow
 from nodeagent.dataplane.report_reader import ReportReader
 from nodeagent.dataplane.route_choice import RouteChoice, RouteQuestion, explain_route
-from nodeagent.dataplane.ruleset import HBONE_PORT, INBOUND_PORT, OUTBOUND_PORT
+from nodeagent.dataplane.ruleset import DNS_PORT, HBONE_PORT, INBOUND_PORT, OUTBOUND_PORT
 from nodeagent.dataplane.share import NamespaceShare
 from nodeagent.dataplane.tags import TagTable
 from nodeagent.dataplane.virtual_host import c_string
@@ -78,6 +78,8 @@ class EngineSettings:
     access_records: int = 0
     access_log: bool = False
     events: int = 0
+    dns_flows: int = 0
+    """Descriptor of the map of a capture mode (capture_mode.Mode.dns_flows)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,6 +95,7 @@ CAPTURE_LISTENERS: Final = (
     Listener(lib.NA_LISTENER_INBOUND, INBOUND_PORT),
 )
 HBONE_LISTENER: Final = Listener(lib.NA_LISTENER_HBONE, HBONE_PORT)
+DNS_LISTENER: Final = Listener(lib.NA_LISTENER_DNS, DNS_PORT)
 
 
 class EngineOwner:
@@ -174,13 +177,14 @@ class EngineOwner:
         *,
         identity: str = "",
         baggage: str = "",
+        search: str = "",
     ) -> None:
         """Serve a workload: its listeners open in `namespace` (None: the agent's own), which stays the
         caller's and may be a share (NamespaceShare).
 
         `addresses` are its own, 16 bytes each. With an `identity` (a name of set_identity(), which may come
-        later) it also takes HBONE, and may use tunnels. All or nothing: NetnsError if a port cannot be had,
-        EngineError if the engine refuses.
+        later) it also takes HBONE, and may use tunnels; with a `search` list (dns.h) its DNS. All or nothing:
+        NetnsError if a port cannot be had, EngineError if the engine refuses.
 
         Connections are served from here on by the snapshot in force. Capture may be in place already, from an
         earlier run; so apply a snapshot with the workload's view and inbound configuration before.
@@ -189,6 +193,8 @@ class EngineOwner:
             raise EngineError(f"workload {uid} is served already")
         if identity:
             listeners = (*listeners, HBONE_LISTENER)
+        if search and not isinstance(namespace, NamespaceShare):  # there DNS is not captured
+            listeners = (*listeners, DNS_LISTENER)
         opened = self._open_listeners(namespace, listeners)
         workload, _ = self._uids.assign(uid, uid)
         try:
@@ -204,6 +210,9 @@ class EngineOwner:
                 if baggage:
                     code = lib.na_workload_baggage(self._engine, workload, c_string(baggage))
                     self._check(code, f"give workload {uid} the baggage {baggage!r}")
+                if search:
+                    code = lib.na_workload_search(self._engine, workload, c_string(search))
+                    self._check(code, f"give workload {uid} the search list {search!r}")
             self._put_inbound(uid)
             with self._lock:
                 self._hand_over(uid, workload, opened)
@@ -242,7 +251,8 @@ class EngineOwner:
         opened: list[tuple[int, int, int]] = []
         try:
             for listener in listeners:
-                descriptors = self._open(namespace, listener.port, self._workers)
+                open_sockets = open_dns_sockets if listener is DNS_LISTENER else self._open
+                descriptors = open_sockets(namespace, listener.port, self._workers)
                 opened.extend(
                     (listener.kind, index % self._workers, fd) for index, fd in enumerate(descriptors)
                 )

@@ -18,6 +18,7 @@ Opener = Callable[[NetworkNamespace | None, int, int], list[int]]
 """Listens on a port in a namespace (None: the agent's own) for a number of workers. Returns descriptors, the
 caller's to close: one per worker for each socket, worker after worker."""
 
+_NO_IPV6: Final = (errno.EAFNOSUPPORT, errno.EADDRNOTAVAIL)
 _IPV6_TRANSPARENT: Final = 75  # linux/in6.h
 _IP_TRANSPARENT: Final = 19  # linux/in.h
 
@@ -75,6 +76,49 @@ def duplicate(listener: socket.socket, port: int, workers: int) -> list[int]:
             os.close(descriptor)
         raise NetnsError(f"out of descriptors for the listener on port {port}: {error.strerror}") from error
     return descriptors
+
+
+def open_dns_sockets(namespace: NetworkNamespace | None, port: int, workers: int) -> list[int]:
+    """Datagram and listening sockets on `port` of both loopback addresses, where captured DNS is led; otherwise as
+    open_listeners(). Nobody outside of the namespace can ask there."""
+    try:
+        opened = _bind_dns(port) if namespace is None else namespace.run(lambda: _bind_dns(port))
+    except OSError as error:
+        raise open_failed(port, error) from error
+    return [fd for each in opened for fd in duplicate(each, port, workers)]
+
+
+def _bind_dns(port: int) -> list[socket.socket]:
+    opened: list[socket.socket] = []
+    try:
+        for family, address in ((socket.AF_INET, "127.0.0.1"), (socket.AF_INET6, "::1")):
+            for kind in (socket.SOCK_DGRAM, socket.SOCK_STREAM):
+                try:
+                    opened.append(_bind_loopback(family, kind, address, port))
+                except OSError as error:
+                    if family is socket.AF_INET or error.errno not in _NO_IPV6:
+                        raise
+    except OSError:
+        for each in opened:
+            each.close()
+        raise
+    return opened
+
+
+def _bind_loopback(
+    family: socket.AddressFamily, kind: socket.SocketKind, address: str, port: int
+) -> socket.socket:
+    made = socket.socket(family, kind | socket.SOCK_NONBLOCK)
+    try:
+        if kind is socket.SOCK_STREAM:
+            made.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        made.bind((address, port))
+        if kind is socket.SOCK_STREAM:
+            made.listen(BACKLOG)
+    except BaseException:
+        made.close()
+        raise
+    return made
 
 
 def open_listeners(namespace: NetworkNamespace | None, port: int, workers: int) -> list[int]:

@@ -27,6 +27,7 @@ TABLE: Final = "nodeagent"
 OUTBOUND_PORT: Final = 15001
 INBOUND_PORT: Final = 15006
 HBONE_PORT: Final = 15008
+DNS_PORT: Final = 15053
 PROBE_V4: Final = "169.254.7.127"
 PROBE_V6: Final = "fd16:9254:7127:1337:ffff:ffff:ffff:ffff"
 ZONE: Final = RETURN_MARK
@@ -37,11 +38,12 @@ class CaptureRules:
     """What the ruleset depends on.
 
     `agent_path` and `agent_level` name the agent's cgroup as nftables does (cgroup.py). `hbone`: the agent listens on
-    HBONE_PORT, too, so that nobody else may. `redirect` False is for letting a workload go: connections that were
-    captured keep their translation, new ones are not captured. `steered`: connections are captured by eBPF
-    (ebpf_capture.py), and the ruleset only guards, without NAT and conntrack. `groups`: the namespace is shared
-    (ebpf_shared.py), and only these cgroups of it are guarded. `open`: what is steered passes while the agent does not
-    listen, so that what was not made by connect() is not refused either.
+    HBONE_PORT, too, so that nobody else may. `dns`: what goes to name servers goes to the agent's DNS_PORT. `redirect`
+    False is for letting a workload go: connections that were captured keep their translation, new ones are not
+    captured. `steered`: connections are captured by eBPF (ebpf_capture.py), and the ruleset only guards, without NAT
+    and conntrack. `groups`: the namespace is shared (ebpf_shared.py), and only these cgroups of it are guarded. `open`:
+    what is steered passes while the agent does not listen, so that what was not made by connect() is not refused
+    either.
     """
 
     agent_path: str
@@ -52,20 +54,21 @@ class CaptureRules:
     probe_v4: str = PROBE_V4
     probe_v6: str = PROBE_V6
     hbone: bool = False
+    dns: bool = False
     redirect: bool = True
     steered: bool = False
     groups: tuple[Cgroup, ...] | None = None
     open: bool = False
 
     @classmethod
-    def for_agent(cls, group: Cgroup, *, hbone: bool = False) -> CaptureRules:
+    def for_agent(cls, group: Cgroup, *, hbone: bool = False, dns: bool = False) -> CaptureRules:
         """The rules by which the agent in `group` captures; ValueError if that is the root, which holds
         everyone."""
         if group.level < 1:
             raise ValueError(
                 "the agent needs a cgroup of its own: the root group would let every program through"
             )
-        return cls(group.nft_path, group.level, hbone=hbone)
+        return cls(group.nft_path, group.level, hbone=hbone, dns=dns)
 
     def released(self) -> CaptureRules:
         """The same, for letting the workload go."""
@@ -100,28 +103,31 @@ def chains_of(rules: CaptureRules) -> tuple[Chain, ...]:
     if rules.groups is not None:
         return (_groups_chain(rules.groups),)
     agent = f'socket cgroupv2 level {rules.agent_level} "{rules.agent_path}"'
-    hbone = (HBONE_PORT,) if rules.hbone else ()
+    also = ((HBONE_PORT,) if rules.hbone else ()) + ((DNS_PORT,) if rules.dns else ())
     if rules.steered:
         # Its own two ports the agent has by listener lookup (bpf/inbound.bpf.c).
-        guard = (_guard_chain(rules, agent, hbone),) if hbone else ()
+        guard = (_guard_chain(rules, agent, also),) if also else ()
         return (_behind_chain(rules), _past_chain(rules, agent), *guard)
     return (
-        _zone_chain(),
+        _zone_chain(rules, agent),
         _return_chain(agent),
         _outbound_chain(rules, agent),
         _inbound_chain(rules),
-        _guard_chain(rules, agent, (rules.outbound_port, rules.inbound_port, *hbone)),
+        _guard_chain(rules, agent, (rules.outbound_port, rules.inbound_port, *also)),
     )
 
 
-def _zone_chain() -> Chain:
+def _zone_chain(rules: CaptureRules, agent: str) -> Chain:
     """By addresses, not by cgroup: the last ACK of a connection is sent by a socket of the kernel's own."""
+    # The agent may ask from a port that a client has just had: that one's translation must not be taken for its own.
+    asks = Rule(f"{agent} udp dport 53 notrack", "the agent asks a name server")
     return Chain(
         "output_zone",
         "filter",
         "output",
         -300,
         (
+            *((asks,) if rules.dns else ()),
             Rule(
                 f'oifname "lo" meta l4proto tcp fib saddr type != local fib daddr type local '
                 f"ct original zone set {ZONE}",
@@ -152,13 +158,24 @@ def _outbound_chain(rules: CaptureRules, agent: str) -> Chain:
     chain: tuple[Rule, ...] = ()
     if rules.redirect:
         chain = (
+            *(_dns_rules(agent) if rules.dns else ()),
             _TCP_ONLY,
             _NOT_NEW,
             Rule("fib daddr type local accept", "loopback, or the pod to itself"),
             Rule(f"{agent} accept", "the agent"),
+            *((Rule(f"tcp dport 53 redirect to :{DNS_PORT}", "DNS, by connections"),) if rules.dns else ()),
             Rule(f"meta l4proto tcp redirect to :{rules.outbound_port}", "outbound"),
         )
     return Chain("output_capture", "nat", "output", -100, chain)
+
+
+def _dns_rules(agent: str) -> tuple[Rule, ...]:
+    """Datagrams to name servers; not to local ones, nor to those that are known by their link only."""
+    return (
+        Rule(f"{agent} udp dport 53 accept", "the agent asks a name server"),
+        Rule("ip6 daddr fe80::/10 udp dport 53 accept", "a name server of the link"),
+        Rule(f"fib daddr type unicast udp dport 53 redirect to :{DNS_PORT}", "DNS"),
+    )
 
 
 def _inbound_chain(rules: CaptureRules) -> Chain:

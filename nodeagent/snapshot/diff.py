@@ -54,6 +54,8 @@ class Changes:
     inbound_removed: list[str] = field(default_factory=list)
     """The engine forgets these with the workload; there is no builder call."""
     hints: Hints | None = None
+    names: list[tuple[str, tuple[bytes, ...]]] = field(default_factory=list)
+    """(name, addresses); none: it is not known any more."""
     tables_removed: list[str] = field(default_factory=list)
     clusters_removed: list[str] = field(default_factory=list)
     views_removed: list[str] = field(default_factory=list)
@@ -72,6 +74,7 @@ class Changes:
                 self.destinations_removed,
                 self.inbound,
                 self.inbound_removed,
+                self.names,
                 self.tables_removed,
                 self.clusters_removed,
                 self.views_removed,
@@ -90,6 +93,8 @@ def diff(old: Snapshot, new: Snapshot) -> Changes:
     changes.inbound_removed = list(_gone(old.inbound, new.inbound))
     if new.hints is not old.hints and new.hints != old.hints:
         changes.hints = new.hints
+    changes.names = [(name, addresses) for name, _, addresses in _changed(old.names, new.names)]
+    changes.names.extend((name, ()) for name in _gone(old.names, new.names))
     return changes
 
 

@@ -376,6 +376,9 @@ class Snapshot:
     inbound: Mapping[str, Inbound] = field(default_factory=dict)
     """By the uid under which the workload was enrolled."""
     hints: Hints = Hints()
+    names: Mapping[str, tuple[bytes, ...]] = field(default_factory=dict)
+    """na_builder_dns: host names that are answered to workloads, with their addresses; `HOST/NAMESPACE` for workloads
+    of a namespace alone."""
 
 
 EMPTY: Final = Snapshot()

@@ -47,6 +47,7 @@ class FakeEngine:
         self.judged: list[AccessQuestion] = []
         self.choice: RouteChoice | None = None
         self.baggage: dict[str, str] = {}
+        self.search: dict[str, str] = {}
         self.used: list[Use] = []
         self.refusing = ""
         self.on_need: Callable[[Need], None] | None = None
@@ -69,8 +70,10 @@ class FakeEngine:
         *,
         identity: str = "",
         baggage: str = "",
+        search: str = "",
     ) -> None:
         self.baggage[uid] = baggage
+        self.search[uid] = search
         self.log.append(f"add {uid}")
         self.workloads[uid] = view
 
