@@ -18,7 +18,6 @@
 #include "counters.h"
 #include "liveness.h"
 
-#define AF_INET          2
 #define IPPROTO_UDP      17
 #define LOOPBACK4        bpf_htonl(0x7f000001)
 #define LOOPBACK_IFINDEX 1
@@ -49,13 +48,6 @@ struct {
   __type(key, struct na_flow);
   __type(value, struct na_destination);
 } dns_flows SEC(".maps");
-
-static __always_inline int is_own(const struct na_workload_entry *workload, const struct na_address *address) {
-  for (int i = 0; i < NA_OWN_ADDRESSES; i++)
-    if (same_address(&workload->own[i], address))
-      return 1;
-  return 0;
-}
 
 // To many, or to an address that means nothing without its link. (169.254/16 is none of those: it is where name servers
 // of nodes and clouds are.)

@@ -11,7 +11,10 @@
 // Kernel: >= 5.17 (ingress_ifindex in sk_lookup).
 #include <linux/bpf.h>
 
+#include "flows.h"
+#include "liveness.h"
 #include "steer.h"
+#include "verdict.h"
 
 char LICENSE[] SEC("license") = "Dual BSD/GPL";
 
@@ -22,6 +25,33 @@ struct {
   __type(key, __u32);
   __type(value, __u64);
 } listeners SEC(".maps");
+
+// Which workload this namespace is.
+struct {
+  __uint(type, BPF_MAP_TYPE_ARRAY);
+  __uint(max_entries, 1);
+  __type(key, __u32);
+  __type(value, struct na_here);
+} here SEC(".maps");
+
+// Whether connect() has let the connection past the engine (bypass.h), to this workload, and it is allowed still.
+// Without an agent it is not: its listener, which is not there either, must have it.
+static __always_inline int has_bypass(const struct bpf_sk_lookup *ctx, const struct na_address *local,
+                                      const struct na_address *remote) {
+  struct na_bypass_key ends = {*remote, *local, bpf_ntohs((__u16)ctx->remote_port), (__u16)ctx->local_port, 0};
+  const struct na_bypass *flow = bpf_map_lookup_elem(&bypassed, &ends);
+  const struct na_access_entry *verdict;
+  const struct na_here *present;
+  __u32 only = 0;
+
+  if (!flow || !flow->life || flow->life != present_life())
+    return 0;
+  present = bpf_map_lookup_elem(&here, &only);
+  if (!present || present->life != flow->life || present->workload != flow->destination)
+    return 0;
+  verdict = access_of(flow->source, flow->destination, ends.destination_port, IPPROTO_TCP);
+  return verdict && verdict->access == NA_ACCESS_ALLOW && agent_is_alive();
+}
 
 static __always_inline int steer(struct bpf_sk_lookup *ctx, int open) {
   struct na_address local, remote;
@@ -36,7 +66,7 @@ static __always_inline int steer(struct bpf_sk_lookup *ctx, int open) {
   if (ctx->local_port == NA_PORT_HBONE || ctx->ingress_ifindex == LOOPBACK_IFINDEX)
     return SK_PASS;
   read_addresses(ctx, &local, &remote);
-  if (is_within(&local, &remote) || is_probe(&remote))
+  if (is_within(&local, &remote) || is_probe(&remote) || has_bypass(ctx, &local, &remote))
     return SK_PASS;
   return steer_to(ctx, &listeners, ctx->ingress_ifindex, open);
 }

@@ -8,6 +8,9 @@
 // by the cookie of their network namespace, those that share one by their cgroup (groups.h), and the agent by its
 // cgroup: a process can choose neither.
 //
+// A connection to a workload of this node that needs no engine goes there at once (bypass.h), and is followed to its
+// end (follow.h).
+//
 // Here is also the part of inbound capture that concerns the agent's connections to applications, which it makes in the
 // name of their clients. Such a connection has the addresses and perhaps the ports of the client's own one. The two are
 // kept apart by device: both ends of the agent's are bound to the loopback device, the client's to the one it came by.
@@ -16,13 +19,12 @@
 #include <linux/bpf.h>
 
 #include "address.h"
+#include "bypass.h"
 #include "counters.h"
 #include "fail_open.h"
+#include "follow.h"
 #include "groups.h"
-#include "liveness.h"
 
-#define AF_INET          2
-#define AF_INET6         10
 #define IPPROTO_TCP      6
 #define SOL_IP           0
 #define SOL_SOCKET       1
@@ -48,7 +50,7 @@ struct {
   __uint(type, BPF_MAP_TYPE_SK_STORAGE);
   __uint(map_flags, BPF_F_NO_PREALLOC);
   __type(key, int);
-  __type(value, struct na_destination);
+  __type(value, struct na_original);
 } original SEC(".maps");
 
 // Client side of a captured connection -> destination; from the SYN until the agent has asked. LRU: an entry lost under
@@ -60,14 +62,7 @@ struct {
   __type(value, struct na_destination);
 } destinations SEC(".maps");
 
-enum verdict { REFUSE = -1, LEAVE = 0, CAPTURE = 1 };
-
-static __always_inline int is_own(const struct na_workload_entry *workload, const struct na_address *address) {
-  for (int i = 0; i < NA_OWN_ADDRESSES; i++)
-    if (same_address(&workload->own[i], address))
-      return 1;
-  return 0;
-}
+enum verdict { REFUSE = -1, LEAVE = 0, CAPTURE = 1, REDIRECT = 2 };
 
 // A connection of the agent's. One with a foreign source is to the application, in the name of a client: it and its
 // answers stay within the loopback device.
@@ -129,18 +124,42 @@ static __always_inline int stays_here(const struct na_workload_entry *workload, 
   return is_loopback(to) || is_any(to) || is_own(workload, to);
 }
 
-// Decide on a connect() from a socket's own address, and remember its destination if it is captured.
+// A connection that is not left alone: past the engine, or to the agent's listener on the loopback address of the
+// family.
+static __always_inline enum verdict redirect(struct bpf_sock_addr *ctx, const struct na_address *from,
+                                             const struct na_workload_entry *workload, const struct way *way,
+                                             struct na_original *kept, struct na_destination *to) {
+  const struct na_address loopback = {{0, 0, 0, bpf_htonl(1)}};
+  enum bypass bypass = BYPASS_ENGINE;
+
+  if (way->port == NA_PORT_OUTBOUND)
+    bypass = try_bypass(ctx, from, workload, kept, to);
+  if (bypass == BYPASS_ALLOWED)
+    return REDIRECT;
+  if (bypass == BYPASS_DENIED)
+    return REFUSE;
+  if (is_mapped(&to->address))
+    set_mapped(&to->address, bpf_htonl(0x7f000001));
+  else
+    to->address = loopback;
+  to->port = way->port;
+  count(NA_COUNT_CAPTURED);
+  return CAPTURE;
+}
+
+// Decide on a connect() from a socket's own address. After CAPTURE and REDIRECT `to` is where it goes, and the socket
+// remembers what was asked for.
 static __always_inline enum verdict decide(struct bpf_sock_addr *ctx, const struct na_address *from,
-                                           const struct na_address *to, const struct na_workload_entry *workload,
+                                           struct na_destination *to, const struct na_workload_entry *workload,
                                            struct way *way) {
-  struct na_destination *kept;
   struct bpf_sock *sk = ctx->sk;
+  struct na_original *kept;
 
   if (ctx->protocol != IPPROTO_TCP)
     return LEAVE;
   if (bpf_get_current_ancestor_cgroup_id(workload->agent_level) == workload->agent_cgroup)
     return workload->flags & NA_WORKLOAD_SHARED ? LEAVE : join_loopback(ctx, from, workload);
-  if (stays_here(workload, to) || !find_way(ctx, workload, way) || way->flags & NA_WORKLOAD_RELEASED ||
+  if (stays_here(workload, &to->address) || !find_way(ctx, workload, way) || way->flags & NA_WORKLOAD_RELEASED ||
       passes_without_agent(ctx, way->flags, way->port)) {
     bpf_sk_storage_delete(&original, sk); // of an earlier connect() on the same socket
     return LEAVE;
@@ -152,10 +171,10 @@ static __always_inline enum verdict decide(struct bpf_sock_addr *ctx, const stru
     count(NA_COUNT_NO_STORAGE);
     return REFUSE;
   }
-  kept->address = *to;
-  kept->port = bpf_ntohs((__u16)ctx->user_port);
-  count(NA_COUNT_CAPTURED);
-  return CAPTURE;
+  kept->asked.address = to->address;
+  kept->asked.port = to->port;
+  kept->life = 0;
+  return redirect(ctx, from, workload, way, kept, to);
 }
 
 // Give a socket without source the workload's address, so that getsockname() tells what it would without capture. It
@@ -189,27 +208,30 @@ SEC("cgroup/connect4")
 int outbound_connect4(struct bpf_sock_addr *ctx) {
   __u64 cookie = bpf_get_netns_cookie(ctx);
   struct na_workload_entry *workload = bpf_map_lookup_elem(&workloads, &cookie);
+  struct na_destination to = {.port = bpf_ntohs((__u16)ctx->user_port)};
   struct bpf_sock *sk = ctx->sk;
-  struct na_address from, to;
+  struct na_address from;
   enum verdict verdict;
   struct way way;
 
   if (!workload || !sk)
     return 1;
   set_mapped(&from, sk->src_ip4);
-  set_mapped(&to, ctx->user_ip4);
+  set_mapped(&to.address, ctx->user_ip4);
   verdict = decide(ctx, &from, &to, workload, &way);
-  if (verdict != CAPTURE)
+  if (verdict == CAPTURE)
+    choose_source4(ctx, &from, way.source4);
+  else if (verdict != REDIRECT)
     return verdict == LEAVE;
-  choose_source4(ctx, &from, way.source4);
-  ctx->user_ip4 = bpf_htonl(0x7f000001);
-  ctx->user_port = bpf_htons(way.port);
+  ctx->user_ip4 = to.address.word[3];
+  ctx->user_port = bpf_htons(to.port);
   return 1;
 }
 
 SEC("cgroup/connect6")
 int outbound_connect6(struct bpf_sock_addr *ctx) {
-  struct na_address to = {{ctx->user_ip6[0], ctx->user_ip6[1], ctx->user_ip6[2], ctx->user_ip6[3]}};
+  struct na_destination to = {.address = {{ctx->user_ip6[0], ctx->user_ip6[1], ctx->user_ip6[2], ctx->user_ip6[3]}},
+                              .port = bpf_ntohs((__u16)ctx->user_port)};
   __u64 cookie = bpf_get_netns_cookie(ctx);
   struct na_workload_entry *workload = bpf_map_lookup_elem(&workloads, &cookie);
   struct bpf_sock *sk = ctx->sk;
@@ -221,30 +243,26 @@ int outbound_connect6(struct bpf_sock_addr *ctx) {
     return 1;
   from = (struct na_address){{sk->src_ip6[0], sk->src_ip6[1], sk->src_ip6[2], sk->src_ip6[3]}};
   verdict = decide(ctx, &from, &to, workload, &way);
-  if (verdict != CAPTURE)
+  if (verdict == CAPTURE)
+    choose_source6(ctx, &from, is_mapped(&to.address) ? way.source4 : way.source6);
+  else if (verdict != REDIRECT)
     return verdict == LEAVE;
-  if (is_mapped(&to)) {
-    choose_source6(ctx, &from, way.source4);
-    ctx->user_ip6[3] = bpf_htonl(0x7f000001);
-  } else {
-    choose_source6(ctx, &from, way.source6);
-    ctx->user_ip6[0] = 0;
-    ctx->user_ip6[1] = 0;
-    ctx->user_ip6[2] = 0;
-    ctx->user_ip6[3] = bpf_htonl(1);
-  }
-  ctx->user_port = bpf_htons(way.port);
+  ctx->user_ip6[0] = to.address.word[0];
+  ctx->user_ip6[1] = to.address.word[1];
+  ctx->user_ip6[2] = to.address.word[2];
+  ctx->user_ip6[3] = to.address.word[3];
+  ctx->user_port = bpf_htons(to.port);
   return 1;
 }
 
 SEC("cgroup/getpeername4")
 int outbound_getpeername4(struct bpf_sock_addr *ctx) {
   struct bpf_sock *sk = ctx->sk;
-  struct na_destination *kept = sk ? bpf_sk_storage_get(&original, sk, 0, 0) : 0;
+  struct na_original *kept = sk ? bpf_sk_storage_get(&original, sk, 0, 0) : 0;
 
-  if (kept && is_mapped(&kept->address)) {
-    ctx->user_ip4 = kept->address.word[3];
-    ctx->user_port = bpf_htons(kept->port);
+  if (kept && is_mapped(&kept->asked.address)) {
+    ctx->user_ip4 = kept->asked.address.word[3];
+    ctx->user_port = bpf_htons(kept->asked.port);
   }
   return 1;
 }
@@ -252,14 +270,14 @@ int outbound_getpeername4(struct bpf_sock_addr *ctx) {
 SEC("cgroup/getpeername6")
 int outbound_getpeername6(struct bpf_sock_addr *ctx) {
   struct bpf_sock *sk = ctx->sk;
-  struct na_destination *kept = sk ? bpf_sk_storage_get(&original, sk, 0, 0) : 0;
+  struct na_original *kept = sk ? bpf_sk_storage_get(&original, sk, 0, 0) : 0;
 
   if (kept) {
-    ctx->user_ip6[0] = kept->address.word[0];
-    ctx->user_ip6[1] = kept->address.word[1];
-    ctx->user_ip6[2] = kept->address.word[2];
-    ctx->user_ip6[3] = kept->address.word[3];
-    ctx->user_port = bpf_htons(kept->port);
+    ctx->user_ip6[0] = kept->asked.address.word[0];
+    ctx->user_ip6[1] = kept->asked.address.word[1];
+    ctx->user_ip6[2] = kept->asked.address.word[2];
+    ctx->user_ip6[3] = kept->asked.address.word[3];
+    ctx->user_port = bpf_htons(kept->asked.port);
   }
   return 1;
 }
@@ -279,18 +297,38 @@ static __always_inline void read_local(struct bpf_sock_ops *ops, struct na_addre
 }
 
 // Before the SYN leaves: with TCP Fast Open the other side may be accepted before this side is established.
-static __always_inline void publish_destination(struct bpf_sock_ops *ops, struct bpf_sock *sk) {
-  struct na_destination *kept = bpf_sk_storage_get(&original, sk, 0, 0), value;
+static __always_inline void publish_destination(struct bpf_sock_ops *ops, const struct na_original *kept) {
+  struct na_destination value = kept->asked;
   struct na_flow flow = {};
 
-  if (!kept)
-    return;
-  value = *kept;
   flow.netns_cookie = bpf_get_netns_cookie(ops);
   read_local(ops, &flow.source);
   flow.source_port = (__u16)ops->local_port;
   if (bpf_map_update_elem(&destinations, &flow, &value, BPF_ANY))
     count(NA_COUNT_NO_FLOW);
+}
+
+static __always_inline void begin(struct bpf_sock_ops *ops, struct bpf_sock *sk) {
+  struct na_original *kept = bpf_sk_storage_get(&original, sk, 0, 0);
+  __u64 cookie = bpf_get_netns_cookie(ops);
+  struct na_workload_entry *workload;
+
+  if (!kept)
+    return;
+  if (!kept->life) {
+    publish_destination(ops, kept);
+    return;
+  }
+  workload = bpf_map_lookup_elem(&workloads, &cookie);
+  if (workload)
+    begin_flow(ops, kept, workload);
+}
+
+static __always_inline void follow(struct bpf_sock_ops *ops, struct bpf_sock *sk) {
+  struct na_original *kept = bpf_sk_storage_get(&original, sk, 0, 0);
+
+  if (kept && kept->life)
+    follow_flow(ops, sk, kept);
 }
 
 // The application's end of a connection that join_loopback() saw begin: by its mark, which tcp_fwmark_accept hands on.
@@ -313,7 +351,9 @@ int outbound_sockops(struct bpf_sock_ops *ops) {
   if (!sk)
     return 1;
   if (ops->op == BPF_SOCK_OPS_TCP_CONNECT_CB)
-    publish_destination(ops, sk);
+    begin(ops, sk);
+  else if (ops->op == BPF_SOCK_OPS_STATE_CB)
+    follow(ops, sk);
   else if (ops->op == BPF_SOCK_OPS_PASSIVE_ESTABLISHED_CB)
     keep_on_loopback(ops, sk);
   return 1;

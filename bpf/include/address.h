@@ -10,6 +10,9 @@
 
 #include "nodeagent_abi.h"
 
+#define AF_INET  2
+#define AF_INET6 10
+
 /* Keeps the compiler from merging the context accesses of two branches into one through a computed pointer, which the
  * verifier refuses ("dereference of modified ctx ptr"). */
 #define KEEP_BRANCH() asm volatile("" ::: "memory")
@@ -42,6 +45,14 @@ static __always_inline int is_loopback(const struct na_address *a) {
 
 static __always_inline int same_address(const struct na_address *a, const struct na_address *b) {
   return a->word[0] == b->word[0] && a->word[1] == b->word[1] && a->word[2] == b->word[2] && a->word[3] == b->word[3];
+}
+
+/* Whether an address is one of the workload's. */
+static __always_inline int is_own(const struct na_workload_entry *workload, const struct na_address *address) {
+  for (int i = 0; i < NA_OWN_ADDRESSES; i++)
+    if (same_address(&workload->own[i], address))
+      return 1;
+  return 0;
 }
 
 #endif

@@ -8,7 +8,6 @@
 #include "address.h"
 #include "counters.h"
 
-#define AF_INET          2
 #define IPPROTO_TCP      6
 #define LOOPBACK_IFINDEX 1
 

@@ -10,6 +10,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/syscall.h>
 #include <unistd.h>
 
 /* The kernel's ENOTSUPP, which user space has no name for: the map type has no such operation. */
@@ -18,6 +19,18 @@
 #define LOG_KEPT 4096
 /* Elements that are counted in one call; no bucket of a hash map is nearly as long. */
 #define COUNT_CHUNK 1024
+
+/* What linux/bpf.h has since Linux 6.4, and libbpf since 1.2. */
+#define NETFILTER_SECTION "netfilter"
+#define NETFILTER_PROGRAM ((enum bpf_prog_type)32)
+#define NETFILTER_ATTACH  ((enum bpf_attach_type)45)
+
+struct netfilter_link {
+  uint32_t program_fd, target, attach_type, link_flags;
+  uint32_t pf, hook;
+  int32_t priority;
+  uint32_t flags;
+};
 
 struct na_bpf {
   struct bpf_object *object;
@@ -69,6 +82,16 @@ const char *na_bpf_error(void) {
   return log_text;
 }
 
+static void type_netfilter_programs(struct bpf_object *object) {
+  struct bpf_program *program;
+  bpf_object__for_each_program(program, object) {
+    if (strcmp(bpf_program__section_name(program), NETFILTER_SECTION) != 0)
+      continue;
+    bpf_program__set_type(program, NETFILTER_PROGRAM);
+    bpf_program__set_expected_attach_type(program, NETFILTER_ATTACH);
+  }
+}
+
 int na_bpf_open(const char *path, na_bpf **out) {
   log_begin();
   na_bpf *object = calloc(1, sizeof *object);
@@ -80,6 +103,7 @@ int na_bpf_open(const char *path, na_bpf **out) {
     free(object);
     return error;
   }
+  type_netfilter_programs(object->object);
   *out = object;
   return 0;
 }
@@ -110,6 +134,22 @@ int na_bpf_attach(const na_bpf *object, const char *program, int target_fd) {
   if (!found)
     return -ENOENT;
   return bpf_link_create(bpf_program__fd(found), target_fd, bpf_program__expected_attach_type(found), NULL);
+}
+
+int na_bpf_attach_netfilter(const na_bpf *object, const char *program, uint32_t pf, uint32_t hook, int32_t priority) {
+  log_begin();
+  struct bpf_program *found = bpf_object__find_program_by_name(object->object, program);
+  if (!found)
+    return -ENOENT;
+  struct netfilter_link link = {
+      .program_fd = (uint32_t)bpf_program__fd(found),
+      .attach_type = NETFILTER_ATTACH,
+      .pf = pf,
+      .hook = hook,
+      .priority = priority,
+  };
+  int fd = (int)syscall(SYS_bpf, BPF_LINK_CREATE, &link, sizeof link);
+  return fd < 0 ? -errno : fd;
 }
 
 int na_bpf_replace(const na_bpf *object, const char *program, int link_fd) {

@@ -208,6 +208,16 @@ class BpfObject:
         code = lib.na_bpf_attach(self._object, program.encode(), target)
         return BpfLink(_check(code, f"attach BPF program {program} of {self.name}"))
 
+    def attach_netfilter(self, program: str, family: int, hook: int, priorities: Iterable[int]) -> BpfLink:
+        """Attach a program to a hook (NF_INET_*) for a family (NFPROTO_*) of the calling thread's network namespace, by
+        the first of the priorities that no other program has there."""
+        code = -errno.EBUSY
+        for priority in priorities:
+            code = lib.na_bpf_attach_netfilter(self._object, program.encode(), family, hook, priority)
+            if code != -errno.EBUSY:
+                break
+        return BpfLink(_check(code, f"attach BPF program {program} of {self.name}"))
+
     def attach_pinned(self, program: str, target: int, pin: Path) -> None:
         """Attach a program and pin the link. Where one is pinned already, which must be to the same target, its
         program is replaced: there is no moment without."""

@@ -18,8 +18,10 @@ from typing import Final
 
 from nodeagent.dataplane.bpf import BpfMap, BpfObject, detach_pinned
 from nodeagent.dataplane.bpffs import lock_folder, make_folder
+from nodeagent.dataplane.bypass_maps import HERE
 from nodeagent.dataplane.ebpf_node import (
     DNS,
+    INBOUND_MAPS,
     LISTENERS,
     OPEN,
     RELEASED,
@@ -35,6 +37,7 @@ from nodeagent.dataplane.ebpf_shared import SharedNamespaces
 from nodeagent.dataplane.listeners import bind_listener, duplicate, open_failed, open_listeners
 from nodeagent.dataplane.netns import NetworkNamespace
 from nodeagent.dataplane.nft import apply_ruleset, is_in_force, remove_ruleset
+from nodeagent.dataplane.raw_guard import detach_raw_guard, is_raw_guarded
 from nodeagent.dataplane.routing import apply_routing, read_addresses, read_devices, remove_routing
 from nodeagent.dataplane.ruleset import INBOUND_PORT, OUTBOUND_PORT, CaptureRules
 from nodeagent.dataplane.share import NamespaceShare
@@ -73,12 +76,20 @@ class EbpfCapture:
             apply_ruleset(self._namespace, self._ruleset(flags))
 
     def _ruleset(self, flags: int) -> CaptureRules:
-        return replace(self._rules, open=bool(flags & OPEN))
+        return replace(self._rules, open=bool(flags & OPEN), past=self._node.raw_guard is None)
 
     def _attach(self, flags: int) -> None:
         program = _OPEN_PROGRAM if flags & OPEN else _PROGRAM
         with _inbound_object(self._node, self._cookie) as inbound:
             inbound.attach_pinned(program, self._namespace.fd, inbound_link(self._folder))
+        if flags & OPEN:
+            detach_raw_guard(self._folder)
+        elif self._node.raw_guard is not None:
+            self._node.raw_guard.attach(self._namespace, self._folder)
+
+    def _is_attached(self, flags: int) -> bool:
+        raw = self._node.raw_guard is None or bool(flags & OPEN) or is_raw_guarded(self._folder)
+        return raw and inbound_link(self._folder).exists()
 
     def set_open(self, open_: bool) -> None:
         """Whether connections pass while the agent has no listener. It stays so by apply()."""
@@ -103,9 +114,10 @@ class EbpfCapture:
     def release(self) -> None:
         """Stop capturing new connections; those that are captured go on."""
         with self._lock:
-            apply_ruleset(self._namespace, self._rules.released())
+            apply_ruleset(self._namespace, self._ruleset(self._flags()).released())
             self._node.put(self._node.workloads, self._key, self._entry(self._flags() | RELEASED))
             detach_pinned(inbound_link(self._folder))
+            detach_raw_guard(self._folder)
 
     def remove(self) -> None:
         """Leave nothing behind. Connections that are still captured are cut off."""
@@ -120,10 +132,9 @@ class EbpfCapture:
         """Whether the captured state is still there. A program in the pod cannot change the BPF part of it;
         one with CAP_NET_ADMIN could have changed the rest."""
         entry = self._node.workloads.get(self._key)
-        captured = (
-            entry is not None and not flags_of(entry) & RELEASED and inbound_link(self._folder).exists()
-        )
-        return captured and is_in_force(self._namespace, self._ruleset(self._flags()))
+        flags = self._flags()
+        captured = entry is not None and not flags_of(entry) & RELEASED and self._is_attached(flags)
+        return captured and is_in_force(self._namespace, self._ruleset(flags))
 
 
 def end_all(pins: Path, namespaces: Iterable[NetworkNamespace]) -> None:
@@ -145,7 +156,8 @@ def _inbound_object(node: EbpfNode, cookie: int) -> BpfObject:
     """The programs of a namespace, with the maps that it has already."""
     folder = node.namespace_folder(cookie)
     make_folder(folder)
-    return BpfObject("inbound", {"counters": node.map_pin("counters"), LISTENERS: folder / LISTENERS})
+    own = {name: folder / name for name in (LISTENERS, HERE)}
+    return BpfObject("inbound", node.map_pins(INBOUND_MAPS) | own)
 
 
 class EbpfListeners:

@@ -2,7 +2,8 @@
 
 Below one folder on a bpf filesystem, in a folder by the version of the ABI:
 
-    maps/           workloads, groups, destinations, original, counters, liveness; those of ebpf_dns.py
+    maps/           workloads, groups, destinations, original, counters, liveness; those of ebpf_dns.py and
+                    bypass_maps.py
     links/          connect4 and the others, at the root of the cgroup hierarchy
     netns/COOKIE/   what one workload's namespace has (ebpf_capture.py)
 
@@ -34,10 +35,13 @@ from nodeagent.dataplane.bpf import (
     possible_cpus,
 )
 from nodeagent.dataplane.bpffs import ensure_bpffs, lock_folder, make_folder, remove_pins
+from nodeagent.dataplane.bypass_layout import Here
+from nodeagent.dataplane.bypass_maps import INBOUND, LASTING, PER_LIFE, BypassMaps, end_life, name_namespace
 from nodeagent.dataplane.cgroup import Cgroup, find_mount
 from nodeagent.dataplane.ebpf_dns import EbpfDns, detach_dns
 from nodeagent.dataplane.liveness import LIVENESS, Liveness
 from nodeagent.dataplane.netns import NetworkNamespace
+from nodeagent.dataplane.raw_guard import RawGuard, detach_raw_guard
 from nodeagent.errors import BpfError, BpfMapFullError, CapabilityError
 
 # bpf/include/nodeagent_abi.h
@@ -58,6 +62,7 @@ COUNTERS: Final = (
     "denied",
     "no_bypass",
     "no_event",
+    "raw",
 )
 _ENTRY: Final = struct.Struct("=QII16s16s256sI4x")
 _GROUP_KEY: Final = struct.Struct("=QQ")
@@ -65,8 +70,20 @@ _GROUP: Final = struct.Struct("=QII16s16s")
 _COOKIE: Final = struct.Struct("=Q")
 _FLOW_SIZE: Final = 32
 _DESTINATION_SIZE: Final = 24
+_ORIGINAL_SIZE: Final = 40
 
-SHARED_MAPS: Final = ("workloads", "groups", "original", "destinations", "counters", LIVENESS)
+SHARED_MAPS: Final = (
+    "workloads",
+    "groups",
+    "original",
+    "destinations",
+    "counters",
+    LIVENESS,
+    *LASTING,
+    *PER_LIFE,
+)
+INBOUND_MAPS: Final = ("counters", LIVENESS, *INBOUND)
+"""Those that listener lookup in workloads' namespaces has, too."""
 LISTENERS: Final = "listeners"
 _HOOKS: Final = (
     "outbound_sockops",
@@ -192,6 +209,10 @@ class EbpfNode:
         self._groups: BpfMap | None = None
         self._counters: BpfMap | None = None
         self._liveness: Liveness | None = None
+        self._bypass: BypassMaps | None = None
+        self.raw_guard: RawGuard | None = None
+        self.bypass_lacks = ""
+        """Why no connection may pass the engine on this machine; "" if they may."""
         self._unread: list[BpfMap] = []  # maps of which only the size is asked
         self._full: Counter[str] = Counter()
         self._full_lock = threading.Lock()
@@ -207,21 +228,33 @@ class EbpfNode:
         for name in ("maps", "links", "netns"):
             make_folder(self.folder / name)
         try:
-            for name in ("inbound", "shared"):
-                with BpfObject(name, {"counters": self.map_pin("counters")}):
+            end_life(self.folder / "maps")
+            for name, shared in (("inbound", INBOUND_MAPS), ("shared", ("counters",))):
+                with BpfObject(name, self.map_pins(shared)):
                     """Its programs are checked now: a workload must not be the first to find out."""
-            with BpfObject("outbound", {name: self.map_pin(name) for name in SHARED_MAPS}) as outbound:
+            with BpfObject("outbound", self.map_pins(SHARED_MAPS)) as outbound:
                 self._open_maps(outbound)
                 self._attach(outbound, root)
                 self._liveness = Liveness(outbound)
         except BaseException:
             self.close()
             raise
+        self._load_raw_guard()
         self._remove_other_versions()
+
+    def _load_raw_guard(self) -> None:
+        try:
+            self.raw_guard = RawGuard(self.map_pins(("counters",)))
+        except BpfError as error:
+            self.bypass_lacks = f"raw sockets need a guard of Linux 6.4: {str(error).splitlines()[0]}"
 
     def map_pin(self, name: str) -> Path:
         """Where a shared map is pinned."""
         return self.folder / "maps" / name
+
+    def map_pins(self, names: Iterable[str]) -> dict[str, Path]:
+        """Shared maps and where they are pinned."""
+        return {name: self.map_pin(name) for name in names}
 
     def _open_maps(self, outbound: BpfObject) -> None:
         self._workloads = outbound.map("workloads", _COOKIE.size, _ENTRY.size)
@@ -229,8 +262,9 @@ class EbpfNode:
         self._counters = outbound.map("counters", 4, 8 * possible_cpus())
         self._unread = [
             outbound.map("destinations", _FLOW_SIZE, _DESTINATION_SIZE),
-            outbound.map("original", 4, _DESTINATION_SIZE),
+            outbound.map("original", 4, _ORIGINAL_SIZE),
         ]
+        self._bypass = BypassMaps.of(outbound)
 
     def _attach(self, outbound: BpfObject, root: Path) -> None:
         group = os.open(self._group.directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
@@ -294,6 +328,16 @@ class EbpfNode:
 
     # -- what all have --
 
+    def bypass_maps(self) -> BypassMaps:
+        """The maps by which connections within the node pass the engine, empty after start()."""
+        assert self._bypass is not None, "start() comes first"
+        return self._bypass
+
+    def name_namespace(self, cookie: int, life: int, workload: int) -> None:
+        """Say which workload (the engine's number) a captured namespace is, in a life of the agent; before others are
+        sent there past the engine."""
+        name_namespace(self.namespace_folder(cookie), Here(life, workload))
+
     def put(self, where: BpfMap, key: bytes, value: bytes) -> None:
         """Write to a map; BpfMapFullError, which is counted, if it has no room."""
         try:
@@ -340,8 +384,10 @@ class EbpfNode:
         assert self._counters is not None, "start() comes first"
         assert self._groups is not None
         destinations, original = self._unread
-        found = [self._usage(each, counted=True) for each in (self.workloads, self._groups, destinations)]
-        found += [self._usage(each, counted=False) for each in (original, self._counters)]
+        bypass = self.bypass_maps()
+        full = (self.workloads, self._groups, destinations, *bypass.counted())
+        found = [self._usage(each, counted=True) for each in full]
+        found += [self._usage(each, counted=False) for each in (original, self._counters, bypass.events)]
         return [*found, self._listeners()]
 
     def _usage(self, each: BpfMap, *, counted: bool) -> MapUsage:
@@ -365,11 +411,12 @@ class EbpfNode:
         # Also when start() has failed: what an earlier agent captured stays so until another mode has taken it over.
         workloads = self._workloads or pinned_workloads(self._pins)
         idle = workloads is None or not any(True for _ in workloads)
-        held = (self._liveness, self._hook, workloads, self._groups, self._counters, *self._unread)
-        for each in (self.dns, *held):
+        shared = (workloads, self._groups, self._counters, self._bypass, *self._unread)
+        for each in (self.dns, self.raw_guard, self._liveness, self._hook, *shared):
             if each is not None:
                 each.close()
-        self._liveness = self._hook = self._workloads = self._groups = self._counters = None
+        self._liveness = self._hook = self.raw_guard = self._bypass = None
+        self._workloads = self._groups = self._counters = None
         self._unread = []
         if idle and self._lock >= 0:
             unload(self._pins)
@@ -385,6 +432,7 @@ def inbound_link(folder: Path) -> Path:
 
 def _remove_namespace(folder: Path) -> None:
     detach_pinned(inbound_link(folder))
+    detach_raw_guard(folder)
     remove_pins(folder)
 
 

@@ -20,6 +20,7 @@ from nodeagent.dataplane.cgroup import Cgroup, describe, find_mount
 from nodeagent.dataplane.ebpf_node import netns_cookie, root_of_cgroups
 from nodeagent.dataplane.netns import NetworkNamespace, scratch_namespace
 from nodeagent.dataplane.nft import apply_ruleset
+from nodeagent.dataplane.raw_guard import RAW
 from nodeagent.dataplane.ruleset import CaptureRules
 from nodeagent.dataplane.sock_diag import probe_destroy
 from nodeagent.dataplane.sysctls import require_writable_sysctls
@@ -35,7 +36,7 @@ _HOOKS: Final = (
     "outbound_sockops",
     "agent_getsockopt",
 )
-_OPTIONAL: Final = ("direct",)
+_OPTIONAL: Final = ("direct", RAW)
 """Objects that capture does not need; they have probes of their own."""
 MODES: Final = ("ebpf", "nft")
 """In the order in which `auto` prefers them."""
@@ -191,6 +192,12 @@ def _revocation(scratch: Scratch) -> str:
     return "connections can be ended when policy changes (SOCK_DESTROY)"
 
 
+def _raw_guard(scratch: Scratch) -> str:
+    """What bypass cannot do without, either."""
+    with BpfObject(RAW):
+        return "raw sockets can be refused by a program (Linux 6.4)"
+
+
 _BASIC: Final[tuple[tuple[str, tuple[str, ...], Callable[[], str]], ...]] = (
     ("rights", MODES, _rights),
     ("cgroups", MODES, _cgroups),
@@ -207,4 +214,5 @@ _CAPTURE: Final[tuple[tuple[str, tuple[str, ...], Callable[[Scratch], str]], ...
     ("BPF objects", ("ebpf",), _objects),
     ("BPF attachments", ("ebpf",), _attachments),
     ("revocation", (), _revocation),
+    ("raw socket guard", (), _raw_guard),
 )

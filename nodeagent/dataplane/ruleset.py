@@ -43,7 +43,7 @@ class CaptureRules:
     captured. `steered`: connections are captured by eBPF (ebpf_capture.py), and the ruleset only guards, without NAT
     and conntrack. `groups`: the namespace is shared (ebpf_shared.py), and only these cgroups of it are guarded. `open`:
     what is steered passes while the agent does not listen, so that what was not made by connect() is not refused
-    either.
+    either. `past`: it is the ruleset that refuses that; raw_guard.py does it better where it can.
     """
 
     agent_path: str
@@ -59,6 +59,7 @@ class CaptureRules:
     steered: bool = False
     groups: tuple[Cgroup, ...] | None = None
     open: bool = False
+    past: bool = True
 
     @classmethod
     def for_agent(cls, group: Cgroup, *, hbone: bool = False, dns: bool = False) -> CaptureRules:
@@ -107,7 +108,8 @@ def chains_of(rules: CaptureRules) -> tuple[Chain, ...]:
     if rules.steered:
         # Its own two ports the agent has by listener lookup (bpf/inbound.bpf.c).
         guard = (_guard_chain(rules, agent, also),) if also else ()
-        return (_behind_chain(rules), _past_chain(rules, agent), *guard)
+        past = (_past_chain(rules, agent),) if rules.past else ()
+        return (_behind_chain(rules), *past, *guard)
     return (
         _zone_chain(rules, agent),
         _return_chain(agent),

@@ -139,7 +139,8 @@ def test_a_node_counts_the_workloads_that_it_has_no_room_for(folder: Path) -> No
             with pytest.raises(BpfMapFullError):
                 node.put(node.workloads, _no_namespace(4096), entry)
             usage = {each.name: each for each in node.maps()}
-            assert set(usage) == {"workloads", "groups", "destinations", "original", "counters", "listeners"}
+            capture = {"workloads", "groups", "destinations", "original", "counters", "listeners"}
+            assert set(usage) == capture | {"sources", "services", "backends", "access", "bypassed", "events"}
             workloads = usage["workloads"]
             assert (workloads.entries, workloads.limit, workloads.full) == (4096, 4096, 1)
             assert workloads.memory >= 4096 * len(entry)

@@ -31,6 +31,11 @@ NA_API int na_bpf_map(const na_bpf *object, const char *map);
 /* Attach a program to a cgroup's directory or a network namespace, by its section's hook. Returns the link's
  * descriptor, with which the attachment ends unless it is pinned. */
 NA_API int na_bpf_attach(const na_bpf *object, const char *program, int target_fd);
+/* Attach a program (section "netfilter", Linux 6.4) to a hook of the calling thread's network namespace: pf is
+ * NFPROTO_*, hook NF_INET_*. Returns the link's descriptor; -EBUSY: a program with that priority is attached there.
+ * Such a link's program cannot be replaced. */
+NA_API int na_bpf_attach_netfilter(const na_bpf *object, const char *program, uint32_t pf, uint32_t hook,
+                                   int32_t priority);
 /* Replace the program of a link, atomically. */
 NA_API int na_bpf_replace(const na_bpf *object, const char *program, int link_fd);
 /* End a link's attachment; it stays a link without one. */

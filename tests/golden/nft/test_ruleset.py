@@ -31,6 +31,7 @@ CASES = {
         )
     ),
     "steered": render(replace(RULES, steered=True)),
+    "steered_unpast": render(replace(RULES, steered=True, past=False)),
     "steered_released": render(replace(RULES, steered=True).released()),
     "removed": render_removal(),
 }

@@ -1,0 +1,58 @@
+"""Refuses TCP connections of raw sockets in workloads' namespaces (bpf/raw.bpf.c), in place of the ruleset's chain for
+that, which would refuse connections past the engine, too."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Final
+
+from nodeagent.dataplane.bpf import BpfObject, detach_pinned
+from nodeagent.dataplane.netns import NetworkNamespace
+
+RAW: Final = "raw"
+"""The object's name."""
+_PROGRAM: Final = "refuse_raw"
+_FAMILIES: Final = {"raw4": 2, "raw6": 10}  # NFPROTO_IPV4, NFPROTO_IPV6
+_NF_INET_LOCAL_OUT: Final = 3
+_PRIORITIES: Final = (-42, -41)
+"""Before the ruleset's chains. Two programs cannot have the same, and a new one is attached before the old one goes."""
+
+
+class RawGuard:
+    """The program, for all namespaces. BpfError if the kernel is older than Linux 6.4."""
+
+    def __init__(self, shared: Mapping[str, Path]) -> None:
+        """`shared`: the map of counters."""
+        self._object = BpfObject(RAW, shared)
+
+    def attach(self, namespace: NetworkNamespace, folder: Path) -> None:
+        """Refuse from now on in a namespace whose pins are in `folder`, also when an earlier agent's program does."""
+        namespace.run(lambda: self._attach_here(folder))
+
+    def _attach_here(self, folder: Path) -> None:
+        for name, family in _FAMILIES.items():
+            link = self._object.attach_netfilter(_PROGRAM, family, _NF_INET_LOCAL_OUT, _PRIORITIES)
+            try:
+                fresh = folder / f"{name}-new"
+                fresh.unlink(missing_ok=True)  # of an agent that was killed just then
+                link.pin(fresh)
+            finally:
+                link.close()
+            fresh.rename(folder / name)
+
+    def close(self) -> None:
+        """Let go of the program; where it is attached it stays."""
+        self._object.close()
+
+
+def detach_raw_guard(folder: Path) -> None:
+    """Let raw sockets do as they please; nothing happens where nothing is attached."""
+    for name in _FAMILIES:
+        detach_pinned(folder / name)
+        detach_pinned(folder / f"{name}-new")
+
+
+def is_raw_guarded(folder: Path) -> bool:
+    """Whether the program is attached there."""
+    return all((folder / name).exists() for name in _FAMILIES)
