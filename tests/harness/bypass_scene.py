@@ -28,7 +28,13 @@ CLIENT, SERVER, OTHER = 1, 2, 3
 VIEW: Final = 7
 LIFE: Final = 0xA11CE
 SERVICE: Final = 70
+FAMILIES = ("v4", "v6", "mapped")
+VIP: Final = {"v4": "10.96.0.10", "v6": "fd00:96::10", "mapped": "::ffff:10.96.0.10"}
 _BUSY, _DISCARDED, _HEADER = 1 << 31, 1 << 30, 8  # linux/bpf.h, the header of a ring buffer's records
+
+
+def address_of(namespace: Namespace, family: str) -> str:
+    return {"v4": namespace.v4, "v6": namespace.v6, "mapped": f"::ffff:{namespace.v4}"}[family]
 
 
 class RingReader:
@@ -151,6 +157,18 @@ class BypassScene:
     outside: Namespace
     agent: CaptureAgent
     maps: PinnedMaps
+
+    def permit(self, family: str = "v4", asked: str = "", port: int = 80) -> str:
+        """Let the client pass to port 8080 of the server when it asks for the VIP of the family, or for what is given;
+        returns that."""
+        maps, target = self.maps, asked or VIP[family]
+        maps.name(self.server, SERVER)
+        maps.source(self.client, CLIENT)
+        maps.service(target, port)
+        maps.backend(0, address_of(self.server, family), 8080)
+        maps.verdict(layout.Access.ALLOW)
+        maps.begin()
+        return target
 
     def captured(self) -> int:
         """How many connections the engine has got so far."""

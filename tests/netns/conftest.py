@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 from harness import Network, require, scratch_cgroup
+from harness.bypass_scene import BypassScene, bypass_scene
 from harness.capture_agent import CaptureAgent, Captured
 
 from nodeagent.dataplane.ebpf_node import unload
@@ -36,3 +37,21 @@ def captured(pins: Path | None) -> Iterator[Captured]:
         pod, outside = network.add("pod", default_route=True), network.add("out", default_route=True)
         agent.enrol(pod)
         yield Captured(network, pod, outside, agent)
+
+
+@pytest.fixture(scope="module")
+def bypass_pods() -> Iterator[BypassScene]:
+    require("root", "nft", "engine")
+    pins = Path(f"/sys/fs/bpf/nodeagent-test-{os.getpid()}-{next(_numbers)}")
+    try:
+        with bypass_scene("pass", pins) as scene:
+            yield scene
+    finally:
+        unload(pins)
+
+
+@pytest.fixture
+def bypass(bypass_pods: BypassScene) -> BypassScene:
+    """Captured pods, and nothing by which anybody may pass the engine."""
+    bypass_pods.maps.clear()
+    return bypass_pods

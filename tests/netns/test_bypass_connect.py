@@ -4,63 +4,29 @@ from __future__ import annotations
 
 import errno
 import itertools
-import os
 import select
 import socket
 from collections.abc import Callable, Iterator
-from pathlib import Path
 
 import pytest
-from harness import require
-from harness.bypass_scene import CLIENT, LIFE, OTHER, SERVER, SERVICE, VIEW, BypassScene, bypass_scene
-from harness.netns import Namespace
+from harness.bypass_scene import CLIENT, FAMILIES, LIFE, OTHER, SERVER, SERVICE, VIEW, BypassScene, address_of
 from harness.peer import dial, exchange, peer_server, read_line
 
 from nodeagent.dataplane.bypass_layout import Access, Ends, EventKind, Flow
-from nodeagent.dataplane.ebpf_node import netns_cookie, unload
+from nodeagent.dataplane.ebpf_node import netns_cookie
 from nodeagent.snapshot.address import parse_address
 
 pytestmark = pytest.mark.netns
 
-FAMILIES = ("v4", "v6", "mapped")
-VIP = {"v4": "10.96.0.10", "v6": "fd00:96::10", "mapped": "::ffff:10.96.0.10"}
 SO_COOKIE = 57  # asm-generic/socket.h
 _ports = itertools.count(20_000)
 
 
-@pytest.fixture(scope="module")
-def module_scene() -> Iterator[BypassScene]:
-    require("root", "nft", "engine")
-    pins = Path(f"/sys/fs/bpf/nodeagent-bypass-{os.getpid()}")
-    try:
-        with bypass_scene("bypass", pins) as scene, peer_server(scene.server, 8080):
-            yield scene
-    finally:
-        unload(pins)
-
-
 @pytest.fixture
-def scene(module_scene: BypassScene) -> BypassScene:
-    """A client and a server that listens on 8080, and nothing that anybody may pass the engine by."""
-    module_scene.maps.clear()
-    return module_scene
-
-
-def _of(namespace: Namespace, family: str) -> str:
-    mapped = f"::ffff:{namespace.v4}"
-    return {"v4": namespace.v4, "v6": namespace.v6, "mapped": mapped}[family]
-
-
-def _permit(scene: BypassScene, family: str, asked: str | None = None) -> str:
-    """Let the client pass to the server at the VIP of the family, or at what is asked for, which is returned."""
-    maps, target = scene.maps, asked or VIP[family]
-    maps.name(scene.server, SERVER)
-    maps.source(scene.client, CLIENT)
-    maps.service(target, 80)
-    maps.backend(0, _of(scene.server, family), 8080)
-    maps.verdict(Access.ALLOW)
-    maps.begin()
-    return target
+def scene(bypass: BypassScene) -> Iterator[BypassScene]:
+    """A server that listens on 8080, and nothing that anybody may pass the engine by."""
+    with peer_server(bypass.server, 8080):
+        yield bypass
 
 
 def _is_direct(client: socket.socket) -> bool:
@@ -73,16 +39,16 @@ def _is_direct(client: socket.socket) -> bool:
 
 @pytest.mark.parametrize("family", FAMILIES)
 def test_the_endpoint_is_reached_without_the_engine(scene: BypassScene, family: str) -> None:
-    target, before, passed = _permit(scene, family), scene.captured(), scene.maps.count("bypassed")
+    target, before, passed = scene.permit(family), scene.captured(), scene.maps.count("bypassed")
     with dial(scene.client, target, 80) as client:
         own, port = client.getsockname()[:2]
         assert client.getpeername()[:2] == (target, 80), "as asked for"
         assert read_line(client) == f"{own.removeprefix('::ffff:')} {port}"
-        assert own == _of(scene.client, family), "the client's own address"
+        assert own == address_of(scene.client, family), "the client's own address"
         cookie = int.from_bytes(client.getsockopt(socket.SOL_SOCKET, SO_COOKIE, 8), "little")
         ((ends, flow),) = scene.maps.flows().items()
         assert exchange(client, b"x" * 100_000) == b"x" * 100_000
-    there = parse_address(_of(scene.server, family))
+    there = parse_address(address_of(scene.server, family))
     assert ends == Ends(parse_address(own), there, port, 8080)
     netns = netns_cookie(scene.client.handle)
     assert flow == Flow(
@@ -94,15 +60,15 @@ def test_the_endpoint_is_reached_without_the_engine(scene: BypassScene, family: 
 
 @pytest.mark.parametrize("family", FAMILIES)
 def test_a_denied_connect_fails_and_is_told(scene: BypassScene, family: str) -> None:
-    target, before = _permit(scene, family), scene.captured()
+    target, before = scene.permit(family), scene.captured()
     scene.maps.verdict(Access.DENY, policy=33)
     denied = scene.maps.count("denied")
     with pytest.raises(PermissionError):
         dial(scene.client, target, 80)
     (event,) = scene.maps.events()
     assert (event.kind, event.policy) == (EventKind.DENIED, 33)
-    assert event.ends.source == parse_address(_of(scene.client, family))
-    assert event.ends.destination == parse_address(_of(scene.server, family))
+    assert event.ends.source == parse_address(address_of(scene.client, family))
+    assert event.ends.destination == parse_address(address_of(scene.server, family))
     assert (event.ends.destination_port, event.flow.asked_port) == (8080, 80)
     assert (event.flow.source, event.flow.destination, event.flow.service) == (CLIENT, SERVER, SERVICE)
     assert scene.maps.count("denied") == denied + 1
@@ -110,7 +76,7 @@ def test_a_denied_connect_fails_and_is_told(scene: BypassScene, family: str) -> 
 
 
 def test_a_nonblocking_connect(scene: BypassScene) -> None:
-    target = _permit(scene, "v4")
+    target = scene.permit()
     client = scene.client.run(lambda: socket.socket(socket.AF_INET, socket.SOCK_STREAM))
     with client:
         client.setblocking(False)
@@ -122,14 +88,14 @@ def test_a_nonblocking_connect(scene: BypassScene) -> None:
 
 
 def test_a_source_of_the_clients_choice(scene: BypassScene) -> None:
-    target, port = _permit(scene, "v4"), next(_ports)
+    target, port = scene.permit(), next(_ports)
     with dial(scene.client, target, 80, source=(scene.client.v4, port)) as client:
         assert read_line(client) == f"{scene.client.v4} {port}"
 
 
 def test_a_verdict_on_everybody(scene: BypassScene) -> None:
     """Counts for those who have none of their own."""
-    target = _permit(scene, "v4")
+    target = scene.permit()
     scene.maps.verdict(Access.ALLOW, source=0)
     scene.maps.verdict(Access.DENY)
     with pytest.raises(PermissionError):
@@ -141,7 +107,7 @@ def test_a_verdict_on_everybody(scene: BypassScene) -> None:
 
 def test_all_slots_are_drawn(scene: BypassScene) -> None:
     """An endpoint in one, none in the other: those go to the engine."""
-    _permit(scene, "v4", scene.server.v4)
+    scene.permit("v4", scene.server.v4)
     scene.maps.service(scene.server.v4, 8080, slots=2)
     drawn = set()
     for _ in range(64):
@@ -234,7 +200,7 @@ def test_what_cannot_be_decided_is_the_engines(
     scene: BypassScene, change: Callable[[BypassScene], None]
 ) -> None:
     """At connect(), or where it arrives."""
-    _permit(scene, "v4", scene.server.v4)
+    scene.permit("v4", scene.server.v4)
     scene.maps.service(scene.server.v4, 8080)
     with dial(scene.client, scene.server.v4, 8080) as client:
         assert _is_direct(client), "but for the change"
@@ -247,7 +213,7 @@ def test_what_cannot_be_decided_is_the_engines(
 
 @pytest.mark.parametrize("port", [8081, 8080])
 def test_a_socket_that_is_bound_to_a_device_is_the_engines(scene: BypassScene, port: int) -> None:
-    _permit(scene, "v4", scene.server.v4)
+    scene.permit("v4", scene.server.v4)
     scene.maps.service(scene.server.v4, port)
     device = ((socket.SOL_SOCKET, socket.SO_BINDTODEVICE, b"eth0"),) if port == 8080 else ()
     with dial(scene.client, scene.server.v4, port, options=device) as client:
@@ -256,7 +222,7 @@ def test_a_socket_that_is_bound_to_a_device_is_the_engines(scene: BypassScene, p
 
 def test_a_full_table_of_flows_leaves_them_to_the_engine(scene: BypassScene) -> None:
     """Which judges them where they arrive."""
-    target, full = _permit(scene, "v4"), scene.maps.count("no_bypass")
+    target, full = scene.permit(), scene.maps.count("no_bypass")
     there, flow = parse_address("192.0.2.1"), Flow(bytes(16), 1, 1, 1, 1, 1, 1, 1, 1).pack()
     limit = scene.maps.bypassed.memory_and_limit()[1]
     scene.maps.bypassed.update(
@@ -283,7 +249,7 @@ def _forge(scene: BypassScene, port: int, life: int = LIFE, to: int = SERVER) ->
     "case", ["allowed", "denied", "withdrawn", "other life", "other workload", "other port"]
 )
 def test_the_verdict_is_asked_again(scene: BypassScene, case: str) -> None:
-    _permit(scene, "v4")
+    scene.permit()
     port = next(_ports)
     _forge(
         scene,
