@@ -135,6 +135,36 @@ class CertificateRow:
 
 
 @dataclass(frozen=True, slots=True)
+class AcceleratedWorkload:
+    """A workload of this node that asked for the acceleration `direct`."""
+
+    name: str
+    namespace: str
+    state: str  # accelerated or refused
+    reason: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class ProbeVerdict:
+    """What a probe of `direct` found on this kernel."""
+
+    name: str
+    verdict: str  # as TCP, differs or fails
+    detail: str
+
+
+@dataclass(frozen=True, slots=True)
+class AccelerationStatus:
+    """The acceleration `direct`; nothing is known of it before somebody has asked for it."""
+
+    workloads: tuple[AcceleratedWorkload, ...] = ()
+    probes: tuple[ProbeVerdict, ...] = ()
+    sockets: int = 0
+    queued: int = 0  # bytes that wait at them
+    counters: Mapping[str, int] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
 class AgentStatus:
     """Everything that `nodeagent status` shows."""
 
@@ -152,6 +182,7 @@ class AgentStatus:
     snapshot: SnapshotStatus
     certificates: tuple[CertificateRow, ...] = ()
     warnings: tuple[str, ...] = ()
+    acceleration: AccelerationStatus = field(default_factory=AccelerationStatus)
 
 
 # -- lists -------------------------------------------------------------------------------------------------

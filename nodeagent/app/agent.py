@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from nodeagent import __version__
 from nodeagent.admin.server import AdminOptions, AdminServer
+from nodeagent.app.agent_acceleration import Acceleration, AccelerationCollector
 from nodeagent.app.agent_access import xds_transport
 from nodeagent.app.agent_configuration import Configuration
 from nodeagent.app.agent_enrolment import Enrolment
@@ -121,6 +122,8 @@ class Agent:
         )
         self.identities.follow(self.views.certificate_changed)
         self.enrolment = self._make_enrolment(dataplane)
+        self.acceleration = Acceleration(config, self.index, dataplane.accelerator, self.enrolment)
+        self.enrolment.on_change = self.acceleration.changed
         self.workloads.policies_changed = self.policies.changed = self.enrolment.refresh_all
         self._zds = ZdsClient(str(config.zds), self.enrolment)
         self._metrics = self._make_metrics()
@@ -161,6 +164,7 @@ class Agent:
             self.identities,
             self.policies,
             self._dataplane,
+            self.acceleration,
             self._render_metrics,
             self.stop,
             lambda: self._admin.problems,
@@ -210,6 +214,7 @@ class Agent:
         self.identities.start()
         self._spawn("xds workloads", self.workloads.stream.run())
         self._spawn("zds", self._zds.run())
+        self._spawn("acceleration", self.acceleration.run())
 
     def _spawn(self, name: str, body: Coroutine[Any, Any, None]) -> None:
         task = asyncio.create_task(body, name=name)
@@ -310,6 +315,7 @@ class Agent:
         self._saver.mark(self.workloads.stream)
 
     def _enrolment_synced(self) -> None:
+        self.acceleration.complete()
         self._store.keep_only({WORKLOADS, *(view.name for view in self.views)})
         namespaces = self.enrolment.namespaces()
         if namespaces is not None:
@@ -388,6 +394,7 @@ class Agent:
         registry = collector.register()
         registry.register(IdentityCollector(self.identities))
         registry.register(CaptureCollector(self._dataplane))
+        registry.register(AccelerationCollector(self.acceleration))
         return Metrics(self, registry)
 
     def _render_metrics(self) -> Iterator[bytes]:

@@ -9,6 +9,7 @@ from nodeagent.config.agent import AgentConfig
 from nodeagent.dataplane.bpf import MapUsage
 from nodeagent.dataplane.capture_mode import choose_mode
 from nodeagent.dataplane.cgroup import Cgroup
+from nodeagent.dataplane.direct import Direct
 from nodeagent.dataplane.engine import EngineOwner, EngineSettings
 from nodeagent.dataplane.netns import NetworkNamespace
 from nodeagent.dataplane.routing import read_addresses
@@ -29,6 +30,9 @@ class KernelDataplane:
         self._mode, reason = choose_mode(
             wanted, group, config.bpf_pins, hbone=bool(config.ca), dns=config.captures_dns
         )
+        # Captured by nft, no connection goes past the engine.
+        refusal = "" if self._mode.name == "ebpf" else "acceleration needs capture by eBPF (--capture ebpf)"
+        self.accelerator = Direct(config.bpf_pins, group, config.direct_limit, refusal)
         self.mode = self._mode.name if config.static is None else "none"
         self.reason = (
             f"{reason}; the agent is known by its cgroup {group.nft_path}" if self.mode != "none" else ""
@@ -56,11 +60,12 @@ class KernelDataplane:
         return self._mode.counters()
 
     def capture_maps(self) -> Sequence[MapUsage]:
-        """What the mode's BPF maps take."""
-        return self._mode.maps()
+        """What the BPF maps of the mode and of `direct` take."""
+        return [*self._mode.maps(), *self.accelerator.maps()]
 
     def close(self) -> None:
         """Let go of what is shared between workloads."""
+        self.accelerator.close()
         self._mode.close()
 
     def addresses(self, namespace: NetworkNamespace) -> Iterable[bytes]:

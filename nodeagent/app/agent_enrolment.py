@@ -94,6 +94,8 @@ class Enrolment:
         meanwhile."""
         self.await_identity: Callable[[str, float], Awaitable[None]] = _no_wait
         self.on_departure: Callable[[EnrolledPod], None] = lambda pod: None
+        self.on_change: Callable[[], None] = lambda: None
+        """Called when workloads are there, go, or when something may be known of them that was not."""
         self.before_capture: Callable[[], None] = lambda: None
         """Called before a workload is captured: what waits to be put in force must be there from the start."""
 
@@ -114,6 +116,7 @@ class Enrolment:
             raise
         workload.state = "enrolled"
         self._failed.pop(pod.uid, None)
+        self.on_change()
         logger.info("enrolled %s/%s", pod.namespace, pod.name)
 
     def _note_failure(self, workload: Enrolled, error: str) -> None:
@@ -178,6 +181,7 @@ class Enrolment:
         if workload is None or workload.state != "enrolled":
             return
         workload.state = "draining"
+        self.on_change()
         assert workload.capture is not None
         if workload.moving is not None:
             await asyncio.wait((workload.moving,))
@@ -247,6 +251,7 @@ class Enrolment:
             if key in self._by_name:
                 self.refresh_inbound(self._by_name[key])
                 self._check_view(self._workloads[self._by_name[key]])
+                self.on_change()
 
     def _check_view(self, workload: Enrolled) -> None:
         """Labels may have changed, and with them the view that the workload belongs to."""

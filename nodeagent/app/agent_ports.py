@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from nodeagent.dataplane.access import AccessAnswer, AccessQuestion
     from nodeagent.dataplane.bpf import MapUsage
     from nodeagent.dataplane.builder import Rejection
+    from nodeagent.dataplane.direct import DirectState
     from nodeagent.dataplane.route_choice import RouteChoice, RouteQuestion
 
 
@@ -111,8 +112,35 @@ class Capture(Protocol):
         """Leave nothing behind."""
 
 
+class Accelerator(Protocol):
+    """The owner of the acceleration `direct` (dataplane.direct.Direct). Each call but state() blocks; CapabilityError
+    or DataplaneError where something cannot be."""
+
+    def start(self) -> None:
+        """Take over what an earlier agent has left."""
+
+    def admit(self, namespace: NetworkNamespace, addresses: Iterable[bytes]) -> int:
+        """Accelerate a workload; returns what it is known by."""
+
+    def withdraw(self, cookie: int) -> None:
+        """Accelerate it no more."""
+
+    def settle(self, keep: Iterable[int]) -> None:
+        """Withdraw all but these."""
+
+    def tend(self) -> bool:
+        """Let go of what is withdrawn; whether something remains."""
+
+    def state(self) -> DirectState:
+        """What there is to show."""
+
+
 class Dataplane(Protocol):
     """Makes the owners."""
+
+    @property
+    def accelerator(self) -> Accelerator:
+        """The one of this node."""
 
     @property
     def mode(self) -> str:

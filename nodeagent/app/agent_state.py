@@ -33,6 +33,7 @@ from nodeagent.admin.state import (
     WorkloadRow,
 )
 from nodeagent.app import agent_rows as rows
+from nodeagent.app.agent_acceleration import Acceleration
 from nodeagent.app.agent_configuration import Configuration
 from nodeagent.app.agent_enrolment import Enrolment
 from nodeagent.app.agent_explain import Explainer
@@ -72,6 +73,7 @@ class Parts:
     identities: Identities
     policies: Policies
     dataplane: Dataplane
+    acceleration: Acceleration
     metrics: Callable[[], Iterable[bytes]]
     quit: Callable[[], None]
     problems: Callable[[], tuple[str, ...]] = tuple
@@ -126,6 +128,7 @@ class State:
             snapshot=self._snapshot(),
             certificates=tuple(parts.identities.rows()),
             warnings=tuple(self._warnings()),
+            acceleration=parts.acceleration.status(),
         )
 
     def _capture(self) -> CaptureStatus:
@@ -198,6 +201,7 @@ class State:
             yield parts.saver.last_error
         yield from parts.identities.warnings()
         yield from parts.policies.warnings()
+        yield from parts.acceleration.warnings()
         for rejection in parts.configuration.rejections:
             yield f"{rejection.kind} {rejection.table}: {rejection.message}"
         for view in parts.views:

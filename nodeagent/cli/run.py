@@ -14,6 +14,11 @@ def _identity_option(name: str, text: str, istio: str, metavar: str) -> Option:
     return Option(name, text, metavar, istio, "TLS and certificates")
 
 
+def _names(text: str) -> tuple[str, ...]:
+    """The members of a list with commas."""
+    return tuple(filter(None, text.replace(" ", "").split(",")))
+
+
 def run(
     node: Annotated[str, Option("node", "Name of this node.")],
     xds: Annotated[
@@ -54,6 +59,19 @@ def run(
     dns_capture: Annotated[
         str, Option("dns-capture", "Whether DNS of workloads is captured: on or off.")
     ] = "on",
+    direct: Annotated[
+        str,
+        Option(
+            "direct",
+            "Accelerate TCP between pods here that ask for it: labelled (nodeagent.io/acceleration: direct), or off.",
+        ),
+    ] = "labelled",
+    direct_workloads: Annotated[
+        str, Option("direct-workloads", "Accelerate these without a label.", "NAMESPACE/ACCOUNT,...")
+    ] = "",
+    direct_limit: Annotated[
+        int, Option("direct-limit", "What may wait at an accelerated receiver.", "BYTES")
+    ] = 1 << 20,
     xds_mode: Annotated[
         str,
         Option("xds-mode", "on-demand (only what is used), wildcard (all that a sidecar gets), or auto."),
@@ -130,7 +148,7 @@ def run(
         network=network,
         domain=domain,
         trust_domain=trust_domain,
-        trust_domain_aliases=tuple(filter(None, trust_domain_aliases.replace(" ", "").split(","))),
+        trust_domain_aliases=_names(trust_domain_aliases),
         workers=workers,
         metrics=metrics,
         ready=ready,
@@ -141,6 +159,9 @@ def run(
         capture=capture,
         dns_capture=dns_capture,
         bpf_pins=bpf_pins,
+        direct=direct,
+        direct_workloads=_names(direct_workloads),
+        direct_limit=direct_limit,
         xds_mode=xds_mode,
         on_demand_ttl=on_demand_ttl,
         on_demand_limit=on_demand_limit,

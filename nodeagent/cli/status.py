@@ -59,6 +59,7 @@ def _lines(answer: dict[str, Any]) -> list[tuple[str, str]]:
         ("control plane", _control_plane(answer["control_plane"])),
         ("capture", capture["mode"] + (f" ({capture['reason']})" if capture["reason"] else "")),
         *_bpf_maps(capture["maps"]),
+        *_acceleration(answer["acceleration"]),
         ("engine", _engine(answer["engine"])),
         ("enrolment", _enrolment(answer["enrolment"])),
         ("configuration", _snapshot(answer["snapshot"])),
@@ -81,6 +82,19 @@ def _bpf_maps(maps: list[dict[str, Any]]) -> list[tuple[str, str]]:
     )
     full = "".join(f"; {each['name']} was full {each['full']} times" for each in maps if each["full"])
     return [("bpf maps", f"{sum(each['memory'] for each in maps) / 1e6:.1f} MB; {filling}{full}")]
+
+
+def _acceleration(found: dict[str, Any]) -> list[tuple[str, str]]:
+    if not found["workloads"] and not found["sockets"]:
+        return []
+    states = Counter(row["state"] for row in found["workloads"])
+    counters = found["counters"]
+    line = f"direct: {', '.join(f'{count} {state}' for state, count in sorted(states.items())) or 'ending'}"
+    if counters:
+        line += f"; {found['sockets']} sockets, {counters['redirected']} messages past TCP"
+        passed = {name: count for name, count in counters.items() if name.startswith("pass_") and count}
+        line += "".join(f", {count} {name.removeprefix('pass_')}" for name, count in passed.items())
+    return [("acceleration", line)]
 
 
 def _engine(engine: dict[str, Any]) -> str:

@@ -23,6 +23,8 @@ XDS_MODES: Final = ("auto", "on-demand", "wildcard")
 ACCESS_LOGS: Final = ("off", "text", "json")
 CAPTURE_MODES: Final = ("auto", "ebpf", "nft")
 DNS_CAPTURES: Final = ("on", "off")
+DIRECT_MODES: Final = ("labelled", "off")
+MIN_DIRECT_LIMIT, MAX_DIRECT_LIMIT = 1 << 14, 1 << 26
 DEFAULT_PINS: Final = Path("/sys/fs/bpf/nodeagent")
 
 
@@ -61,6 +63,12 @@ class AgentConfig:
     """on: the agent answers what workloads ask name servers about the mesh, and passes the rest on; off."""
     bpf_pins: Path = DEFAULT_PINS
     """Folder on a bpf filesystem: what capture by eBPF pins there outlives the agent."""
+    direct: str = "labelled"
+    """Who is accelerated by `direct`: labelled (and those in `direct_workloads`), or off: nobody."""
+    direct_workloads: tuple[str, ...] = ()
+    """Workloads that are, without a label: NAMESPACE/SERVICE-ACCOUNT."""
+    direct_limit: int = 1 << 20
+    """Bytes that may wait at an accelerated receiver, beside TCP's own queue."""
     xds_mode: str = "auto"
     """on-demand: only what is used; wildcard: everything a sidecar gets; auto: by what the server does."""
     on_demand_ttl: float = 600.0
@@ -96,6 +104,12 @@ class AgentConfig:
         _one_of("--log-level", self.log_level, LOG_LEVELS)
         _one_of("--capture", self.capture, CAPTURE_MODES)
         _one_of("--dns-capture", self.dns_capture, DNS_CAPTURES)
+        _one_of("--direct", self.direct, DIRECT_MODES)
+        _at_least("--direct-limit", self.direct_limit, MIN_DIRECT_LIMIT)
+        _at_most("--direct-limit", self.direct_limit, MAX_DIRECT_LIMIT)
+        for name in self.direct_workloads:
+            if not all(name.partition("/")) or name.count("/") > 1:
+                raise ConfigError(f"--direct-workloads {name}: must be NAMESPACE/SERVICE-ACCOUNT")
         _one_of("--xds-mode", self.xds_mode, XDS_MODES)
         _one_of("--access-log", self.access_log, ACCESS_LOGS)
         _at_least("--workers", self.workers, 1)

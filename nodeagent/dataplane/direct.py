@@ -24,7 +24,8 @@ from nodeagent.dataplane.bpffs import ensure_bpffs, lock_folder, remove_pins
 from nodeagent.dataplane.cgroup import Cgroup
 from nodeagent.dataplane.direct_probes import Verdict, probe_direct
 from nodeagent.dataplane.direct_programs import ABI, DirectPrograms, Sweep, unload
-from nodeagent.dataplane.ebpf_node import LOCK_SECONDS, root_of_cgroups
+from nodeagent.dataplane.ebpf_node import LOCK_SECONDS, netns_cookie, root_of_cgroups
+from nodeagent.dataplane.netns import NetworkNamespace
 from nodeagent.errors import CapabilityError, DataplaneError
 
 logger = logging.getLogger(__name__)
@@ -43,25 +44,28 @@ class DirectState:
     """What the probes found, in this agent's time."""
     sweep: Sweep = field(default_factory=Sweep)
     counters: Mapping[str, int] = field(default_factory=dict)
-    maps: Sequence[MapUsage] = ()
 
 
 class Direct:
     """The owner. Safe for several threads; each call blocks for milliseconds, the first admit() for a tenth of a
     second."""
 
-    def __init__(self, pins: Path, group: Cgroup, limit: int = DEFAULT_LIMIT) -> None:
-        """`group` is the agent's own. What an earlier agent has left is not touched before start()."""
+    def __init__(self, pins: Path, group: Cgroup, limit: int = DEFAULT_LIMIT, refusal: str = "") -> None:
+        """`group` is the agent's own. With a `refusal` nobody is admitted, for that reason. What an earlier agent has
+        left is not touched before start()."""
         self._pins = pins
         self._folder = pins / "direct"
         self._group = group
         self._limit = limit
+        self._refusal = refusal
         self._guard = threading.Lock()
         self._held = -1
         self._programs: DirectPrograms | None = None
         self._verdicts: list[Verdict] = []
         self._owners: dict[bytes, set[int]] = {}
         self._sweep = Sweep()
+        self._state = DirectState()
+        self._usage: Sequence[MapUsage] = ()
         self._quiet = 0.0
         """When no message is under way any more that was sent before the last withdrawal (monotonic clock)."""
 
@@ -74,12 +78,20 @@ class Direct:
             if self._folder.exists():
                 self._open()
 
-    def admit(self, cookie: int, addresses: Iterable[bytes]) -> None:
-        """Accelerate a workload, known by the cookie of its namespace and its addresses (16 bytes each; link-local
-        ones are passed over), with others that were admitted. CapabilityError, with why, if this machine must not;
-        BpfMapFullError."""
+    def admit(self, namespace: NetworkNamespace, addresses: Iterable[bytes]) -> int:
+        """Accelerate a workload, known by its namespace, which no other one may share, and its addresses (16 bytes
+        each; link-local ones are passed over), with others that were admitted. Returns the namespace's cookie.
+
+        CapabilityError, with why, if this machine must not; BpfMapFullError.
+        """
+        cookie = netns_cookie(namespace)
+        self.admit_cookie(cookie, addresses)
+        return cookie
+
+    def admit_cookie(self, cookie: int, addresses: Iterable[bytes]) -> None:
+        """As admit(), of a namespace whose cookie is known."""
         with self._guard:
-            self._require_probes()
+            self._require_ability()
             programs = self._open()
             try:
                 for address in (each for each in addresses if each[:2] != _LINK_LOCAL):
@@ -114,7 +126,9 @@ class Direct:
                 time.monotonic() < self._quiet or self._sweep.withdrawn > 0
             )
 
-    def _require_probes(self) -> None:
+    def _require_ability(self) -> None:
+        if self._refusal:
+            raise CapabilityError(self._refusal)
         if not self._verdicts:
             self._verdicts = probe_direct()
         if failed := [verdict for verdict in self._verdicts if not verdict.ok]:
@@ -189,18 +203,31 @@ class Direct:
             self._held = -1
 
     def state(self) -> DirectState:
-        """What there is to show."""
-        with self._guard:
-            if self._programs is None:
-                return DirectState(tuple(self._verdicts))
+        """What there is to show; what was shown before, while another call is under way."""
+        if self._guard.acquire(blocking=False):
             try:
-                self._sweep = self._programs.sweep()
-                return DirectState(
-                    tuple(self._verdicts), self._sweep, self._programs.counters(), self._programs.usage()
-                )
+                self._state = self._read_state()
             except DataplaneError as error:
                 logger.warning("what `direct` counts cannot be read: %s", error)
-                return DirectState(tuple(self._verdicts))
+            finally:
+                self._guard.release()
+        return self._state
+
+    def _read_state(self) -> DirectState:
+        verdicts = tuple(self._verdicts)
+        if self._programs is None:
+            return DirectState(verdicts)
+        self._sweep = self._programs.sweep()
+        return DirectState(verdicts, self._sweep, self._programs.counters())
+
+    def maps(self) -> Sequence[MapUsage]:
+        """What its BPF maps take, as state()."""
+        if self._guard.acquire(blocking=False):
+            try:
+                self._usage = self._programs.usage() if self._programs is not None else ()
+            finally:
+                self._guard.release()
+        return self._usage
 
     def close(self) -> None:
         """Let go, at the agent's end. What is in force stays so while workloads are opted in, or data of theirs waits;

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import struct
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,6 +24,7 @@ from nodeagent.dataplane.bpf import (
     possible_cpus,
 )
 from nodeagent.dataplane.bpffs import make_folder, remove_pins
+from nodeagent.errors import BpfMapFullError
 
 # bpf/include/direct_abi.h
 ABI: Final = 1
@@ -82,6 +84,7 @@ class DirectPrograms:
         self._folder = folder
         self._links: list[BpfLink] = []
         self._maps: dict[str, BpfMap] = {}
+        self._full: Counter[str] = Counter()
         if folder is not None:
             for name in ("maps", "links"):
                 make_folder(folder / name)
@@ -126,7 +129,7 @@ class DirectPrograms:
 
     def put_workload(self, cookie: int, agent_cgroup: int, agent_level: int) -> None:
         """Opt a workload in; the agent's own sockets, by their cgroup, stay out."""
-        self._maps["direct_workloads"][COOKIE.pack(cookie)] = _WORKLOAD.pack(agent_cgroup, agent_level, 0)
+        self._put("direct_workloads", COOKIE.pack(cookie), _WORKLOAD.pack(agent_cgroup, agent_level, 0))
 
     def drop_workload(self, cookie: int) -> None:
         """Opt a workload out. From now on what it sends, and what is sent to it, goes by TCP."""
@@ -140,7 +143,14 @@ class DirectPrograms:
 
     def put_address(self, address: bytes, cookie: int) -> None:
         """Say whose an address (16 bytes) is."""
-        self._maps["direct_addresses"][address] = COOKIE.pack(cookie)
+        self._put("direct_addresses", address, COOKIE.pack(cookie))
+
+    def _put(self, name: str, key: bytes, value: bytes) -> None:
+        try:
+            self._maps[name][key] = value
+        except BpfMapFullError:
+            self._full[name] += 1
+            raise
 
     def drop_address(self, address: bytes) -> None:
         """Say that nobody has an address."""
@@ -176,7 +186,7 @@ class DirectPrograms:
         for name, each in self._maps.items():
             memory, limit = each.memory_and_limit()
             if name in ("direct_workloads", "direct_addresses", "direct_flows"):
-                found.append(MapUsage(name, memory, each.count(), limit))
+                found.append(MapUsage(name, memory, each.count(), limit, self._full[name]))
             else:
                 found.append(MapUsage(name, memory))
         return found

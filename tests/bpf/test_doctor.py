@@ -24,9 +24,22 @@ def _footprint() -> set[str]:
 
 
 def _findings(argv: tuple[str, ...]) -> tuple[int, dict[str, Any], list[str]]:
+    answer, code = _answer(argv)
+    return code, {each["name"]: each for each in answer["findings"]}, answer["modes"]
+
+
+def _answer(argv: tuple[str, ...]) -> tuple[dict[str, Any], int]:
     done = subprocess.run([*argv, "-o", "json"], capture_output=True, text=True, timeout=60)
-    answer = json.loads(done.stdout)
-    return done.returncode, {each["name"]: each for each in answer["findings"]}, answer["modes"]
+    return json.loads(done.stdout), done.returncode
+
+
+def test_what_acceleration_needs_is_tried_too() -> None:
+    require("root", "nft", "engine")
+    answer, _ = _answer(NODEAGENT)
+    assert {each["verdict"] for each in answer["direct"]} <= {"as TCP", "differs"}
+    assert "ordering" in [each["name"] for each in answer["direct"]]
+    text = subprocess.run(NODEAGENT, capture_output=True, text=True, timeout=60, check=True).stdout
+    assert "acceleration `direct` is possible" in text
 
 
 def test_everything_is_tried_and_nothing_left() -> None:

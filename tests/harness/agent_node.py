@@ -14,9 +14,12 @@ from harness.ads import MeshServer
 from nodeagent.app.agent import Agent
 from nodeagent.config.agent import AgentConfig
 from nodeagent.dataplane.access import AccessAnswer, AccessQuestion, AccessStep, Step
+from nodeagent.dataplane.direct import DirectState
+from nodeagent.dataplane.direct_probes import Verdict
+from nodeagent.dataplane.direct_programs import Sweep
 from nodeagent.dataplane.route_choice import RouteChoice, RouteQuestion
 from nodeagent.enroll.zds import EnrolledPod
-from nodeagent.errors import EngineError, NftError
+from nodeagent.errors import CapabilityError, EngineError, NftError
 from nodeagent.snapshot.address import format_address, parse_address
 from nodeagent.snapshot.values import (
     EMPTY,
@@ -155,11 +158,46 @@ class FakeCapture:
         self._log.append("uncapture")
 
 
+class FakeAccelerator:
+    """Tells what it was asked for."""
+
+    def __init__(self) -> None:
+        self.admitted: dict[int, tuple[bytes, ...]] = {}
+        self.kept: list[set[int]] = []
+        self.refusal = ""
+        self.remaining = 0
+        self.events: dict[str, int] = {}
+
+    def start(self) -> None:
+        pass
+
+    def admit(self, namespace: Any, addresses: Iterable[bytes]) -> int:
+        if self.refusal:
+            raise CapabilityError(self.refusal)
+        cookie = len(self.admitted) + 1
+        self.admitted[cookie] = tuple(addresses)
+        return cookie
+
+    def withdraw(self, cookie: int) -> None:
+        del self.admitted[cookie]
+
+    def settle(self, keep: Iterable[int]) -> None:
+        self.kept.append(set(keep))
+
+    def tend(self) -> bool:
+        self.remaining = max(0, self.remaining - 1)
+        return self.remaining > 0
+
+    def state(self) -> DirectState:
+        return DirectState((Verdict("splice", "differs", "as documented"),), Sweep(4, 100, 0), self.events)
+
+
 class FakeDataplane:
     mode = "nft"
     reason = "a double"
 
     def __init__(self) -> None:
+        self.accelerator = FakeAccelerator()
         self.settled: list[Any] = []
         self.closed = False
         self.the_engine = FakeEngine()
@@ -197,6 +235,7 @@ class FakeDataplane:
 
 class FakeNamespace:
     closed = False
+    fd = 0
 
     def close(self) -> None:
         self.closed = True

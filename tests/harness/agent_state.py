@@ -8,6 +8,8 @@ from typing import Any
 
 from nodeagent.admin.explain import AccessExplanation, Asked, Line, RouteExplanation, Target
 from nodeagent.admin.state import (
+    AcceleratedWorkload,
+    AccelerationStatus,
     AgentStatus,
     BpfMapStatus,
     CaptureStatus,
@@ -94,6 +96,11 @@ READY = AgentStatus(
         CertificateRow("spiffe://cluster.local/ns/a/sa/b", "Available", 1.8e9, 1.8e9 + 86400, "ab"),
     ),
     warnings=("VirtualService default/x: fault is not supported",),
+    acceleration=AccelerationStatus(
+        (AcceleratedWorkload("productpage", "default", "accelerated"),),
+        sockets=4,
+        counters={"joined": 4, "redirected": 9, "pass_unread": 2, "pass_full": 0},
+    ),
 )
 
 

@@ -14,7 +14,6 @@ from harness.cgroups import scratch_cgroup
 from harness.netns import Namespace, Network
 from nodeagent.dataplane.bpffs import remove_pins
 from nodeagent.dataplane.direct import Direct
-from nodeagent.dataplane.ebpf_node import netns_cookie
 from nodeagent.dataplane.routing import read_addresses
 from nodeagent.snapshot.address import widen_address
 
@@ -35,7 +34,7 @@ class DirectPods:
     def admit(self, *namespaces: Namespace) -> None:
         for each in namespaces:
             addresses = [widen_address(raw) for raw in read_addresses(each.handle)]
-            self.direct.admit(netns_cookie(each.handle), addresses)
+            self.direct.admit(each.handle, addresses)
 
     def counted(self, name: str) -> int:
         return self.direct.state().counters.get(name, 0)

@@ -29,7 +29,6 @@ import sys, time
 from pathlib import Path
 from nodeagent.dataplane.cgroup import own_group
 from nodeagent.dataplane.direct import Direct
-from nodeagent.dataplane.ebpf_node import netns_cookie
 from nodeagent.dataplane.netns import NetworkNamespace
 from nodeagent.dataplane.routing import read_addresses
 from nodeagent.snapshot.address import widen_address
@@ -37,7 +36,7 @@ direct = Direct(Path(sys.argv[1]), own_group())
 for name in sys.argv[2:]:
     namespace = NetworkNamespace.open(name)
     addresses = [widen_address(raw) for raw in read_addresses(namespace)]
-    direct.admit(netns_cookie(namespace), addresses)
+    direct.admit(namespace, addresses)
 print("admitted", flush=True)
 time.sleep(60)
 """
@@ -174,7 +173,7 @@ def test_the_agents_own_sockets_are_left_alone(pods: DirectPods) -> None:
 def test_an_address_of_two_is_nobodys(pods: DirectPods, caplog: pytest.LogCaptureFixture) -> None:
     twin = 1 << 62
     with caplog.at_level(logging.WARNING):
-        pods.direct.admit(twin, [widen_address(socket.inet_aton(pods.two.v4))])
+        pods.direct.admit_cookie(twin, [widen_address(socket.inet_aton(pods.two.v4))])
     assert "2 workloads have the address" in caplog.text
     assert _bytes(pods, pods.one, pods.two) == 0
     pods.direct.withdraw(twin)
@@ -184,8 +183,8 @@ def test_an_address_of_two_is_nobodys(pods: DirectPods, caplog: pytest.LogCaptur
 def test_more_than_there_is_room_for_is_refused_and_leaves_nothing(pods: DirectPods) -> None:
     mine = [number.to_bytes(16, "big") for number in range(1, 16_390)]
     with pytest.raises(BpfMapFullError):
-        pods.direct.admit(1 << 62, mine)
-    usage = {each.name: each.entries for each in pods.direct.state().maps}
+        pods.direct.admit_cookie(1 << 62, mine)
+    usage = {each.name: each.entries for each in pods.direct.maps()}
     assert (usage["direct_workloads"], usage["direct_addresses"]) == (2, 4)
 
 
@@ -196,7 +195,7 @@ def test_where_a_probe_fails_nobody_is_accelerated(
     with scratch_cgroup("refused") as group:
         refused = Direct(pods.pins.with_name(f"{pods.pins.name}-refused"), group.group)
         with contextlib.closing(refused), pytest.raises(CapabilityError, match="ordering: they overtook"):
-            refused.admit(1, [])
+            refused.admit_cookie(1, [])
         assert not refused.state().sweep.sockets
     assert not pods.pins.with_name(f"{pods.pins.name}-refused").exists()
 
