@@ -241,7 +241,7 @@ struct na_bypass_event {
   __u32 policy;      /* DENIED: na_access_entry.policy */
   __u32 srtt_us;     /* smoothed round trip time */
   __u32 retransmits; /* segments */
-  __u32 reserved;
+  __u32 error;       /* FAILED, CLOSED: errno of the socket; 0: none */
 };
 
 /* Indexes of the per-CPU counters. */

@@ -6,6 +6,7 @@ set(ENGINE_HEADERS ${CMAKE_SOURCE_DIR}/native/include/nodeagent/engine.h
                    ${CMAKE_SOURCE_DIR}/native/include/nodeagent/dns.h
                    ${CMAKE_SOURCE_DIR}/native/include/nodeagent/telemetry.h
                    ${CMAKE_SOURCE_DIR}/native/include/nodeagent/access_format.h
+                   ${CMAKE_SOURCE_DIR}/native/include/nodeagent/flows.h
                    ${CMAKE_SOURCE_DIR}/native/include/nodeagent/bpf.h)
 add_custom_command(
   OUTPUT ${ENGINE_C}

@@ -18,10 +18,15 @@ void na_access_free(na_access_ring *ring) {
   ring->records = NULL;
 }
 
-na_access_record *na_access_begin(na_access_ring *ring) {
+uint32_t na_access_room(const na_access_ring *ring) {
   uint64_t head = atomic_load_explicit(&ring->head, memory_order_relaxed);
-  if (head - atomic_load_explicit(&ring->tail, memory_order_acquire) >= ring->size)
+  return ring->size - (uint32_t)(head - atomic_load_explicit(&ring->tail, memory_order_acquire));
+}
+
+na_access_record *na_access_begin(na_access_ring *ring) {
+  if (!na_access_room(ring))
     return NULL;
+  uint64_t head = atomic_load_explicit(&ring->head, memory_order_relaxed);
   na_access_record *record = &ring->records[head % ring->size];
   memset(record, 0, sizeof *record);
   return record;

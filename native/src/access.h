@@ -23,6 +23,8 @@ typedef struct na_access_ring {
 
 int na_access_init(na_access_ring *ring, uint32_t records);
 void na_access_free(na_access_ring *ring);
+/* Worker: how many more records have room. */
+uint32_t na_access_room(const na_access_ring *ring);
 /* Worker: a zeroed record to fill, published by na_access_publish; NULL when the ring is full. */
 na_access_record *na_access_begin(na_access_ring *ring);
 void na_access_publish(na_access_ring *ring);

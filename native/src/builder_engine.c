@@ -3,7 +3,6 @@
  * The public calls on an engine that concern nothing but its registry of snapshots.
  */
 #include <errno.h>
-#include <limits.h>
 #include <stdio.h>
 #include <string.h>
 
@@ -23,10 +22,6 @@ uint64_t na_engine_settled(na_engine *engine) {
 
 uint64_t na_engine_committed(na_engine *engine) {
   return na_snapshots_committed(na_engine_snapshots(engine));
-}
-
-int na_engine_usage(na_engine *engine, uint32_t *tags, size_t max) {
-  return (int)na_snapshots_usage(na_engine_snapshots(engine), tags, max < INT_MAX ? max : INT_MAX);
 }
 
 /* Split name\0value\0 pairs into headers; -EINVAL when they do not come in pairs or are too many. */

@@ -6,6 +6,7 @@
 
 #include "conn.h"
 #include "engine.h"
+#include "followed.h"
 #include "hbone.h"
 #include "http_request.h"
 #include "tcp_proxy.h"
@@ -62,5 +63,7 @@ int na_engine_connections(na_engine *engine, na_connection_info *out, size_t max
   list_call call = {out, max, 0};
   for (uint32_t i = 0; i < engine->config.workers; i++)
     na_worker_call(&engine->workers[i], list, &call);
+  if (engine->flows)
+    call.n += na_flows_list(engine->flows, out + call.n, max - call.n);
   return (int)call.n;
 }

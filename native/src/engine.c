@@ -5,6 +5,7 @@
 #include "engine.h"
 
 #include <errno.h>
+#include <limits.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/eventfd.h>
@@ -14,6 +15,7 @@
 #include <unistd.h>
 
 #include "dns_server.h"
+#include "followed.h"
 #include "listener.h"
 #include "relay.h"
 
@@ -334,10 +336,20 @@ uint64_t na_engine_counter(na_engine *engine, size_t index) {
   uint64_t sum = 0;
   for (uint32_t i = 0; index < NA_COUNTER_COUNT && i < engine->config.workers; i++)
     sum += atomic_load_explicit(&engine->workers[i].counters.values[index], memory_order_relaxed);
+  if (index < NA_COUNTER_COUNT && engine->flows)
+    sum += atomic_load_explicit(&engine->flows->reporter.losses.values[index], memory_order_relaxed);
   return sum;
 }
 
 /* ---- statistics and access records ---- */
+
+int na_engine_usage(na_engine *engine, uint32_t *tags, size_t max) {
+  size_t room = max < INT_MAX ? max : INT_MAX;
+  size_t n = na_snapshots_usage(&engine->snapshots, tags, room);
+  if (engine->flows)
+    n += na_flows_usage(engine->flows, tags + n, room - n);
+  return (int)n;
+}
 
 static void swap_stats(na_worker *worker, void *argument) {
   for (na_link *link = worker->reporting.next, *next; link != &worker->reporting; link = next) {
@@ -351,7 +363,7 @@ static void swap_stats(na_worker *worker, void *argument) {
 
 int na_engine_drain_stats(na_engine *engine, na_stat_row *rows, size_t max) {
   size_t n = 0;
-  bool left = false;
+  bool left = engine->flows && na_stats_left(&engine->flows->reporter.stats);
   for (uint32_t i = 0; i < engine->config.workers; i++)
     left = left || na_stats_left(&engine->workers[i].stats);
   for (uint32_t i = 0; i < engine->config.workers; i++) {
@@ -360,6 +372,8 @@ int na_engine_drain_stats(na_engine *engine, na_stat_row *rows, size_t max) {
       na_worker_call(worker, swap_stats, NULL);
     n += na_stats_take(&worker->stats, rows + n, max - n);
   }
+  if (engine->flows)
+    n += na_flows_take_stats(engine->flows, rows + n, max - n);
   return (int)n;
 }
 
@@ -367,5 +381,7 @@ int na_engine_drain_access(na_engine *engine, na_access_record *records, size_t 
   size_t n = 0;
   for (uint32_t i = 0; i < engine->config.workers; i++)
     n += na_access_take(&engine->workers[i].access, records + n, max - n);
+  if (engine->flows)
+    n += na_flows_take_access(engine->flows, records + n, max - n);
   return (int)n;
 }

@@ -19,6 +19,7 @@ struct na_engine {
   na_principals principals;
   na_names policies;
   na_neighbours neighbours;
+  struct na_flows *flows; /* connections past the engine; NULL: nobody follows them */
   bool running;
   bool stopped;
 };

@@ -328,7 +328,7 @@ class ConnectionRow:
     namespace: str
     direction: str  # OUTBOUND or INBOUND
     protocol: str
-    state: str  # detecting, waiting, idle, active, tcp or closing
+    state: str  # detecting, waiting, idle, active, tcp, closing, or bypassed: past the engine
     remote: str  # address:port of the client
     local: str  # address:port that the client connected to
     age_ms: int

@@ -47,6 +47,7 @@ from nodeagent.app.agent_views import Views
 from nodeagent.app.agent_workloads import WorkloadStream
 from nodeagent.compiler.workloads import WorkloadIndex
 from nodeagent.config.agent import AgentConfig
+from nodeagent.dataplane.report import ConnectionState
 from nodeagent.enroll.zds import ZdsClient
 from nodeagent.snapshot.values import Snapshot
 from nodeagent.xds.store import TypeState
@@ -157,9 +158,10 @@ class State:
 
     def _engine(self) -> EngineStatus:
         counters = {counter.name: counter.value for counter in self._parts.engine.counters()}
+        listed = self._parts.engine.connections(CONNECTIONS_LISTED)
         return EngineStatus(
             workers=self._parts.config.workers,
-            connections=len(self._parts.engine.connections(CONNECTIONS_LISTED)),
+            connections=sum(each.state is not ConnectionState.BYPASSED for each in listed),
             counters={name: value for name, value in counters.items() if value},
         )
 

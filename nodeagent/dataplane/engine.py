@@ -25,6 +25,8 @@ from nodeagent.dataplane.builder import (
     Tagged,
     view_of,
 )
+from nodeagent.dataplane.flow_names import FlowDirectory, FlowNamer
+from nodeagent.dataplane.flow_reader import FlowReader
 from nodeagent.dataplane.listeners import Opener, open_dns_sockets, open_listeners
 from nodeagent.dataplane.netns import NetworkNamespace
 from nodeagent.dataplane.report import AccessRecord, Connection, Counter, Decision, LineFormat, Lines, StatRow
@@ -116,6 +118,8 @@ class EngineOwner:
         self._uids: TagTable[str] = TagTable()
         self._reader = ReportReader(self._tags, self._uids)
         self._watched: asyncio.AbstractEventLoop | None = None
+        self._access_log = settings.access_log
+        self._flows: FlowReader | None = None
 
     @staticmethod
     def _create(settings: EngineSettings) -> Any:
@@ -149,6 +153,8 @@ class EngineOwner:
 
     def close(self) -> None:
         """Free the stopped engine; may be called again."""
+        if self._flows is not None:
+            self._flows.close()
         with self._lock:
             if self._engine is not None:
                 lib.na_engine_free(self._engine)
@@ -472,10 +478,20 @@ class EngineOwner:
 
     # -- reports --
 
+    def follow_flows(self, ring: int, directory: FlowDirectory) -> FlowReader:
+        """Report of connections past the engine, too, which the ring buffer `ring` (its descriptor stays the caller's)
+        tells of. EngineError if it cannot be read, or is already."""
+        namer = FlowNamer(directory, lambda: self._applied, self._tags.tag_of, self.explain_access)
+        self._flows = FlowReader(
+            self._engine, self._lock, ring, directory.life, namer, access_log=self._access_log
+        )
+        return self._flows
+
     def drain_stats(self) -> list[StatRow]:
         """The statistics gathered since the last call. Rows of several workers are not merged."""
         if not self._reports:
             return []
+        self._read_flows()
         with self._lock:
             return self._reader.stats(self._engine)
 
@@ -488,15 +504,27 @@ class EngineOwner:
         """The access records since the last call; none unless the settings ask for them."""
         if not self._reports:
             return []
+        self._read_flows()
         with self._lock:
             return self._reader.access(self._engine)
 
     def drain_access_lines(self, form: LineFormat) -> list[Lines]:
         """The same, as lines of a log: much cheaper than records."""
-        if not self._reports:
-            return []
-        with self._lock:
-            return self._reader.lines(self._engine, form)
+        found: list[Lines] = []
+        more = self._reports
+        while more:
+            more = self._read_flows()
+            with self._lock:
+                found += self._reader.lines(self._engine, form)
+        return found
+
+    def _read_flows(self) -> bool:
+        """Whether there is more to read once records have been taken."""
+        try:
+            return self._flows is not None and self._flows.read()
+        except EngineError as error:
+            log.error("connections past the engine are missing in metrics and access log: %s", error)
+            return False
 
     def counters(self) -> list[Counter]:
         """Engine-wide counters and gauges."""

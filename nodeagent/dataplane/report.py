@@ -83,6 +83,8 @@ class ConnectionState(IntEnum):
     ACTIVE = 3
     TCP = 4
     CLOSING = 5
+    BYPASSED = 6
+    """Past the engine (flow_reader.py)."""
 
 
 @dataclass(frozen=True, slots=True)

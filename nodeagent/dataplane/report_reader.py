@@ -221,9 +221,13 @@ class ReportReader:
             bytes_out=info.bytes_out,
             remote=(_address(info.remote), info.remote_port),
             local=(_address(info.local), info.local_port),
-            cluster=_text(info.cluster),
+            cluster=_text(info.cluster) or self._cluster_name(info.cluster_tag),
             principal=_principal(engine, info.principal),
         )
+
+    def _cluster_name(self, tag: int) -> str:
+        value = self._tags.resolve(tag)
+        return value.cluster.name if isinstance(value, ClusterTag) else ""
 
 
 def _drain(take: Callable[[], int], array: Any, convert: Callable[[Any], Any]) -> list[Any]:

@@ -44,6 +44,10 @@ class TagTable(Generic[V]):
         self._values[tag] = value
         return tag, fresh
 
+    def tag_of(self, key: Hashable) -> int:
+        """The number of a key in use, 0 if it is not."""
+        return self._tags.get(key, 0)
+
     def children(self, parent: Hashable) -> frozenset[Hashable]:
         """The keys in use that go with `parent`."""
         return frozenset(self._children.get(parent, ()))

@@ -109,7 +109,8 @@ typedef struct na_access_record {
   uint8_t inbound;
   uint8_t protocol; /* as in na_stat_row */
   uint8_t http_minor;
-  uint8_t reserved[3];
+  uint8_t bypassed; /* 1: it has passed the engine (flows.h) */
+  uint8_t reserved[2];
   uint8_t downstream_remote[16];
   uint8_t downstream_local[16]; /* the original destination */
   uint8_t upstream_remote[16];
@@ -132,6 +133,8 @@ typedef struct na_access_record {
   uint32_t mutual_tls;
   char peer_baggage[256]; /* what the peer of a tunnel says about itself, as sent */
   char traceparent[64];   /* of a tunnel's stream (W3C Trace Context) */
+  uint32_t rtt_us;        /* bypassed: smoothed round trip time */
+  uint32_t retransmits;   /* bypassed: segments */
 } na_access_record;
 
 NA_API int na_engine_drain_access(na_engine *engine, na_access_record *records, size_t max);
@@ -153,15 +156,15 @@ typedef struct na_connection_info {
   uint32_t worker;
   uint8_t inbound;
   uint8_t protocol;
-  uint8_t state; /* 0 detecting, 1 waiting for configuration, 2 idle, 3 active, 4 tcp, 5 closing */
+  uint8_t state; /* 0 detecting, 1 waiting for configuration, 2 idle, 3 active, 4 tcp, 5 closing, 6 past the engine */
   uint8_t reserved;
   uint16_t remote_port;
   uint16_t local_port;
   uint8_t remote[16];
   uint8_t local[16]; /* the original destination */
   char cluster[160];
-  uint32_t principal; /* of the client, when it came through a tunnel: na_engine_principal() */
-  uint32_t reserved2;
+  uint32_t principal;   /* of the client, when it came through a tunnel: na_engine_principal() */
+  uint32_t cluster_tag; /* past the engine (flows.h): instead of the name */
 } na_connection_info;
 
 /* List up to max connections, all workers; returns how many (a bounded, consistent look at each worker). */
