@@ -30,7 +30,7 @@ static __always_inline struct na_bypass_event *reserve_event(__u32 kind) {
   event->at_ns = bpf_ktime_get_ns();
   event->sent = event->received = 0;
   event->kind = kind;
-  event->end = event->policy = event->srtt_us = event->retransmits = event->reserved = 0;
+  event->end = event->policy = event->srtt_us = event->retransmits = event->error = 0;
   return event;
 }
 

@@ -114,6 +114,7 @@ static __always_inline void tell_closed(struct bpf_sock_ops *ops, struct bpf_soc
   event->sent = payload_sent(ops, tcp, state);
   event->received = payload_received(ops, (struct sock *)tcp);
   event->end = end_of(ops, tcp, (struct sock *)tcp, state);
+  event->error = ((struct sock *)tcp)->sk_err;
 }
 
 static __always_inline void tell_flow(struct bpf_sock_ops *ops, struct bpf_sock *sk, __u32 kind,

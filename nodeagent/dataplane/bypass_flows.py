@@ -7,7 +7,7 @@ outlives agents, so some may be of an earlier one, whose numbers of workloads me
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterator, Set
+from collections.abc import Callable, Iterable, Iterator, Set
 from dataclasses import dataclass
 from functools import partial
 from typing import Protocol
@@ -16,7 +16,7 @@ from nodeagent.dataplane import sock_diag
 from nodeagent.dataplane.bpf import BpfMap
 from nodeagent.dataplane.bypass_layout import Ends, Flow
 from nodeagent.dataplane.netns import NetworkNamespace
-from nodeagent.dataplane.sock_diag import UNFINISHED, DiagSocket
+from nodeagent.dataplane.sock_diag import CONNECTED, UNFINISHED, DiagSocket, TcpSocket, TcpState
 from nodeagent.errors import NetnsError
 
 logger = logging.getLogger(__name__)
@@ -60,6 +60,15 @@ class LiveFlow:
         return self.ends.destination_port
 
 
+@dataclass(frozen=True, slots=True)
+class Sample:
+    """Connected sockets in the namespaces that could be looked at, by their cookies; those of namespaces that nobody is
+    enrolled of any more are looked at, and empty."""
+
+    sockets: list[TcpSocket]
+    looked_at: list[int]
+
+
 class FlowTable:
     """The map, with who is enrolled. Calls block; they may come from several threads."""
 
@@ -68,8 +77,11 @@ class FlowTable:
         self._flows = flows
         self._workloads = workloads
         self._life = life
+        self._missing: set[bytes] = set()
         self.revoked = 0
         """Connections ended because they are not allowed any more."""
+        self.swept = 0
+        """Entries taken out whose sockets had gone without a word."""
 
     def live(self) -> Iterator[LiveFlow]:
         """All that are there now."""
@@ -82,6 +94,57 @@ class FlowTable:
         source = self._workloads.by_cookie(flow.netns_cookie)
         destination = self._workloads.by_address(ends.destination)
         return LiveFlow(ends, flow, source.number if source else 0, destination.number if destination else 0)
+
+    def earlier(self) -> Iterator[tuple[bytes, bytes]]:
+        """Keys and values of those that began under an earlier agent."""
+        return ((key, value) for key, value in self._flows.items() if Flow.unpack(value).life != self._life)
+
+    def sample(self, namespaces: Iterable[int]) -> Sample:
+        """Look at the sockets in clients' namespaces (cookies)."""
+        found = Sample([], [])
+        for cookie in namespaces:
+            sockets = self._sockets(cookie, CONNECTED)
+            if sockets is not None:
+                found.sockets.extend(sockets)
+                found.looked_at.append(cookie)
+        return found
+
+    def _sockets(self, cookie: int, states: Set[TcpState]) -> list[TcpSocket] | None:
+        """None: they cannot be looked at."""
+        client = self._workloads.by_cookie(cookie)
+        if client is None:
+            return []
+        try:
+            return client.namespace.run(partial(_connections, states))
+        except NetnsError as error:
+            logger.warning("connections of a workload cannot be looked at: %s", error)
+            return None
+
+    def sweep(self) -> int:
+        """Take out entries whose sockets were not there at the last call either; returns how many. The kernel tells of
+        the end of a connection, so there are some only after a defect, or for clients that are enrolled no more."""
+        missing: dict[bytes, Flow] = {}
+        alive: dict[int, Set[int] | None] = {}
+        for key, value in self._flows.items():
+            flow = Flow.unpack(value)
+            if flow.netns_cookie not in alive:
+                sockets = self._sockets(flow.netns_cookie, UNFINISHED)
+                alive[flow.netns_cookie] = None if sockets is None else {each.cookie for each in sockets}
+            known = alive[flow.netns_cookie]
+            if known is not None and flow.socket_cookie not in known:
+                missing[key] = flow
+        swept = sum(self._discard(key, missing[key]) for key in self._missing & missing.keys())
+        self._missing = set(missing)
+        self.swept += swept
+        return swept
+
+    def _discard(self, key: bytes, flow: Flow) -> bool:
+        """Unless another connection has the same ends by now."""
+        value = self._flows.get(key)
+        if value is None or Flow.unpack(value) != flow:
+            return False
+        self._flows.discard(key)
+        return True
 
     def revoke(self, is_allowed: Callable[[LiveFlow], bool]) -> int:
         """End the connections that are not allowed, both ends of each; returns how many.
@@ -126,6 +189,12 @@ class FlowTable:
 
 def _seen_by_server(ends: Ends) -> sock_diag.Ends:
     return sock_diag.Ends(ends.destination, ends.destination_port, ends.source, ends.source_port)
+
+
+def _connections(states: Set[TcpState]) -> list[TcpSocket]:
+    """Those in the calling thread's namespace."""
+    with DiagSocket() as diag:
+        return diag.connections(states)
 
 
 def _destroy(sockets: Set[int], ends: Set[sock_diag.Ends]) -> int:

@@ -23,7 +23,7 @@ _BACKEND: Final = struct.Struct("=16sIH2x")
 _ACCESS_KEY: Final = struct.Struct("=IIHBx")
 _ENDS: Final = struct.Struct("=16s16sHH4x")
 _FLOW: Final = struct.Struct("=16sH6xQQQIIII")
-_EVENT: Final = struct.Struct("=40s64sQQQIIIII4x")
+_EVENT: Final = struct.Struct("=40s64sQQQIIIIII")
 
 LIFE_SIZE: Final = _LIFE.size
 SOURCE_SIZE: Final = _PAIR.size
@@ -249,6 +249,8 @@ class Event:
     policy: int
     srtt_us: int
     retransmits: int
+    error: int
+    """Errno of the client's socket; 0: none."""
 
     @classmethod
     def unpack(cls, raw: bytes) -> Event:

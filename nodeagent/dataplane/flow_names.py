@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from nodeagent.dataplane.access import AccessAnswer, AccessQuestion, Step
-from nodeagent.dataplane.bypass_layout import Access
+from nodeagent.dataplane.bypass_layout import Access, Ends, Flow
 from nodeagent.dataplane.bypass_verdict import Verdict
 from nodeagent.errors import EngineError
 from nodeagent.snapshot.values import Destination, Endpoint, Snapshot, View
@@ -67,6 +67,24 @@ class FlowQuestion:
     policy: int
     destination_port: int
     asked_port: int
+
+    @classmethod
+    def of(cls, ends: Ends, flow: Flow) -> FlowQuestion:
+        """That about a live connection."""
+        return cls(
+            source=ends.source,
+            destination=ends.destination,
+            asked=flow.asked,
+            netns_cookie=flow.netns_cookie,
+            life=flow.life,
+            source_workload=flow.source,
+            destination_workload=flow.destination,
+            service=flow.service,
+            denied=False,
+            policy=0,
+            destination_port=ends.destination_port,
+            asked_port=flow.asked_port,
+        )
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,12 +6,13 @@ from __future__ import annotations
 import logging
 import threading
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
 from typing import Any, Final
 
 from nodeagent.dataplane._native import ffi, lib
+from nodeagent.dataplane.bypass_flows import LiveFlow
 from nodeagent.dataplane.flow_names import FlowNamer, FlowNames, FlowQuestion
 from nodeagent.dataplane.report import Counter
+from nodeagent.dataplane.sock_diag import TcpSocket
 from nodeagent.dataplane.virtual_host import c_string
 from nodeagent.errors import EngineError
 
@@ -20,17 +21,6 @@ logger = logging.getLogger(__name__)
 _EVENTS: Final = 8192
 """Read at once; more than the ring buffer holds."""
 _NAMESPACES: Final = 4096
-
-
-@dataclass(frozen=True, slots=True)
-class FlowSample:
-    """na_flow_sample: what a connection has carried until now, as its client's socket sees it."""
-
-    socket_cookie: int
-    sent: int
-    received: int
-    rtt_us: int
-    retransmits: int
 
 
 class FlowReader:
@@ -135,25 +125,22 @@ class FlowReader:
             count = lib.na_flows_namespaces(self._flows, cookies, _NAMESPACES)
         return list(cookies[0:count])
 
-    def note(self, samples: Sequence[FlowSample], looked_at: Sequence[int]) -> None:
-        """Count what the samples say. They are of all sockets in the namespaces `looked_at`: what is missing
-        there twice is gone."""
+    def note(self, sockets: Sequence[TcpSocket], looked_at: Sequence[int]) -> None:
+        """Count what connections have carried until now. These are all that live in the namespaces `looked_at`: what is
+        missing there twice is gone."""
         packed = ffi.new(
             "na_flow_sample[]",
-            [
-                (each.socket_cookie, each.sent, each.received, each.rtt_us, each.retransmits)
-                for each in samples
-            ],
+            [(each.cookie, each.sent, each.received, each.rtt_us, each.retransmits) for each in sockets],
         )
         cookies = ffi.new("uint64_t[]", list(looked_at))
         with self._lock:
-            lib.na_flows_round(self._flows, packed, len(samples), cookies, len(looked_at))
+            lib.na_flows_round(self._flows, packed, len(sockets), cookies, len(looked_at))
 
-    def note_revoked(self, question: FlowQuestion, socket_cookie: int) -> None:
-        """A connection is about to be ended because it may not be any more."""
-        detail = self._namer.denial(question)
+    def note_revoked(self, live: LiveFlow) -> None:
+        """A connection is about to be ended because it may not be any more: its record will say why."""
+        detail = self._namer.denial(FlowQuestion.of(live.ends, live.flow))
         with self._lock:
-            lib.na_flows_revoked(self._flows, socket_cookie, c_string(detail))
+            lib.na_flows_revoked(self._flows, live.flow.socket_cookie, c_string(detail))
 
     def counters(self) -> list[Counter]:
         """Counters and gauges; their names are without prefix."""
