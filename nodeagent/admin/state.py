@@ -87,7 +87,7 @@ class EngineStatus:
 
 @dataclass(frozen=True, slots=True)
 class EnrolledWorkload:
-    """A workload of this node, as the CNI side told of it."""
+    """A workload of this node, as the CNI side or the file of workloads told of it."""
 
     uid: str
     name: str
@@ -96,15 +96,18 @@ class EnrolledWorkload:
     state: str  # pending, enrolled, draining or failed
     view: str = ""
     error: str = ""
+    fail_mode: str = "closed"  # or open: its connections pass while no agent runs
 
 
 @dataclass(frozen=True, slots=True)
 class EnrolmentStatus:
-    """The ZDS connection and what came over it."""
+    """The ZDS connection, the file of workloads, and what came from both."""
 
-    socket: str
+    socket: str  # "": there is no CNI side
     connected: bool
     last_error: str = ""
+    file: str = ""
+    file_error: str = ""  # why the file as it is now is not in force
     workloads: tuple[EnrolledWorkload, ...] = ()
 
 

@@ -38,6 +38,7 @@ from nodeagent.compiler.workloads import IndexChange, WorkloadIndex
 from nodeagent.config.agent import AgentConfig
 from nodeagent.dataplane.netns import NetworkNamespace
 from nodeagent.dataplane.report import LineFormat
+from nodeagent.enroll.workload_file import WorkloadFile
 from nodeagent.enroll.zds import ZdsClient
 from nodeagent.errors import CapabilityError, DataplaneError, NodeagentError
 from nodeagent.snapshot.values import DestinationNeeded, Need, WorkloadRef
@@ -125,7 +126,8 @@ class Agent:
         self.acceleration = Acceleration(config, self.index, dataplane.accelerator, self.enrolment)
         self.enrolment.on_change = self.acceleration.changed
         self.workloads.policies_changed = self.policies.changed = self.enrolment.refresh_all
-        self._zds = ZdsClient(str(config.zds), self.enrolment)
+        self._zds = ZdsClient(str(config.zds) if config.has_cni else "", self.enrolment)
+        self._file = WorkloadFile(config.workloads, self.enrolment) if config.workloads is not None else None
         self._metrics = self._make_metrics()
         self._access_log = _make_access_log(config)
         self.state = State(self._parts())
@@ -160,6 +162,7 @@ class Agent:
             self.configuration,
             self.enrolment,
             self._zds,
+            self._file,
             self._saver,
             self.identities,
             self.policies,
@@ -213,7 +216,10 @@ class Agent:
             return
         self.identities.start()
         self._spawn("xds workloads", self.workloads.stream.run())
-        self._spawn("zds", self._zds.run())
+        if self._config.has_cni:
+            self._spawn("zds", self._zds.run())
+        if self._file is not None:
+            self._spawn("workloads", self._file.run())
         self._spawn("acceleration", self.acceleration.run())
 
     def _spawn(self, name: str, body: Coroutine[Any, Any, None]) -> None:
@@ -315,6 +321,9 @@ class Agent:
         self._saver.mark(self.workloads.stream)
 
     def _enrolment_synced(self) -> None:
+        """One who finds workloads has named them all; where there are two, the other one may not have yet."""
+        if self._file is not None and self._config.has_cni and not (self._zds.synced and self._file.synced):
+            return
         self.acceleration.complete()
         self._store.keep_only({WORKLOADS, *(view.name for view in self.views)})
         namespaces = self.enrolment.namespaces()
@@ -390,7 +399,9 @@ class Agent:
     def _make_metrics(self) -> Any:
         from nodeagent.telemetry.metrics import Metrics
 
-        collector = AgentCollector(self.workloads, self.views, self.configuration, self._zds, self._saver)
+        collector = AgentCollector(
+            self.workloads, self.views, self.configuration, self.enrolment, self._zds, self._saver
+        )
         registry = collector.register()
         registry.register(IdentityCollector(self.identities))
         registry.register(CaptureCollector(self._dataplane))

@@ -13,6 +13,7 @@ from nodeagent.dataplane.direct import Direct
 from nodeagent.dataplane.engine import EngineOwner, EngineSettings
 from nodeagent.dataplane.netns import NetworkNamespace
 from nodeagent.dataplane.routing import read_addresses
+from nodeagent.dataplane.share import NamespaceShare
 from nodeagent.dataplane.virtual_host import make_virtual_host
 from nodeagent.errors import EngineError
 from nodeagent.snapshot.address import widen_address
@@ -69,7 +70,9 @@ class KernelDataplane:
         self._mode.close()
 
     def addresses(self, namespace: NetworkNamespace) -> Iterable[bytes]:
-        """Addresses in a namespace, without link-local ones."""
+        """Addresses in a namespace, without link-local ones; of a share with addresses of its own, those."""
+        if isinstance(namespace, NamespaceShare) and namespace.share.addresses:
+            return namespace.share.addresses
         found = [widen_address(raw) for raw in read_addresses(namespace)]
         return [address for address in found if address[:2] != b"\xfe\x80"]
 

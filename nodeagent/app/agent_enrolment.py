@@ -22,14 +22,16 @@ from nodeagent.compiler.inbound import assemble_inbound
 from nodeagent.compiler.workloads import WorkloadIndex
 from nodeagent.config.agent import AgentConfig
 from nodeagent.dataplane.netns import NetworkNamespace
-from nodeagent.enroll.zds import EnrolledPod
-from nodeagent.errors import DataplaneError, NetnsError
+from nodeagent.enroll.enroller import EnrolledPod
+from nodeagent.errors import DataplaneError, NetnsError, NodeagentError
 from nodeagent.snapshot.values import WorkloadRef
 
 logger = logging.getLogger(__name__)
 
 ADDRESS_WAIT: Final = 1.0
 """Seconds that a new workload waits for the control plane to tell of it."""
+FAIL_MODE_LABEL: Final = "nodeagent.io/fail-mode"
+"""`open`: connections of the workload pass while no agent runs. A label, since annotations reach no agent."""
 LISTEN_ATTEMPTS: Final = 10
 FAILURES_KEPT: Final = 64
 """Workloads that could not be taken on, kept to be shown."""
@@ -58,10 +60,16 @@ class Enrolled:
     capture: Capture | None = None
     moving: asyncio.Task[None] | None = None
     """It changes from one view to another."""
+    may_open: bool = False
+    """Its inbound configuration is known, and asks nobody for anything."""
+    fail_mode: str = "closed"
+    """What is in force: whether its connections pass (`open`) or are refused while no agent runs."""
+    turning: asyncio.Task[None] | None = None
+    """The fail mode changes."""
 
 
 class Enrolment:
-    """The Enroller that the ZDS client drives (enroll/zds.py)."""
+    """The Enroller that the ZDS client and the file of workloads drive (enroll/)."""
 
     def __init__(
         self,
@@ -117,6 +125,7 @@ class Enrolment:
         workload.state = "enrolled"
         self._failed.pop(pod.uid, None)
         self.on_change()
+        self._turn(workload)
         logger.info("enrolled %s/%s", pod.namespace, pod.name)
 
     def _note_failure(self, workload: Enrolled, error: str) -> None:
@@ -138,9 +147,16 @@ class Enrolment:
         self.refresh_inbound(pod.uid)
         self.before_capture()
         self._configuration.publish()
-        self._add_to_engine(workload, view)
+        # Before it listens: where it cannot be captured nothing is to be opened.
         workload.capture = self._make_capture(workload.netns)
+        self._add_to_engine(workload, view)
         await asyncio.to_thread(workload.capture.apply)
+
+    async def regrouped(self, uid: str) -> None:
+        """The cgroup of a workload came, went, or is another one of the same name."""
+        workload = self._workloads.get(uid)
+        if workload is not None and workload.capture is not None and workload.state == "enrolled":
+            await asyncio.to_thread(workload.capture.apply)
 
     def _add_to_engine(self, workload: Enrolled, view: ViewController) -> None:
         pod = workload.pod
@@ -183,8 +199,8 @@ class Enrolment:
         workload.state = "draining"
         self.on_change()
         assert workload.capture is not None
-        if workload.moving is not None:
-            await asyncio.wait((workload.moving,))
+        if changing := [task for task in (workload.moving, workload.turning) if task is not None]:
+            await asyncio.wait(changing)
         try:
             await asyncio.to_thread(workload.capture.release)
             await self._engine.remove_workload(uid, int(self._config.drain * 1000))
@@ -233,6 +249,38 @@ class Enrolment:
             names = self._index.names_of(entry)
             inbound = replace(inbound, names=names, tunnel=entry.application_tunnel)
         self._configuration.put_inbound(uid, inbound)
+        workload.may_open = inbound.is_open
+        self._turn(workload)
+
+    # -- what happens while no agent runs --
+
+    def _is_to_open(self, workload: Enrolled) -> bool:
+        """Whether its connections shall pass without an agent: as it asks, by its enrolment or its label, and only
+        where everybody may come in anyway."""
+        entry = self._index.workload_named(workload.pod.namespace, workload.pod.name)
+        labels = dict(entry.labels or ()) if entry is not None else {}
+        return workload.may_open and (workload.pod.fail_open or labels.get(FAIL_MODE_LABEL) == "open")
+
+    def _turn(self, workload: Enrolled) -> None:
+        """See to it that the kernel goes by the fail mode as it is to be now."""
+        wanted = "open" if self._is_to_open(workload) else "closed"
+        if workload.state == "enrolled" and workload.turning is None and workload.fail_mode != wanted:
+            workload.turning = asyncio.create_task(self._turn_now(workload, wanted))
+
+    async def _turn_now(self, workload: Enrolled, wanted: str) -> None:
+        assert workload.capture is not None
+        try:
+            await asyncio.to_thread(workload.capture.set_open, wanted == "open")
+            workload.fail_mode = wanted
+        except NodeagentError as error:
+            name = f"{workload.pod.namespace}/{workload.pod.name}"
+            if workload.error != str(error):
+                logger.warning("workload %s is not fail-%s: %s", name, wanted, error)
+            workload.error = str(error)
+        finally:
+            workload.turning = None
+        if not workload.error:
+            self._turn(workload)
 
     def refresh_view(self, view: ViewController) -> None:
         """The inbound configuration of a view's workloads has changed."""

@@ -14,7 +14,7 @@ from nodeagent.admin.state import CertificateRow
 from nodeagent.app.agent_access import ca_transport
 from nodeagent.app.agent_ports import Engine
 from nodeagent.config.agent import AgentConfig
-from nodeagent.enroll.zds import EnrolledPod
+from nodeagent.enroll.enroller import EnrolledPod
 from nodeagent.errors import ConfigError
 from nodeagent.model.identity import Identity, check_trust_domain
 from nodeagent.xds.transport import ClientCertificate

@@ -9,6 +9,7 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metri
 from prometheus_client.registry import Collector
 
 from nodeagent.app.agent_configuration import Configuration
+from nodeagent.app.agent_enrolment import Enrolment
 from nodeagent.app.agent_ports import Dataplane
 from nodeagent.app.agent_saver import Saver
 from nodeagent.app.agent_views import Views
@@ -26,12 +27,14 @@ class AgentCollector(Collector):
         workloads: WorkloadStream,
         views: Views,
         configuration: Configuration,
+        enrolment: Enrolment,
         zds: ZdsClient,
         saver: Saver,
     ) -> None:
         self._workloads = workloads
         self._views = views
         self._configuration = configuration
+        self._enrolled = enrolment
         self._zds = zds
         self._saver = saver
 
@@ -90,7 +93,8 @@ class AgentCollector(Collector):
 
     def _enrolment(self) -> Iterator[Metric]:
         counters = self._zds.counters
-        yield _gauge("workloads_enrolled", "Workloads of this node.", len(self._zds.pods))
+        enrolled = sum(workload.state == "enrolled" for workload in self._enrolled)
+        yield _gauge("workloads_enrolled", "Workloads of this node.", enrolled)
         yield _counter("zds_connections", "Connections to the CNI side.", counters.connections)
         yield _counter("zds_add_failures", "Workloads that were refused.", counters.add_failures)
         yield _counter("zds_malformed", "Malformed requests of the CNI side.", counters.malformed)

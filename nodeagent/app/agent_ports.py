@@ -111,6 +111,9 @@ class Capture(Protocol):
     def remove(self) -> None:
         """Leave nothing behind."""
 
+    def set_open(self, open_: bool) -> None:
+        """Whether connections pass while the agent has no listener; CapabilityError if that cannot be."""
+
 
 class Accelerator(Protocol):
     """The owner of the acceleration `direct` (dataplane.direct.Direct). Each call but state() blocks; CapabilityError

@@ -48,6 +48,7 @@ from nodeagent.app.agent_workloads import WorkloadStream
 from nodeagent.compiler.workloads import WorkloadIndex
 from nodeagent.config.agent import AgentConfig
 from nodeagent.dataplane.report import ConnectionState
+from nodeagent.enroll.workload_file import WorkloadFile
 from nodeagent.enroll.zds import ZdsClient
 from nodeagent.snapshot.values import Snapshot
 from nodeagent.xds.store import TypeState
@@ -70,6 +71,7 @@ class Parts:
     configuration: Configuration
     enrolment: Enrolment
     zds: ZdsClient
+    file: WorkloadFile | None
     saver: Saver
     identities: Identities
     policies: Policies
@@ -103,9 +105,12 @@ class State:
                 f"no workloads from the control plane at {parts.config.xds} yet"
                 + (f" ({error})" if error else "")
             )
-        if meshed and not parts.zds.synced:
+        if meshed and parts.config.has_cni and not parts.zds.synced:
             error = parts.zds.last_error
             reasons.append(f"no workloads over {parts.config.zds} yet" + (f" ({error})" if error else ""))
+        if meshed and parts.file is not None and not parts.file.synced:
+            error = parts.file.last_error
+            reasons.append(f"no workloads from {parts.file.path} yet" + (f" ({error})" if error else ""))
         if not parts.engine.settled():
             reasons.append("configuration is being put in force")
         return tuple(reasons)
@@ -166,11 +171,13 @@ class State:
         )
 
     def _enrolment(self) -> EnrolmentStatus:
-        zds = self._parts.zds
+        zds, file = self._parts.zds, self._parts.file
         return EnrolmentStatus(
             socket=zds.path,
             connected=zds.connected,
             last_error=zds.last_error,
+            file=str(file.path) if file is not None else "",
+            file_error=file.last_error if file is not None else "",
             workloads=tuple(
                 EnrolledWorkload(
                     uid=workload.pod.uid,
@@ -180,6 +187,7 @@ class State:
                     state=workload.state,
                     view=workload.view.name if workload.view is not None else "",
                     error=workload.error,
+                    fail_mode=workload.fail_mode,
                 )
                 for workload in self._parts.enrolment
             ),

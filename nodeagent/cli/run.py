@@ -25,7 +25,13 @@ def run(
         str,
         Option("xds", "Control plane: TLS with https://, else plain text.", "[https://]HOST:PORT|unix:PATH"),
     ] = settings.DEFAULT_XDS,
-    zds: Annotated[Path, Option("zds", "Socket on which the CNI side listens.")] = settings.DEFAULT_ZDS,
+    zds: Annotated[
+        Path, Option("zds", "Socket on which the CNI side listens; empty: there is none.")
+    ] = settings.DEFAULT_ZDS,
+    workloads: Annotated[
+        Path | None,
+        Option("workloads", "Workloads that are cgroups, such as services of a virtual machine.", "FILE"),
+    ] = None,
     admin: Annotated[Path, Option("admin", "Unix socket of the admin API.")] = settings.DEFAULT_ADMIN,
     state: Annotated[
         Path, Option("state", "Folder of the last good configuration.")
@@ -142,6 +148,7 @@ def run(
         node=node,
         xds=xds,
         zds=zds,
+        workloads=workloads,
         admin=admin,
         state=state,
         cluster_id=cluster_id,

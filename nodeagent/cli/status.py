@@ -105,12 +105,20 @@ def _engine(engine: dict[str, Any]) -> str:
 
 
 def _enrolment(enrolment: dict[str, Any]) -> str:
-    state = (
-        "connected" if enrolment["connected"] else f"not connected: {enrolment['last_error'] or 'waiting'}"
-    )
+    places = []
+    if enrolment["socket"]:
+        state = (
+            "connected"
+            if enrolment["connected"]
+            else f"not connected: {enrolment['last_error'] or 'waiting'}"
+        )
+        places.append(f"{enrolment['socket']} {state}")
+    if enrolment.get("file"):
+        error = enrolment["file_error"]
+        places.append(enrolment["file"] + (f" not in force: {error}" if error else ""))
     counts = Counter(workload["state"] for workload in enrolment["workloads"])
     summary = ", ".join(f"{count} {name}" for name, count in sorted(counts.items())) or "no workloads"
-    return f"{enrolment['socket']} {state}; {summary}"
+    return "; ".join((*places, summary))
 
 
 def _certificates(rows: list[dict[str, Any]]) -> str:
@@ -153,8 +161,12 @@ def _workloads(workloads: list[dict[str, Any]]) -> None:
         print()
         table(
             ("NAMESPACE", "WORKLOAD", "STATE", "VIEW", "ERROR"),
-            ((row["namespace"], row["name"], row["state"], row["view"], row["error"]) for row in workloads),
+            ((row["namespace"], row["name"], _state(row), row["view"], row["error"]) for row in workloads),
         )
+
+
+def _state(row: dict[str, Any]) -> str:
+    return f"{row['state']}, fail-open" if row.get("fail_mode") == "open" else str(row["state"])
 
 
 def _warnings(answer: dict[str, Any]) -> None:

@@ -36,6 +36,9 @@ class AgentConfig:
     xds: str = DEFAULT_XDS
     """`https://host:port` over TLS; `host:port` or `unix:PATH` in plain text."""
     zds: Path = DEFAULT_ZDS
+    """Socket of the CNI side; empty: there is none."""
+    workloads: Path | None = None
+    """File of workloads that are cgroups (config/workloads.py)."""
     admin: Path = DEFAULT_ADMIN
     state: Path = DEFAULT_STATE
     cluster_id: str = "Kubernetes"
@@ -96,7 +99,14 @@ class AgentConfig:
     static: Path | None = None
     """Explicit listeners from this file, instead of a control plane and captured workloads."""
 
+    @property
+    def has_cni(self) -> bool:
+        """Whether a CNI side tells of workloads. An empty path is the present folder, for pathlib."""
+        return self.zds != Path()
+
     def __post_init__(self) -> None:
+        if not self.has_cni and self.workloads is None and self.static is None:
+            raise ConfigError("--zds: empty, and no --workloads: there would be no workloads")
         if not self.node:
             raise ConfigError("--node: the name of this node is needed (in Kubernetes: spec.nodeName)")
         if self.xds_mtls and not self.ca:

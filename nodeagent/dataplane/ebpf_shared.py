@@ -186,13 +186,14 @@ class SharedNamespace:
             self._check_ports(member)
             member.group = _existing(self._node, share)
             member.applied, member.released = True, False
+            # Its processes may be connecting already.
             self._put_namespace()
+            self._put_group(member)
             self._put_ports(member)
             with self._object() as shared:
                 shared.attach_pinned(
                     _PROGRAM, self._namespace.fd, inbound_link(self._node.namespace_folder(self.cookie))
                 )
-            self._put_group(member)
             self._put_ruleset()
 
     def set_open(self, share: Share, open_: bool) -> None:

@@ -15,11 +15,12 @@ import asyncio
 import contextlib
 import logging
 from dataclasses import dataclass
-from typing import Final, Protocol
+from typing import Final
 
 from google.protobuf.message import DecodeError
 
 from nodeagent.dataplane.netns import NetworkNamespace
+from nodeagent.enroll.enroller import EnrolledPod, Enroller
 from nodeagent.enroll.packet_socket import Packet, PacketSocket
 from nodeagent.errors import EnrollError, NodeagentError
 from nodeagent.proto import zds_pb2
@@ -32,33 +33,6 @@ ANSWER_SECONDS: Final = 4.5
 """The plugin gives up after 5 s and connects again."""
 MAX_WORKLOADS: Final = 4096
 """More than any kubelet runs (its own default limit is 110)."""
-
-
-@dataclass(frozen=True, slots=True)
-class EnrolledPod:
-    """A workload as the plugin names it. `uid` is opaque (the pod's UID in Kubernetes); the names are empty
-    if the plugin is too old to tell them."""
-
-    uid: str
-    name: str
-    namespace: str
-    service_account: str
-
-
-class Enroller(Protocol):
-    """What takes workloads on and lets them go. Additions come one after the other; removals of other
-    workloads may still be draining meanwhile."""
-
-    async def add(self, pod: EnrolledPod, netns: NetworkNamespace) -> None:
-        """Capture and serve the pod. From its return on `netns` is the enroller's, to be closed when the pod
-        goes. Any NodeagentError refuses the pod (its text goes to the plugin), and so does a cancellation,
-        which comes when it takes too long; either way nothing may be left behind."""
-
-    async def remove(self, uid: str) -> None:
-        """Restore plain networking and let connections drain. May take longer than the plugin waits."""
-
-    def synced(self) -> None:
-        """All workloads of the plugin have been named, and those that it did not name are gone."""
 
 
 @dataclass(slots=True)

@@ -355,6 +355,13 @@ class Inbound:
     """By which tunnel peers may ask for it instead of its address."""
     tunnel: ApplicationTunnel | None = None
 
+    @property
+    def is_open(self) -> bool:
+        """Whether nothing is asked of anybody who comes in."""
+        guards = (self.fallback_guards, *(port.guards for port in self.ports))
+        refuses = Protocol.REFUSE in (self.fallback, *(port.protocol for port in self.ports))
+        return not (refuses or self.every or any(each.connection or each.request for each in guards))
+
 
 @dataclass(frozen=True, slots=True)
 class Hints:

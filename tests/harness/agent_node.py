@@ -18,7 +18,7 @@ from nodeagent.dataplane.direct import DirectState
 from nodeagent.dataplane.direct_probes import Verdict
 from nodeagent.dataplane.direct_programs import Sweep
 from nodeagent.dataplane.route_choice import RouteChoice, RouteQuestion
-from nodeagent.enroll.zds import EnrolledPod
+from nodeagent.enroll.enroller import EnrolledPod
 from nodeagent.errors import CapabilityError, EngineError, NftError
 from nodeagent.snapshot.address import format_address, parse_address
 from nodeagent.snapshot.values import (
@@ -156,6 +156,9 @@ class FakeCapture:
 
     def remove(self) -> None:
         self._log.append("uncapture")
+
+    def set_open(self, open_: bool) -> None:
+        self._log.append("open" if open_ else "not open")
 
 
 class FakeAccelerator:

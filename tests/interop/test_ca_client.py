@@ -17,7 +17,7 @@ from prometheus_client import CollectorRegistry, generate_latest
 from nodeagent.app.agent_identity import Identities, IdentityCollector
 from nodeagent.config.agent import AgentConfig
 from nodeagent.controlplane.ca import rotation
-from nodeagent.enroll.zds import EnrolledPod
+from nodeagent.enroll.enroller import EnrolledPod
 from nodeagent.errors import ConfigError
 from nodeagent.identity.certificate import Certificate
 from nodeagent.identity.manager import IdentityManager

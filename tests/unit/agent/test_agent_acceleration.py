@@ -15,7 +15,7 @@ from harness.agent_node import Node, running
 
 from nodeagent.config.agent import AgentConfig
 from nodeagent.dataplane.share import NamespaceShare, Share
-from nodeagent.enroll.zds import EnrolledPod
+from nodeagent.enroll.enroller import EnrolledPod
 from nodeagent.errors import ConfigError
 from nodeagent.snapshot.address import parse_address
 from nodeagent.xds.types import ADDRESS

@@ -8,11 +8,11 @@ from pathlib import Path
 from typing import Any
 
 from envoy.service.discovery.v3 import discovery_pb2
-from google.protobuf import json_format
 from harness import xds_resources as xds
 from harness.ads import MeshServer
 from harness.agent_node import Node, running
 from harness.guard_filters import HTTP_EXT_AUTHZ, HTTP_RBAC, guard, http_chain, listener
+from harness.strict_policy import STRICT, strict_authorization
 
 from nodeagent.proto import authorization_pb2
 from nodeagent.snapshot.address import format_address
@@ -21,21 +21,6 @@ from nodeagent.snapshot.values import Inbound, Protocol
 from nodeagent.xds.types import ADDRESS, AUTHORIZATION, CLUSTER, ENDPOINTS, LISTENER
 
 UID = "Kubernetes//Pod/default/productpage-1"
-STRICT = "istio-system/istio_converted_static_strict"
-
-
-def strict() -> Any:
-    """Mesh-wide STRICT, as istiod tells node proxies of it."""
-    return json_format.ParseDict(
-        {
-            "name": "istio_converted_static_strict",
-            "namespace": "istio-system",
-            "scope": "WORKLOAD_SELECTOR",
-            "action": "DENY",
-            "rules": [{"clauses": [{"matches": [{"notPrincipals": [{"presence": {}}]}]}]}],
-        },
-        authorization_pb2.Authorization(),
-    )
 
 
 def select(server: MeshServer, *policies: str) -> None:
@@ -56,7 +41,7 @@ def names(node: Node) -> list[str]:
 async def test_a_listed_policy_is_in_force_until_it_goes(node: Node) -> None:
     await node.enroll()
     assert every(node) == ()
-    node.server.put(AUTHORIZATION, STRICT, strict())
+    node.server.put(AUTHORIZATION, STRICT, strict_authorization())
     select(node.server, STRICT)
     await node.until(lambda: every(node), "policy")
     assert names(node) == ["ns[istio-system]-policy[istio_converted_static_strict]-rule[0]"]
@@ -73,7 +58,7 @@ async def test_nothing_is_let_in_before_the_policies_are_known(server: MeshServe
         assert node.engine.applied.inbound == {}
         server.mute = set()
         select(server, STRICT)
-        server.put(AUTHORIZATION, STRICT, strict())
+        server.put(AUTHORIZATION, STRICT, strict_authorization())
         await node.until(
             lambda: "uid-1" in node.engine.applied.inbound and every(node), "inbound with policy"
         )
@@ -90,14 +75,14 @@ async def test_no_policies_at_all_is_an_answer(server: MeshServer, tmp_path: Pat
 
 async def test_a_bad_policy_is_rejected_by_name_and_closes_its_namespace(node: Node) -> None:
     await node.enroll()
-    bad = strict()
+    bad = strict_authorization()
     bad.scope = 9
     node.server.put(AUTHORIZATION, "default/bad", bad)
     await node.until(lambda: every(node), "denial")
     assert every(node)[0].policies[0].check == Always()
     await node.until(lambda: node.server.nacks, "NACK")
     assert node.server.nacks == [(AUTHORIZATION, "default/bad: scope 9 is not known")]
-    good = strict()
+    good = strict_authorization()
     good.namespace = "elsewhere"
     node.server.put(AUTHORIZATION, "default/bad", good)
     await node.until(lambda: not every(node), "the denial's end")
@@ -115,7 +100,7 @@ async def test_what_cannot_be_decoded_closes_too(node: Node) -> None:
 
 
 async def test_policies_survive_a_restart_without_control_plane(server: MeshServer, tmp_path: Path) -> None:
-    server.put(AUTHORIZATION, STRICT, strict())
+    server.put(AUTHORIZATION, STRICT, strict_authorization())
     select(server, STRICT)
     async with running(server, tmp_path) as node:
         await node.enroll()
@@ -244,7 +229,7 @@ class TestCallouts:
 
 class TestWhatPeopleSee:
     async def test_an_l4_policy_and_whom_it_is_for(self, node: Node) -> None:
-        node.server.put(AUTHORIZATION, STRICT, strict())
+        node.server.put(AUTHORIZATION, STRICT, strict_authorization())
         node.server.put(AUTHORIZATION, "default/lock", lock())
         select(node.server, STRICT)
         await node.enroll()
@@ -276,7 +261,7 @@ class TestWhatPeopleSee:
 
     async def test_one_that_cannot_be_read(self, node: Node) -> None:
         await node.enroll()
-        bad = strict()
+        bad = strict_authorization()
         bad.scope = 9
         node.server.put(AUTHORIZATION, "default/bad", bad)
         await node.until(lambda: every(node), "denial")
@@ -288,7 +273,7 @@ class TestWhatPeopleSee:
         assert warning in node.agent.state.status().warnings
 
     async def test_the_dump_is_ztunnels(self, node: Node) -> None:
-        message = strict()
+        message = strict_authorization()
         match = message.rules[0].clauses[0].matches.add()
         match.principals.add(exact="cluster.local/ns/a/sa/b")
         match.source_ips.add(address=b"\x0a\x00\x00\x00", length=8)

@@ -12,7 +12,8 @@ from pathlib import Path
 import pytest
 
 from nodeagent.dataplane.netns import NetworkNamespace
-from nodeagent.enroll.zds import EnrolledPod, ZdsClient
+from nodeagent.enroll.enroller import EnrolledPod
+from nodeagent.enroll.zds import ZdsClient
 from nodeagent.errors import NftError
 from nodeagent.proto import zds_pb2
 from nodeagent.xds.backoff import Backoff
