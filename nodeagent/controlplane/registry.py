@@ -84,6 +84,11 @@ class Registry:
             key=lambda pod: (pod.host_network, pod.terminating, pod.uid),
         )
 
+    def is_alone(self, workload: Workload) -> bool:
+        """Whether no other workload is known by its addresses; pods of the host's network are not known by theirs."""
+        others = {uid for address in workload.addresses for uid in self._by_address.get(address, ())}
+        return all(self.workloads[uid].host_network for uid in others - {workload.uid})
+
     def workload_named(self, namespace: str, name: str) -> Workload | None:
         """The pod of that name."""
         uid = self._by_name.get((namespace, name))
@@ -103,7 +108,8 @@ class Registry:
         for key, value in workload.labels.items():
             for host in self._services_by_label.get((workload.namespace, key, value), ()):
                 service = self.services[host]
-                if matches_labels(service.selector, workload.labels) and not self._has_slices(service):
+                listed = workload.is_pod and self._has_slices(service)
+                if matches_labels(service.selector, workload.labels) and not listed:
                     hosts.add(host)
         for name in self._slice_services.get((workload.namespace, workload.name), ()):
             found = self._by_service_name.get(name)
@@ -188,6 +194,10 @@ class Registry:
                 self._pods_by_label[workload.namespace, key, value][uid] = None
             self._touch(self.hosts_of(workload), change)
         change.workloads.add(uid)
+        # How those are reached that have an address in common may be another thing now.
+        for item in (before, workload):
+            for address in item.addresses if item is not None and not item.is_pod else ():
+                change.workloads.update(self._by_address.get(address, ()))
 
     def put_slice(self, key: ObjectKey, found: EndpointSlice | None, change: Change) -> None:
         """Add, replace or (None) remove an EndpointSlice."""
@@ -251,11 +261,15 @@ class Registry:
 
     def _compute(self, service: Service) -> PortEndpoints:
         ports = service.tcp_ports
+        pods = [self.workloads[uid] for uid in self._selected(service)]
         if self._has_slices(service):
             slices = self._slices_of[service.namespace, service.name]
             ordered = [slices[key] for key in sorted(slices)]
-            return {port.port: self._from_slices(service, port, ordered) for port in ports}
-        pods = [self.workloads[uid] for uid in self._selected(service)]
+            others = [each for each in pods if not each.is_pod]
+            return {
+                port.port: (*self._from_slices(service, port, ordered), *_from_pods(service, port, others))
+                for port in ports
+            }
         return {port.port: tuple(_from_pods(service, port, pods)) for port in ports}
 
     def _from_slices(
@@ -309,6 +323,8 @@ def _of_families(service: Service, addresses: tuple[str, ...]) -> tuple[str, ...
 
 def target_port(port: ServicePort, workload: Workload) -> int | None:
     """The port of a pod that a service port leads to; None if the pod declares no port of that name."""
+    if port.name in workload.service_ports:
+        return workload.service_ports[port.name]
     if isinstance(port.target, int):
         return port.target
     return next(

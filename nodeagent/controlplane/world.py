@@ -30,6 +30,7 @@ from nodeagent.controlplane.istio.security_values import (
 )
 from nodeagent.controlplane.istio.trust import TrustBundle
 from nodeagent.controlplane.istio.virtual_service import decode_virtual_service
+from nodeagent.controlplane.istio.workload_entry import decode_workload_entry
 from nodeagent.controlplane.kubernetes.gateway import decode_gateway, decode_namespace
 from nodeagent.controlplane.kubernetes.objects import (
     MeshScope,
@@ -92,6 +93,7 @@ KINDS: Final[dict[tuple[str, str], _KnownKind]] = {
     ("discovery.k8s.io", "EndpointSlice"): _KnownKind(_CORE, decode_endpoint_slice),
     (_NETWORKING, "VirtualService"): _KnownKind(_ISTIO, decode_virtual_service),
     (_NETWORKING, "DestinationRule"): _KnownKind(_ISTIO, decode_destination_rule),
+    (_NETWORKING, "WorkloadEntry"): _KnownKind(_ISTIO, decode_workload_entry),
     (_SECURITY, "AuthorizationPolicy"): _KnownKind(_SECURITY_VERSIONS, decode_authorization_policy),
     (_SECURITY, "PeerAuthentication"): _KnownKind(_SECURITY_VERSIONS, decode_peer_authentication),
     (_SECURITY, "RequestAuthentication"): _KnownKind(_SECURITY_VERSIONS, decode_request_authentication),
@@ -104,9 +106,8 @@ LATER_KINDS: Final = frozenset(
     {
         *(
             (_NETWORKING, kind)
-            for kind in ("EnvoyFilter", "Gateway", "ProxyConfig", "ServiceEntry", "Sidecar")
+            for kind in ("EnvoyFilter", "Gateway", "ProxyConfig", "ServiceEntry", "Sidecar", "WorkloadGroup")
         ),
-        *((_NETWORKING, kind) for kind in ("WorkloadEntry", "WorkloadGroup")),
         ("telemetry.istio.io", "Telemetry"),
         ("extensions.istio.io", "WasmPlugin"),
     }
@@ -259,6 +260,9 @@ class World:
                     self._touched.waypoints.add((key.namespace, key.name))
             case "Pod":
                 uid = names.pod_uid(self.settings.cluster_id, key.namespace, key.name)
+                self.registry.put_workload(uid, value, change)
+            case "WorkloadEntry":
+                uid = names.workload_entry_uid(self.settings.cluster_id, key.namespace, key.name)
                 self.registry.put_workload(uid, value, change)
             case "EndpointSlice":
                 self.registry.put_slice(key, value, change)

@@ -69,6 +69,11 @@ def pod_uid(cluster_id: str, namespace: str, name: str) -> str:
     return f"{cluster_id}//Pod/{namespace}/{name}"
 
 
+def workload_entry_uid(cluster_id: str, namespace: str, name: str) -> str:
+    """The xDS uid of a WorkloadEntry."""
+    return f"{cluster_id}/networking.istio.io/WorkloadEntry/{namespace}/{name}"
+
+
 def is_ipv6(address: str) -> bool:
     """Whether a valid address is IPv6."""
     return ":" in address

@@ -42,7 +42,7 @@ class Locality:
 
 @dataclass(frozen=True, slots=True)
 class Workload:
-    """A pod. `uid` is its key; `addresses` are canonical, the primary one first."""
+    """A pod, or what else runs somewhere. `uid` is its key; `addresses` are canonical, the primary one first."""
 
     uid: str
     name: str
@@ -62,6 +62,10 @@ class Workload:
     """Whether a node agent or ztunnel takes its connections: it can be reached by HBONE."""
     ports: tuple[ContainerPort, ...] = ()
     locality: Locality = field(default_factory=Locality)
+    service_ports: Mapping[str, int] = field(default_factory=dict)
+    """Of a WorkloadEntry: its port by the name of a service's port."""
+    is_pod: bool = True
+    """Whether Kubernetes knows it; EndpointSlices list no other."""
 
 
 def canonical_name(labels: Mapping[str, str], workload_name: str) -> str:

@@ -53,8 +53,10 @@ def address_key(address: str) -> str:
 
 
 def workload_aliases(workload: Workload, cluster_id: str) -> tuple[str, ...]:
-    """Other names of a pod: its addresses, and its uid as Kubernetes' API group spells it."""
+    """Other names of a workload: its addresses, and a pod's uid as Kubernetes' API group spells it."""
     addresses = () if workload.host_network else tuple(map(address_key, workload.addresses))
+    if not workload.is_pod:
+        return addresses
     return (*addresses, f"{cluster_id}//v1/Pod/{workload.namespace}/{workload.name}")
 
 
@@ -105,8 +107,11 @@ def workload_address(view: View, workload: Workload) -> pb.Address:
 
 def _tunnel_protocol(view: View, workload: Workload) -> pb.TunnelProtocol:
     """HBONE to where an agent answers it with a certificate; mTLS to where a sidecar does, by its injector's label.
-    Pods of the host's network are never captured."""
+    Pods of the host's network are never captured. What is told is a machine's address, not a workload's, where several
+    have it: who answers there cannot be said."""
     if not view.world.settings.hbone or workload.host_network:
+        return pb.NONE
+    if not workload.is_pod and not view.world.registry.is_alone(workload):
         return pb.NONE
     if workload.captured:
         return pb.HBONE
