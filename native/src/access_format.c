@@ -114,6 +114,7 @@ typedef struct layout {
   const char *quote; /* around text */
   na_access_escape *escape;
   bool identity;
+  bool names_fields; /* so that a line may have more of them than others */
 } layout;
 
 #define COUNT_OF(array) (sizeof(array) / sizeof *(array))
@@ -122,10 +123,10 @@ typedef struct layout {
 
 /* By enum na_access_format. */
 static const layout layouts[] = {
-    [NA_ACCESS_TEXT] = {TEXT, "\n", "-", "", na_access_escape_text, false},
-    [NA_ACCESS_JSON] = {JSON, "}\n", "null", "\"", na_access_escape_json, false},
-    [NA_ACCESS_IDENTITY_TEXT] = {TEXT, "\"\n", "-", "", na_access_escape_text, true},
-    [NA_ACCESS_IDENTITY_JSON] = {JSON, "}\n", "null", "\"", na_access_escape_json, true},
+    [NA_ACCESS_TEXT] = {TEXT, "\n", "-", "", na_access_escape_text, false, false},
+    [NA_ACCESS_JSON] = {JSON, "}\n", "null", "\"", na_access_escape_json, false, true},
+    [NA_ACCESS_IDENTITY_TEXT] = {TEXT, "\"\n", "-", "", na_access_escape_text, true, false},
+    [NA_ACCESS_IDENTITY_JSON] = {JSON, "}\n", "null", "\"", na_access_escape_json, true, true},
 };
 
 /* By bit: enum na_flag. */
@@ -317,6 +318,14 @@ static char *put_value(char *out, const layout *form, value v) {
   return na_access_put(out, form->quote);
 }
 
+/* What the kernel knows of a connection past the engine. */
+static char *put_kernels(char *out, const na_access_record *record) {
+  out = na_access_put(out, ",\"tcp_rtt_us\":");
+  out = na_access_put_number(out, record->rtt_us);
+  out = na_access_put(out, ",\"tcp_retransmits\":");
+  return na_access_put_number(out, record->retransmits);
+}
+
 static char *put_line(char *out, formatter *f, const na_access_record *record) {
   const layout *form = f->layout;
   for (const part *piece = form->parts; piece < form->parts + form->n; piece++) {
@@ -325,6 +334,8 @@ static char *put_line(char *out, formatter *f, const na_access_record *record) {
     out = na_access_put(out, piece->before);
     out = put_value(out, form, value_of(f, record, piece->field));
   }
+  if (record->bypassed && form->names_fields)
+    out = put_kernels(out, record);
   return na_access_put(out, form->end);
 }
 

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from nodeagent.dataplane.access import AccessAnswer, AccessQuestion
     from nodeagent.dataplane.bpf import MapUsage
     from nodeagent.dataplane.builder import Rejection
+    from nodeagent.dataplane.bypass_flows import Sample
     from nodeagent.dataplane.direct import DirectState
     from nodeagent.dataplane.route_choice import RouteChoice, RouteQuestion
 
@@ -136,6 +137,25 @@ class Accelerator(Protocol):
 
     def state(self) -> DirectState:
         """What there is to show."""
+
+
+class Flows(Protocol):
+    """The owner of what is reported of connections past the engine (dataplane.node_flows.NodeFlows)."""
+
+    def begin(self) -> None:
+        """Follow them; DataplaneError if that is not possible."""
+
+    def fileno(self) -> int:
+        """Readable when there is much to report."""
+
+    def look(self) -> Sample:
+        """What live ones have carried. Blocks."""
+
+    def note(self, sample: Sample) -> None:
+        """Count it."""
+
+    def counters(self) -> Sequence[Counter]:
+        """What was counted of them."""
 
 
 class Dataplane(Protocol):

@@ -78,6 +78,8 @@ class FlowTable:
         self._workloads = workloads
         self._life = life
         self._missing: set[bytes] = set()
+        self.on_doomed: Callable[[LiveFlow], None] = lambda live: None
+        """Called before a connection is ended by revoke(), in its thread."""
         self.revoked = 0
         """Connections ended because they are not allowed any more."""
         self.swept = 0
@@ -156,6 +158,7 @@ class FlowTable:
         doomed: dict[int, list[LiveFlow]] = {}
         for each in self.live():
             if not is_allowed(each):
+                self.on_doomed(each)
                 doomed.setdefault(each.flow.netns_cookie, []).append(each)
         ended = 0
         failure: NetnsError | None = None

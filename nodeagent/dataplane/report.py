@@ -162,6 +162,10 @@ class AccessRecord:
     upstream_failure: str
     principal: str = ""
     mutual_tls: bool = False
+    rtt_us: int | None = None
+    """Of a connection past the engine: its smoothed round trip time; None: the engine carried it."""
+    retransmits: int = 0
+    """The same: segments."""
 
 
 class LineFormat(IntEnum):

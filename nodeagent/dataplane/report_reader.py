@@ -206,6 +206,8 @@ class ReportReader:
             upstream_failure=_text(record.upstream_failure),
             principal=_principal(engine, record.principal),
             mutual_tls=bool(record.mutual_tls),
+            rtt_us=record.rtt_us if record.bypassed else None,
+            retransmits=record.retransmits,
         )
 
     def _connection(self, engine: Any, info: Any) -> Connection:

@@ -287,14 +287,19 @@ def text_format(template: str = ISTIO_TEXT) -> Callable[[AccessRecord], str]:
 
 
 def json_format(template: Mapping[str, str] = ISTIO_JSON) -> Callable[[AccessRecord], str]:
-    """A function that formats a record as one line of JSON. A value that is one operator keeps its type."""
+    """A function that formats a record as one line of JSON. A value that is one operator keeps its type. In the default
+    formats connections past the engine have what the kernel knows of them, too."""
     members: dict[str, Field] = {}
     for key, text in template.items():
         match = _OPERATOR.fullmatch(text)
         members[key] = _field(match) if match and match["name"] else _joined(text)
 
+    is_ours = template in (ISTIO_JSON, IDENTITY_JSON)
+
     def format_record(record: AccessRecord) -> str:
         values = {key: field(record) for key, field in members.items()}
+        if is_ours and record.rtt_us is not None:
+            values |= {"tcp_rtt_us": record.rtt_us, "tcp_retransmits": record.retransmits}
         return json.dumps(values, separators=(",", ":"), ensure_ascii=False) + "\n"
 
     return format_record

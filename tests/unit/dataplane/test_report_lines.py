@@ -69,6 +69,8 @@ def _fill(record: Any, chance: random.Random, tags: TagTable[Tagged]) -> None:
     record.inbound = isinstance(value, InboundPort) or (value is None and chance.randrange(2))
     record.protocol = chance.choice(list(WireProtocol))
     record.http_minor = chance.randrange(2)
+    record.bypassed = chance.randrange(2)
+    record.rtt_us, record.retransmits = chance.randrange(1 << 32), chance.randrange(9)
     for name in _ADDRESSES:
         mapped = chance.random() < 0.6
         address = (
