@@ -27,6 +27,7 @@
 
 #include "address.h"
 #include "direct_abi.h"
+#include "redirected.h"
 
 #define AF_INET              2
 #define SOCK_RCVBUF_LOCK     2 /* linux/net.h */
@@ -163,8 +164,11 @@ static __always_inline struct na_direct_key turned(const struct na_direct_key *k
 static __always_inline int insert(struct bpf_sock_ops *ops, struct na_direct_end *end) {
   struct na_direct_key key = turned(&end->peer_key, end->netns_cookie);
   struct na_direct_socket own = end->own;
+  struct na_redirected nothing = {};
   __u64 cookie = own.cookie;
 
+  if (end->is_client && bpf_map_update_elem(&redirected, &cookie, &nothing, BPF_ANY))
+    return 0;
   // The flow is last: who finds it may redirect to the socket.
   if (bpf_sock_hash_update(ops, &direct_sockets, &cookie, BPF_NOEXIST) ||
       bpf_map_update_elem(&direct_flows, &key, &own, BPF_ANY))
@@ -172,6 +176,17 @@ static __always_inline int insert(struct bpf_sock_ops *ops, struct na_direct_end
   // Other programs may want events of this socket, too.
   bpf_sock_ops_cb_flags_set(ops, ops->bpf_sock_ops_cb_flags | BPF_SOCK_OPS_STATE_CB_FLAG);
   return 1;
+}
+
+static __always_inline void forget_end(const struct na_direct_end *end) {
+  struct na_direct_key key = turned(&end->peer_key, end->netns_cookie);
+  const struct na_direct_socket *found = bpf_map_lookup_elem(&direct_flows, &key);
+  __u64 cookie = end->own.cookie;
+
+  if (found && found->cookie == cookie) // a later connection may have the same addresses and ports
+    bpf_map_delete_elem(&direct_flows, &key);
+  // outbound.bpf.c, attached before, has told of it.
+  bpf_map_delete_elem(&redirected, &cookie);
 }
 
 static __always_inline void join(struct bpf_sock_ops *ops, struct bpf_sock *sk) {
@@ -198,30 +213,27 @@ static __always_inline void join(struct bpf_sock_ops *ops, struct bpf_sock *sk) 
   end->peer_key = peer_key;
   end->netns_cookie = cookie;
   end->generation = set->generation;
+  end->is_client = ops->op == BPF_SOCK_OPS_ACTIVE_ESTABLISHED_CB;
   end->own = (struct na_direct_socket){(__u64)tcp, bpf_get_socket_cookie(ops), tcp->snd_una, tcp->rcv_nxt};
   if (insert(ops, end)) {
     count(NA_DIRECT_JOINED, 1);
     return;
   }
   count(NA_DIRECT_MAP_FULL, 1);
+  forget_end(end);
   bpf_sk_storage_delete(&direct_ends, sk);
 }
 
 // The connection has ended. The socket stays in the SOCKHASH until it is closed: what waits there is still to be read.
 static __always_inline void leave(struct bpf_sock_ops *ops, struct bpf_sock *sk) {
   struct na_direct_end *end = bpf_sk_storage_get(&direct_ends, sk, 0, 0);
-  const struct na_direct_socket *found;
-  struct na_direct_key key;
   struct tcp_sock *tcp;
   __u64 cookie;
 
   if (!end)
     return;
   cookie = end->own.cookie;
-  key = turned(&end->peer_key, end->netns_cookie);
-  found = bpf_map_lookup_elem(&direct_flows, &key);
-  if (found && found->cookie == cookie) // a later connection may have the same addresses and ports
-    bpf_map_delete_elem(&direct_flows, &key);
+  forget_end(end);
   bpf_sk_storage_delete(&direct_ends, sk);
   tcp = bpf_skc_to_tcp_sock(sk);
   // Ended by nobody's error, and not in order: connect() to AF_UNSPEC. The socket's next connection is another one.
@@ -305,13 +317,21 @@ static __always_inline __u32 judge(const struct tcp_sock *me, struct na_direct_e
   return has_room(sk, &end->sent, size, limit) ? NA_DIRECT_REDIRECTED : NA_DIRECT_PASS_FULL;
 }
 
-static __always_inline __u32 decide(struct sk_msg_md *msg, struct bpf_sock *sk, __u64 *peer) {
-  struct na_direct_end *end = bpf_sk_storage_get(&direct_ends, sk, 0, 0);
+static __always_inline void count_bytes(const struct na_direct_end *end, __u32 size) {
+  __u64 client = end->is_client ? end->own.cookie : end->peer.cookie;
+  struct na_redirected *past = bpf_map_lookup_elem(&redirected, &client);
+
+  count(NA_DIRECT_BYTES, size);
+  if (past)
+    __sync_fetch_and_add(end->is_client ? &past->sent : &past->received, size);
+}
+
+static __always_inline __u32 decide(const struct sk_msg_md *msg, struct bpf_sock *sk, struct na_direct_end *end) {
   const struct na_direct_settings *set = settings();
   const struct tcp_sock *me;
 
-  if (!end || !set)
-    return NA_DIRECT_PASS_CLOSING;
+  if (!set)
+    return NA_DIRECT_PASS_WITHDRAWN;
   if (end->generation != set->generation) {
     if (!is_opted_in(end))
       return NA_DIRECT_PASS_WITHDRAWN;
@@ -322,23 +342,27 @@ static __always_inline __u32 decide(struct sk_msg_md *msg, struct bpf_sock *sk, 
   me = bpf_skc_to_tcp_sock(sk);
   if (!me)
     return NA_DIRECT_PASS_CLOSING;
-  *peer = end->peer.cookie;
   return judge(me, end, msg->size, set->limit);
 }
 
 SEC("sk_msg")
 int direct_send(struct sk_msg_md *msg) {
   struct bpf_sock *sk = msg->sk;
-  __u64 peer = 0;
+  struct na_direct_end *end;
   __u32 verdict;
+  __u64 peer;
 
   if (!sk)
     return SK_PASS;
-  verdict = decide(msg, sk, &peer);
+  end = bpf_sk_storage_get(&direct_ends, sk, 0, 0);
+  if (!end) // the connection is none any more
+    return SK_PASS;
+  verdict = decide(msg, sk, end);
   // A socket that was closed meanwhile is not found, and the message goes by TCP.
   if (verdict == NA_DIRECT_REDIRECTED) {
+    peer = end->peer.cookie;
     if (bpf_msg_redirect_hash(msg, &direct_sockets, &peer, BPF_F_INGRESS) == SK_PASS)
-      count(NA_DIRECT_BYTES, msg->size);
+      count_bytes(end, msg->size);
     else
       verdict = NA_DIRECT_PASS_CLOSING;
   }

@@ -58,7 +58,13 @@ struct na_direct_end {
   struct na_direct_sent sent;
   __u64 netns_cookie;
   __u32 generation; /* of the settings, when both workloads were last seen to be opted in */
-  __u32 reserved;
+  __u32 is_client;  /* it has connected */
+};
+
+/* Bytes of a connection that went past TCP, as its client sees it. */
+struct na_redirected {
+  __u64 sent;
+  __u64 received;
 };
 
 struct na_direct_settings {
@@ -99,6 +105,7 @@ _Static_assert(sizeof(struct na_direct_workload) == 16, "ABI");
 _Static_assert(sizeof(struct na_direct_key) == 48, "ABI");
 _Static_assert(sizeof(struct na_direct_socket) == 24, "ABI");
 _Static_assert(sizeof(struct na_direct_end) == 136, "ABI");
+_Static_assert(sizeof(struct na_redirected) == 16, "ABI");
 _Static_assert(sizeof(struct na_direct_row) == 16, "ABI");
 
 #endif

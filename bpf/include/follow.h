@@ -16,6 +16,7 @@
 #include "events.h"
 #include "flows.h"
 #include "nodeagent_abi.h"
+#include "redirected.h"
 
 /* The kernel's, as far as needed here (CO-RE). */
 enum sock_flags { SOCK_DONE = 1 };
@@ -105,6 +106,18 @@ static __always_inline __u32 end_of(struct bpf_sock_ops *ops, const struct tcp_s
   return NA_BYPASS_END_RESET;
 }
 
+/* What went past TCP. */
+static __always_inline void add_redirected(struct na_bypass_event *event) {
+  __u64 cookie = event->flow.socket_cookie;
+  const struct na_redirected *past = bpf_map_lookup_elem(&redirected, &cookie);
+
+  if (!past)
+    return;
+  event->sent += past->sent;
+  event->received += past->received;
+  bpf_map_delete_elem(&redirected, &cookie);
+}
+
 static __always_inline void tell_closed(struct bpf_sock_ops *ops, struct bpf_sock *sk, struct na_bypass_event *event,
                                         __u32 state) {
   struct tcp_sock *tcp = bpf_skc_to_tcp_sock(sk);
@@ -113,6 +126,7 @@ static __always_inline void tell_closed(struct bpf_sock_ops *ops, struct bpf_soc
     return;
   event->sent = payload_sent(ops, tcp, state);
   event->received = payload_received(ops, (struct sock *)tcp);
+  add_redirected(event);
   event->end = end_of(ops, tcp, (struct sock *)tcp, state);
   event->error = ((struct sock *)tcp)->sk_err;
 }

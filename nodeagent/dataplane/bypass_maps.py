@@ -16,7 +16,7 @@ from nodeagent.dataplane.bpffs import remove_pins
 from nodeagent.errors import BpfError
 
 PER_LIFE: Final = ("life", "access", "sources", "services", "backends")
-LASTING: Final = ("bypassed", "events")
+LASTING: Final = ("bypassed", "events", "redirected")
 INBOUND: Final = ("life", "access", "bypassed")
 """Those that listener lookup reads, too."""
 HERE: Final = "here"

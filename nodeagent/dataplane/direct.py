@@ -23,7 +23,8 @@ from nodeagent.dataplane.bpf import MapUsage
 from nodeagent.dataplane.bpffs import ensure_bpffs, lock_folder, remove_pins
 from nodeagent.dataplane.cgroup import Cgroup
 from nodeagent.dataplane.direct_probes import Verdict, probe_direct
-from nodeagent.dataplane.direct_programs import ABI, DirectPrograms, Sweep, unload
+from nodeagent.dataplane.direct_programs import ABI, REDIRECTED, DirectPrograms, Sweep, unload
+from nodeagent.dataplane.ebpf_node import ABI as CAPTURE_ABI
 from nodeagent.dataplane.ebpf_node import LOCK_SECONDS, netns_cookie, root_of_cgroups
 from nodeagent.dataplane.netns import NetworkNamespace
 from nodeagent.errors import CapabilityError, DataplaneError
@@ -170,7 +171,12 @@ class Direct:
             self._held = lock_folder(self._folder, LOCK_SECONDS)
             try:
                 self._remove_other_versions()
-                self._programs = DirectPrograms(root_of_cgroups(), self._folder / f"v{ABI}")
+                redirected = self._pins / f"v{CAPTURE_ABI}" / "maps" / REDIRECTED
+                self._programs = DirectPrograms(
+                    root_of_cgroups(),
+                    self._folder / f"v{ABI}",
+                    redirected=redirected if redirected.exists() else None,
+                )
                 self._programs.configure(self._limit)
             except BaseException:
                 self._let_go()

@@ -48,6 +48,8 @@ _WORKLOAD: Final = struct.Struct("=QII")
 _SETTINGS: Final = struct.Struct("=IIII")
 _WITHIN: Final = 1
 _ROW: Final = struct.Struct("=QII")
+REDIRECTED: Final = "redirected"
+"""What connections carried past TCP; capture's, where it is there, since it tells of connections."""
 _FIRST: Final = struct.pack("=I", 0)
 _ADDRESS_SIZE: Final = 16
 _SIZES: Final = {
@@ -58,6 +60,7 @@ _SIZES: Final = {
     "direct_ends": (4, 136),
     "direct_settings": (4, _SETTINGS.size),
     "direct_counters": (4, 0),
+    REDIRECTED: (COOKIE.size, 16),
 }
 _ATTACHED: Final = ("direct_sockops", "direct_send")
 
@@ -76,8 +79,15 @@ class Sweep:
 class DirectPrograms:
     """Loaded and attached from the start; close() ends what is not pinned. One thread at a time."""
 
-    def __init__(self, root: Path, folder: Path | None = None, objects: Path = OBJECTS) -> None:
+    def __init__(
+        self,
+        root: Path,
+        folder: Path | None = None,
+        objects: Path = OBJECTS,
+        redirected: Path | None = None,
+    ) -> None:
         """Attach to the cgroup `root`. What is pinned in `folder` already is taken over, its programs replaced.
+        `redirected` is the pin of that map, if another owner has it.
 
         BpfError if the kernel refuses; nothing new is attached then.
         """
@@ -89,6 +99,8 @@ class DirectPrograms:
             for name in ("maps", "links"):
                 make_folder(folder / name)
         shared = {name: folder / "maps" / name for name in _SIZES} if folder is not None else {}
+        if redirected is not None:
+            shared[REDIRECTED] = redirected
         self._object = BpfObject("direct", shared, objects)
         try:
             for name, (key_size, value_size) in _SIZES.items():
@@ -185,7 +197,7 @@ class DirectPrograms:
         found = []
         for name, each in self._maps.items():
             memory, limit = each.memory_and_limit()
-            if name in ("direct_workloads", "direct_addresses", "direct_flows"):
+            if name in ("direct_workloads", "direct_addresses", "direct_flows", REDIRECTED):
                 found.append(MapUsage(name, memory, each.count(), limit, self._full[name]))
             else:
                 found.append(MapUsage(name, memory))
