@@ -77,6 +77,20 @@ class CaptureStatus:
 
 
 @dataclass(frozen=True, slots=True)
+class BypassStatus:
+    """What of the traffic within the node passes the engine."""
+
+    state: str  # on, off, or suspended: nothing passes at present
+    reason: str = ""
+    services: int = 0
+    endpoints: int = 0
+    verdicts: int = 0
+    clients: int = 0
+    refused: Mapping[str, int] = field(default_factory=dict)  # by BPF map that is full: the engine has them
+    revoked: int = 0  # live connections ended by a change
+
+
+@dataclass(frozen=True, slots=True)
 class EngineStatus:
     """The engine at a glance; `counters` holds those that are not zero."""
 
@@ -180,6 +194,7 @@ class AgentStatus:
     not_ready: tuple[str, ...]  # why not, one reason each; empty when ready
     control_plane: ControlPlaneStatus
     capture: CaptureStatus
+    bypass: BypassStatus
     engine: EngineStatus
     enrolment: EnrolmentStatus
     snapshot: SnapshotStatus

@@ -19,6 +19,7 @@ from nodeagent import __version__
 from nodeagent.admin.server import AdminOptions, AdminServer
 from nodeagent.app.agent_acceleration import Acceleration, AccelerationCollector
 from nodeagent.app.agent_access import xds_transport
+from nodeagent.app.agent_bypass import BypassKeeper
 from nodeagent.app.agent_configuration import Configuration
 from nodeagent.app.agent_enrolment import Enrolment
 from nodeagent.app.agent_identity import Identities, IdentityCollector
@@ -124,10 +125,12 @@ class Agent:
         self.identities.follow(self.views.certificate_changed)
         self.enrolment = self._make_enrolment(dataplane)
         self.acceleration = Acceleration(config, self.index, dataplane.accelerator, self.enrolment)
-        self.enrolment.on_change = self.acceleration.changed
+        self.enrolment.on_change = self._enrolment_changed
         self.workloads.policies_changed = self.policies.changed = self.enrolment.refresh_all
         self._zds = ZdsClient(str(config.zds) if config.has_cni else "", self.enrolment)
         self._file = WorkloadFile(config.workloads, self.enrolment) if config.workloads is not None else None
+        self.bypass, self._why_no_bypass = dataplane.bypass()
+        self._bypass_keeper = self._keep_bypass()
         self._metrics = self._make_metrics()
         self._access_log = _make_access_log(config)
         self.state = State(self._parts())
@@ -152,6 +155,15 @@ class Agent:
         enrolment.await_identity = self.identities.wait
         return enrolment
 
+    def _keep_bypass(self) -> BypassKeeper | None:
+        if self.bypass is None:
+            return None
+        parts = self.engine, self.configuration, self.enrolment, self.identities
+        keeper = BypassKeeper(self.bypass, *parts)
+        self.configuration.after = keeper.refresh
+        self.identities.follow(lambda identity: keeper.refresh())
+        return keeper
+
     def _parts(self) -> Parts:
         return Parts(
             self._config,
@@ -168,6 +180,8 @@ class Agent:
             self.policies,
             self._dataplane,
             self.acceleration,
+            self.bypass,
+            self._why_no_bypass,
             self._render_metrics,
             self.stop,
             lambda: self._admin.problems,
@@ -246,6 +260,8 @@ class Agent:
         await self._saver.flush()
         if self._capture_settling is not None:
             await self._capture_settling
+        if self._bypass_keeper is not None:
+            await self._bypass_keeper.stop()
         await self.engine.stop(int(self._config.drain * 1000))
         self._pull_statistics()
         self._pull_access()
@@ -319,6 +335,11 @@ class Agent:
 
     def _workloads_stored(self) -> None:
         self._saver.mark(self.workloads.stream)
+
+    def _enrolment_changed(self) -> None:
+        self.acceleration.changed()
+        if self._bypass_keeper is not None:
+            self._bypass_keeper.refresh()
 
     def _enrolment_synced(self) -> None:
         """One who finds workloads has named them all; where there are two, the other one may not have yet."""

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 
-from nodeagent.app.agent_ports import Capture, Engine
+from nodeagent.app.agent_ports import Bypass, Capture, Engine
 from nodeagent.config.agent import AgentConfig
 from nodeagent.dataplane.bpf import MapUsage
-from nodeagent.dataplane.capture_mode import choose_mode
+from nodeagent.dataplane.capture_mode import EbpfMode, choose_mode
 from nodeagent.dataplane.cgroup import Cgroup
 from nodeagent.dataplane.direct import Direct
 from nodeagent.dataplane.engine import EngineOwner, EngineSettings
@@ -51,6 +51,14 @@ class KernelDataplane:
     def capture(self, namespace: NetworkNamespace) -> Capture:
         """The capture of a workload's traffic."""
         return self._mode.capture(namespace)
+
+    def bypass(self) -> tuple[Bypass | None, str]:
+        """What lets connections within the node pass the engine; None: nothing does, and why."""
+        if self._config.bypass == "off":
+            return None, "asked for"
+        if not isinstance(self._mode, EbpfMode) or self._config.static is not None:
+            return None, "needs capture by eBPF"
+        return self._mode.bypass(identities=bool(self._config.ca))
 
     def settle(self, namespaces: Sequence[NetworkNamespace]) -> None:
         """Forget what is captured besides these. Blocks."""

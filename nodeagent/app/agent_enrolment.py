@@ -103,7 +103,8 @@ class Enrolment:
         self.await_identity: Callable[[str, float], Awaitable[None]] = _no_wait
         self.on_departure: Callable[[EnrolledPod], None] = lambda pod: None
         self.on_change: Callable[[], None] = lambda: None
-        """Called when workloads are there, go, or when something may be known of them that was not."""
+        """Called when workloads are there, change their view, are about to go, or when something may be known of them
+        that was not."""
         self.before_capture: Callable[[], None] = lambda: None
         """Called before a workload is captured: what waits to be put in force must be there from the start."""
 
@@ -325,6 +326,7 @@ class Enrolment:
                 self._engine.remove_workload(uid, int(self._config.drain * 1000)), name=f"drain {uid}"
             )
             await self._listen_again(workload, view)
+            self.on_change()
             await draining
         except DataplaneError as error:
             workload.error = str(error)
@@ -334,6 +336,7 @@ class Enrolment:
         finally:
             workload.moving = None
             await self._release(uid, old)
+            self.on_change()
 
     async def _listen_again(self, workload: Enrolled, view: ViewController) -> None:
         """Add a workload whose former listeners are being closed by the workers at this moment."""

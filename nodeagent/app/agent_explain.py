@@ -14,7 +14,7 @@ from nodeagent.admin.rows import QueryError
 from nodeagent.app import agent_rows as rows
 from nodeagent.app.agent_configuration import Configuration
 from nodeagent.app.agent_enrolment import Enrolled, Enrolment
-from nodeagent.app.agent_ports import Engine
+from nodeagent.app.agent_ports import Bypass, Engine
 from nodeagent.app.agent_view import ViewController
 from nodeagent.compiler.workloads import ServiceEntry, WorkloadIndex
 from nodeagent.config.agent import AgentConfig
@@ -51,12 +51,14 @@ class Explainer:
         enrolment: Enrolment,
         configuration: Configuration,
         engine: Engine,
+        bypass: Bypass | None = None,
     ) -> None:
         self._config = config
         self._index = index
         self._enrolment = enrolment
         self._configuration = configuration
         self._engine = engine
+        self._bypass = bypass
 
     def _workload(self, name: str) -> Enrolled:
         for workload in self._enrolment:
@@ -85,6 +87,9 @@ class Explainer:
             walk.without_destination()
         else:
             await self._follow(walk, workload.view, destination)
+            if self._bypass is not None and destination.address is not None:
+                for line in self._bypass.explain(workload.pod.uid, destination.key):
+                    walk.say("bypass", line)
         own = (each for each in workload.addresses if is_v4(each) == is_v4(address))
         return RouteExplanation(
             tuple(walk.lines),

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Protocol
 
 from nodeagent.dataplane.netns import NetworkNamespace
 from nodeagent.dataplane.report import Connection, Counter, Decision, LineFormat, Lines, StatRow
-from nodeagent.snapshot.values import Need, Snapshot, Use, VirtualHost
+from nodeagent.snapshot.values import DestinationKey, Need, Snapshot, Use, VirtualHost
 
 if TYPE_CHECKING:
     # Importing it loads the extension, which doubles do without.
@@ -16,7 +16,9 @@ if TYPE_CHECKING:
     from nodeagent.dataplane.bpf import MapUsage
     from nodeagent.dataplane.builder import Rejection
     from nodeagent.dataplane.bypass_flows import Sample
+    from nodeagent.dataplane.bypass_services import LocalWorkload
     from nodeagent.dataplane.direct import DirectState
+    from nodeagent.dataplane.node_bypass import BypassState
     from nodeagent.dataplane.route_choice import RouteChoice, RouteQuestion
 
 
@@ -51,6 +53,9 @@ class Engine(Protocol):
 
     async def remove_workload(self, uid: str, drain_ms: int) -> None:
         """Let a workload go."""
+
+    def number(self, uid: str) -> int | None:
+        """By which the engine knows a workload; None if it does not."""
 
     def set_identity(
         self, name: str, chain_pem: str, key_pem: str, bundle_pem: str, trust_domains: Sequence[str] = ()
@@ -102,6 +107,10 @@ class Engine(Protocol):
 
 class Capture(Protocol):
     """The owner of what captures one workload's traffic (dataplane.capture.Capture). Each call blocks."""
+
+    @property
+    def cookie(self) -> int:
+        """By which programs know the workload's own network namespace; 0 where none needs to."""
 
     def apply(self) -> None:
         """Capture."""
@@ -158,6 +167,30 @@ class Flows(Protocol):
         """What was counted of them."""
 
 
+class Bypass(Protocol):
+    """The owner of what passes the engine (dataplane.node_bypass.NodeBypass)."""
+
+    def update(
+        self,
+        snapshot: Snapshot,
+        workloads: Iterable[tuple[LocalWorkload, NetworkNamespace]],
+        unusable: Collection[str],
+    ) -> bool:
+        """Go by these from now on; returns whether live connections are to be judged again."""
+
+    def suspend(self, reason: str) -> None:
+        """Let nothing pass the engine until the next update()."""
+
+    def revoke(self) -> int:
+        """End connections that are not allowed any more. Blocks."""
+
+    def state(self) -> BypassState:
+        """How it is doing."""
+
+    def explain(self, uid: str, asked: DestinationKey) -> Sequence[str]:
+        """Whether a workload's connections would pass the engine, and why not."""
+
+
 class Dataplane(Protocol):
     """Makes the owners."""
 
@@ -178,6 +211,9 @@ class Dataplane(Protocol):
 
     def capture(self, namespace: NetworkNamespace) -> Capture:
         """The capture of a workload."""
+
+    def bypass(self) -> tuple[Bypass | None, str]:
+        """What lets connections within the node pass the engine; None: nothing does, and why."""
 
     def settle(self, namespaces: Sequence[NetworkNamespace]) -> None:
         """The CNI side has named all workloads: forget what an earlier agent captured besides these. Blocks."""

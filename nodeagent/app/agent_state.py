@@ -15,6 +15,7 @@ from nodeagent.admin.explain import AccessExplanation, Asked, RouteExplanation
 from nodeagent.admin.state import (
     AgentStatus,
     BpfMapStatus,
+    BypassStatus,
     CaptureStatus,
     ClusterRow,
     ConnectionRow,
@@ -40,7 +41,7 @@ from nodeagent.app.agent_explain import Explainer
 from nodeagent.app.agent_identity import Identities
 from nodeagent.app.agent_policies import Policies
 from nodeagent.app.agent_policy_rows import dump_authorization
-from nodeagent.app.agent_ports import Dataplane, Engine
+from nodeagent.app.agent_ports import Bypass, Dataplane, Engine
 from nodeagent.app.agent_resource import resource_json
 from nodeagent.app.agent_saver import Saver
 from nodeagent.app.agent_views import Views
@@ -77,6 +78,8 @@ class Parts:
     policies: Policies
     dataplane: Dataplane
     acceleration: Acceleration
+    bypass: Bypass | None
+    why_no_bypass: str
     metrics: Callable[[], Iterable[bytes]]
     quit: Callable[[], None]
     problems: Callable[[], tuple[str, ...]] = tuple
@@ -89,7 +92,7 @@ class State:
     def __init__(self, parts: Parts) -> None:
         self._parts = parts
         self._explainer = Explainer(
-            parts.config, parts.index, parts.enrolment, parts.configuration, parts.engine
+            parts.config, parts.index, parts.enrolment, parts.configuration, parts.engine, parts.bypass
         )
 
     # -- status --
@@ -129,6 +132,7 @@ class State:
             not_ready=reasons,
             control_plane=self._control_plane(),
             capture=self._capture(),
+            bypass=self._bypass(),
             engine=self._engine(),
             enrolment=self._enrolment(),
             snapshot=self._snapshot(),
@@ -144,6 +148,22 @@ class State:
             for each in dataplane.capture_maps()
         )
         return CaptureStatus(dataplane.mode, dataplane.reason, dataplane.capture_counters(), maps)
+
+    def _bypass(self) -> BypassStatus:
+        if self._parts.bypass is None:
+            return BypassStatus("off", self._parts.why_no_bypass)
+        found = self._parts.bypass.state()
+        counts = found.counts
+        return BypassStatus(
+            "suspended" if found.error else "on",
+            found.error,
+            counts.services,
+            counts.endpoints,
+            counts.verdicts,
+            counts.sources,
+            dict(counts.refused),
+            found.revoked,
+        )
 
     def _control_plane(self) -> ControlPlaneStatus:
         parts = self._parts

@@ -78,6 +78,14 @@ def run(
     direct_limit: Annotated[
         int, Option("direct-limit", "What may wait at an accelerated receiver.", "BYTES")
     ] = 1 << 20,
+    bypass: Annotated[
+        str,
+        Option(
+            "bypass",
+            "on: with capture by eBPF, plain TCP between workloads of this node goes straight there, checked in the "
+            "kernel; off.",
+        ),
+    ] = "off",
     xds_mode: Annotated[
         str,
         Option("xds-mode", "on-demand (only what is used), wildcard (all that a sidecar gets), or auto."),
@@ -169,6 +177,7 @@ def run(
         direct=direct,
         direct_workloads=_names(direct_workloads),
         direct_limit=direct_limit,
+        bypass=bypass,
         xds_mode=xds_mode,
         on_demand_ttl=on_demand_ttl,
         on_demand_limit=on_demand_limit,

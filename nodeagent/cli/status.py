@@ -60,6 +60,7 @@ def _lines(answer: dict[str, Any]) -> list[tuple[str, str]]:
         ("capture", capture["mode"] + (f" ({capture['reason']})" if capture["reason"] else "")),
         *_bpf_maps(capture["maps"]),
         *_acceleration(answer["acceleration"]),
+        ("bypass", _bypass(answer["bypass"])),
         ("engine", _engine(answer["engine"])),
         ("enrolment", _enrolment(answer["enrolment"])),
         ("configuration", _snapshot(answer["snapshot"])),
@@ -95,6 +96,16 @@ def _acceleration(found: dict[str, Any]) -> list[tuple[str, str]]:
         passed = {name: count for name, count in counters.items() if name.startswith("pass_") and count}
         line += "".join(f", {count} {name.removeprefix('pass_')}" for name, count in passed.items())
     return [("acceleration", line)]
+
+
+def _bypass(bypass: dict[str, Any]) -> str:
+    reason = f" ({bypass['reason']})" if bypass["reason"] else ""
+    if bypass["state"] == "off":
+        return f"off{reason}"
+    counts = ", ".join(f"{bypass[name]} {name}" for name in ("services", "endpoints", "verdicts", "clients"))
+    refused = "".join(f"; {count} for want of room in {name}" for name, count in bypass["refused"].items())
+    revoked = f"; {bypass['revoked']} connections revoked" if bypass["revoked"] else ""
+    return f"{bypass['state']}{reason}: {counts}{refused}{revoked}"
 
 
 def _engine(engine: dict[str, Any]) -> str:

@@ -25,6 +25,7 @@ CAPTURE_MODES: Final = ("auto", "ebpf", "nft")
 DNS_CAPTURES: Final = ("on", "off")
 DIRECT_MODES: Final = ("labelled", "off")
 MIN_DIRECT_LIMIT, MAX_DIRECT_LIMIT = 1 << 14, 1 << 26
+SWITCH: Final = ("on", "off")
 DEFAULT_PINS: Final = Path("/sys/fs/bpf/nodeagent")
 
 
@@ -72,6 +73,9 @@ class AgentConfig:
     """Workloads that are, without a label: NAMESPACE/SERVICE-ACCOUNT."""
     direct_limit: int = 1 << 20
     """Bytes that may wait at an accelerated receiver, beside TCP's own queue."""
+    bypass: str = "off"
+    """on: with capture by eBPF, plain TCP between workloads of the node passes the engine where policy can be told
+    beforehand."""
     xds_mode: str = "auto"
     """on-demand: only what is used; wildcard: everything a sidecar gets; auto: by what the server does."""
     on_demand_ttl: float = 600.0
@@ -120,6 +124,7 @@ class AgentConfig:
         for name in self.direct_workloads:
             if not all(name.partition("/")) or name.count("/") > 1:
                 raise ConfigError(f"--direct-workloads {name}: must be NAMESPACE/SERVICE-ACCOUNT")
+        _one_of("--bypass", self.bypass, SWITCH)
         _one_of("--xds-mode", self.xds_mode, XDS_MODES)
         _one_of("--access-log", self.access_log, ACCESS_LOGS)
         _at_least("--workers", self.workers, 1)

@@ -22,7 +22,7 @@ from nodeagent.dataplane.bypass_services import (
     why_not,
     why_not_directly,
 )
-from nodeagent.dataplane.bypass_verdict import ENGINE, Target, Verdict
+from nodeagent.dataplane.bypass_verdict import ENGINE, Target, Verdict, why_not_judged
 from nodeagent.snapshot.values import EMPTY, Destination, DestinationKey, Endpoint, Inbound, Snapshot, View
 
 K = TypeVar("K")
@@ -271,6 +271,10 @@ class Plan:
 
     # -- questions --
 
+    def workload(self, uid: str) -> LocalWorkload | None:
+        """By the uid of its enrolment."""
+        return self._workloads.get(uid)
+
     def workload_at(self, address: bytes) -> LocalWorkload | None:
         """Who is connected to at an address."""
         return self._local.get(address)
@@ -317,11 +321,22 @@ class Plan:
             for endpoint in view.endpoints.get(share.cluster, ())
         )
 
-    def services(self) -> Iterator[tuple[str, Destination, Slots]]:
-        """(view, destination, slots) of what is reached without the engine."""
-        for name, plan in self._views.items():
-            for key, slots in plan.services.items():
-                yield name, plan.view.destinations[key], slots
+    def is_planned(self, view: str, key: DestinationKey) -> bool:
+        """Whether a destination of a view is reached without the engine, as far as its endpoints are here."""
+        return view in self._views and key in self._views[view].services
+
+    def why_not_from(self, source: LocalWorkload) -> str:
+        """Why all connections of a workload go through the engine; "" if they do not."""
+        return "" if self._vouched(source) else "the client has no certificate in force"
+
+    def why_not_to(self, destination: LocalWorkload, port: int) -> str:
+        """Why the engine must have all connections to a workload's port; "" if it must not."""
+        if not self._vouched(destination):
+            return "the server has no certificate in force"
+        inbound = self._inbound(destination)
+        if inbound is None:
+            return "the server's guards are not in force"
+        return why_not_judged(inbound, port)
 
 
 def _place(workload: LocalWorkload | None) -> object:

@@ -11,6 +11,7 @@ from math import gcd
 from typing import Final, TypeAlias
 
 from nodeagent.dataplane.bypass_layout import Backend
+from nodeagent.dataplane.ruleset import HBONE_PORT, INBOUND_PORT, OUTBOUND_PORT
 from nodeagent.snapshot.values import (
     NEVER,
     Cluster,
@@ -24,6 +25,7 @@ from nodeagent.snapshot.values import (
 
 MAX_SLOTS: Final = 16_384
 """Of a service, as weights expand its endpoints; beyond, the engine chooses."""
+_AGENTS_PORTS: Final = frozenset((OUTBOUND_PORT, INBOUND_PORT, HBONE_PORT))
 _ANY_ADDRESS: Final = frozenset((bytes(16), bytes(10) + b"\xff\xff" + bytes(4)))
 
 
@@ -76,6 +78,8 @@ def _has_limits(cluster: Cluster) -> bool:
 def why_not_directly(endpoint: Endpoint, workload: LocalWorkload, *, identities: bool) -> str:
     """Why a workload must not be connected to directly for an endpoint at its address. `identities`: there is a CA."""
     tunnel = endpoint.tunnel
+    if endpoint.port in _AGENTS_PORTS:
+        return "its port is the agent's"
     if tunnel is None:
         return "it is reached in plaintext, without an identity" if identities else ""
     if tunnel.kind is TunnelKind.MTLS:

@@ -16,7 +16,7 @@ from typing import Final
 from nodeagent.dataplane.bypass_checks import Facts, Holds, UndecidableError, asks_for_address, compile_check
 from nodeagent.dataplane.bypass_layout import Access
 from nodeagent.snapshot.address import is_v4
-from nodeagent.snapshot.policies import Attribute, ConnectionStage, RuleAction, Rules
+from nodeagent.snapshot.policies import Attribute, Callout, ConnectionStage, Guards, RuleAction, Rules
 from nodeagent.snapshot.values import Inbound, Protocol
 
 _SPIFFE: Final = re.compile(
@@ -64,16 +64,33 @@ class Target:
 
 
 def stages_of(inbound: Inbound, port: int) -> tuple[ConnectionStage, ...] | None:
-    """What is asked of each connection to a port, in order; None if it is not TCP alone that is spoken there, or if
-    connections reach the application in another way than they are made."""
-    if inbound.tunnel is not None:
+    """What is asked of each connection to a port, in order; None if the engine must have them all."""
+    protocol, guards = _speaks(inbound, port)
+    if inbound.tunnel is not None or protocol is not Protocol.TCP:
         return None
-    listed = next((each for each in inbound.ports if each.port == port), None)
-    protocol = inbound.fallback if listed is None else listed.protocol
-    if protocol is not Protocol.TCP:
-        return None
-    guards = inbound.fallback_guards if listed is None else listed.guards
     return (*inbound.every, *guards.connection)
+
+
+def _speaks(inbound: Inbound, port: int) -> tuple[Protocol, Guards]:
+    for each in inbound.ports:
+        if each.port == port:
+            return each.protocol, each.guards
+    return inbound.fallback, inbound.fallback_guards
+
+
+def why_not_judged(inbound: Inbound, port: int) -> str:
+    """Why the engine must have all connections to a port, for people; "" if it depends."""
+    if inbound.tunnel is not None:
+        return "the application is told of its peers by PROXY headers"
+    protocol, guards = _speaks(inbound, port)
+    if protocol is not Protocol.TCP:
+        return f"port {port} speaks {protocol.name}"
+    for stage in (*inbound.every, *guards.connection):
+        if isinstance(stage, Callout):
+            return "an authorization service is asked"
+        if stage.shadow:
+            return "a policy is on trial (dry run)"
+    return ""
 
 
 class Judge:

@@ -52,6 +52,11 @@ class Capture:
             remove_ruleset(self._namespace)
             remove_routing(self._namespace)
 
+    @property
+    def cookie(self) -> int:
+        """No program knows the namespace."""
+        return 0
+
     def set_open(self, open_: bool) -> None:
         """CapabilityError: a ruleset does not know whether the agent lives."""
         if open_:

@@ -20,16 +20,22 @@ from nodeagent.dataplane.ebpf_node import EbpfNode, netns_cookie
 from nodeagent.dataplane.ebpf_shared import SharedCapture, SharedNamespaces
 from nodeagent.dataplane.listeners import Opener, open_listeners
 from nodeagent.dataplane.netns import NetworkNamespace
+from nodeagent.dataplane.node_bypass import NodeBypass
 from nodeagent.dataplane.ruleset import CaptureRules
 from nodeagent.dataplane.share import NamespaceShare
+from nodeagent.dataplane.sock_diag import probe_destroy
 from nodeagent.dataplane.sysctls import require_writable_sysctls
-from nodeagent.errors import CapabilityError, DataplaneError
+from nodeagent.errors import CapabilityError, DataplaneError, NetnsError
 
 logger = logging.getLogger(__name__)
 
 
 class CapturedWorkload(Protocol):
     """Capture of one workload's traffic (capture.py tells of the states). Each call blocks."""
+
+    @property
+    def cookie(self) -> int:
+        """By which programs know the workload's own network namespace; 0 where none needs to."""
 
     def apply(self) -> None:
         """Capture."""
@@ -141,6 +147,15 @@ class EbpfMode:
         if isinstance(namespace, NamespaceShare):
             return SharedCapture(self._shared, namespace)
         return EbpfCapture(self._node, namespace, self._rules)
+
+    def bypass(self, *, identities: bool) -> tuple[NodeBypass | None, str]:
+        """What lets connections pass the engine, or why nothing can: those that may not be any more must be ended."""
+        try:
+            with NetworkNamespace.open("/proc/self/ns/net") as own:
+                probe_destroy(own)
+        except (CapabilityError, NetnsError) as error:
+            return None, str(error)
+        return NodeBypass(self._node, identities=identities), ""
 
     def settle(self, namespaces: Iterable[NetworkNamespace]) -> None:
         """Forget the workloads that went while no agent ran."""

@@ -64,6 +64,11 @@ class EbpfCapture:
         self._folder = node.namespace_folder(self._cookie)
         self._lock = threading.Lock()
 
+    @property
+    def cookie(self) -> int:
+        """By which programs know the namespace."""
+        return self._cookie
+
     def apply(self) -> None:
         """Capture. DataplaneError if the kernel refuses; what was in force before is then still so."""
         with self._lock:

@@ -343,9 +343,13 @@ class EbpfNode:
         try:
             where[key] = value
         except BpfMapFullError:
-            with self._full_lock:
-                self._full[where.name] += 1
+            self.count_full(where.name, 1)
             raise
+
+    def count_full(self, name: str, entries: int) -> None:
+        """Count entries that a map has no room for."""
+        with self._full_lock:
+            self._full[name] += entries
 
     def sweep(self, keep: Iterable[int]) -> int:
         """Forget the workloads that are not in `keep` (cookies), which went while no agent ran; returns how

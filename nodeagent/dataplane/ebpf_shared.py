@@ -367,6 +367,11 @@ class SharedCapture:
         self._namespaces = namespaces
         self._namespace = namespace
 
+    @property
+    def cookie(self) -> int:
+        """The namespace is not this workload's alone."""
+        return 0
+
     def _shared(self) -> SharedNamespace:
         return self._namespaces.of(self._namespace)
 

@@ -305,6 +305,10 @@ class EngineOwner:
         with self._lock:
             return self._engine is None or lib.na_workload_gone(self._engine, workload) != 0
 
+    def number(self, uid: str) -> int | None:
+        """By which the engine knows a workload; None if it does not."""
+        return self._ids.get(uid)
+
     # -- identities --
 
     def set_identity(

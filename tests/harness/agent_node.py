@@ -80,6 +80,9 @@ class FakeEngine:
         self.log.append(f"add {uid}")
         self.workloads[uid] = view
 
+    def number(self, uid: str) -> int | None:
+        return list(self.workloads).index(uid) + 1 if uid in self.workloads else None
+
     def set_identity(
         self, name: str, chain_pem: str, key_pem: str, bundle_pem: str, trust_domains: Sequence[str] = ()
     ) -> None:
@@ -142,6 +145,8 @@ class FakeEngine:
 
 
 class FakeCapture:
+    cookie = 0
+
     def __init__(self, log: list[str], failing: bool) -> None:
         self._log = log
         self._failing = failing
@@ -214,6 +219,9 @@ class FakeDataplane:
 
     def addresses(self, namespace: Any) -> Iterable[bytes]:
         return [parse_address("10.244.0.5")]
+
+    def bypass(self) -> tuple[None, str]:
+        return None, "a double"
 
     def settle(self, namespaces: Sequence[Any]) -> None:
         self.settled.append(namespaces)

@@ -1,0 +1,104 @@
+"""Bypass in the agent: its events turned into what is to pass the engine, and live connections judged again."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
+
+from nodeagent.app.agent_configuration import Configuration
+from nodeagent.app.agent_enrolment import Enrolled, Enrolment
+from nodeagent.app.agent_identity import Identities
+from nodeagent.app.agent_ports import Bypass, Engine
+from nodeagent.errors import DataplaneError
+
+if TYPE_CHECKING:
+    from nodeagent.dataplane.bypass_services import LocalWorkload
+    from nodeagent.dataplane.netns import NetworkNamespace
+
+logger = logging.getLogger(__name__)
+
+
+class BypassKeeper:
+    """Keeps bypass by what is in force. refresh() is to be called when any of it changes."""
+
+    def __init__(
+        self,
+        bypass: Bypass,
+        engine: Engine,
+        configuration: Configuration,
+        enrolment: Enrolment,
+        identities: Identities,
+    ) -> None:
+        self._bypass = bypass
+        self._engine = engine
+        self._configuration = configuration
+        self._enrolment = enrolment
+        self._identities = identities
+        self._judge_again = False
+        self._judging: asyncio.Task[None] | None = None
+
+    def refresh(self) -> None:
+        """Go by configuration, workloads and identities as they are now. A defect here concerns bypass alone."""
+        unusable = {each.table for each in self._configuration.rejections if each.kind == "workload"}
+        try:
+            self._judge_again |= self._bypass.update(
+                self._configuration.applied, list(self._workloads()), unusable
+            )
+        except Exception:
+            logger.exception("what passes the engine is not up to date")
+            self._bypass.suspend("a defect of the agent; its log tells")
+            return
+        if self._judge_again and self._judging is None:
+            self._judging = asyncio.create_task(self._judge(), name="judge connections past the engine")
+
+    def _workloads(self) -> Iterator[tuple[LocalWorkload, NetworkNamespace]]:
+        # Importing it loads the extension.
+        from nodeagent.dataplane.bypass_services import LocalWorkload
+
+        for each in self._enrolment:
+            number = self._engine.number(each.pod.uid)
+            cookie = _cookie(each)
+            if not cookie or number is None or each.view is None or each.state != "enrolled":
+                continue
+            in_force = not each.identity or self._identities.client_certificate(each.identity) is not None
+            addresses = tuple(filter(_can_be_met, each.addresses))
+            yield (
+                LocalWorkload(
+                    each.pod.uid, number, each.view.name, addresses, cookie, each.identity, in_force
+                ),
+                each.netns,
+            )
+
+    async def _judge(self) -> None:
+        """As often as something changed meanwhile."""
+        try:
+            while self._judge_again:
+                self._judge_again = False
+                await self._revoke()
+        finally:
+            self._judging = None
+
+    async def _revoke(self) -> None:
+        try:
+            ended = await asyncio.to_thread(self._bypass.revoke)
+        except DataplaneError as error:
+            logger.error("connections past the engine that are not allowed any more live on: %s", error)
+        else:
+            if ended:
+                logger.info("ended %d connections past the engine that are not allowed any more", ended)
+
+    async def stop(self) -> None:
+        """Wait for what is under way."""
+        if self._judging is not None:
+            await asyncio.wait((self._judging,))
+
+
+def _cookie(workload: Enrolled) -> int:
+    return workload.capture.cookie if workload.capture is not None else 0
+
+
+def _can_be_met(address: bytes) -> bool:
+    """Not loopback, where every workload has the same."""
+    return address[:13] != bytes(10) + b"\xff\xff\x7f" and address != bytes(15) + b"\x01"
