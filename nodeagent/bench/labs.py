@@ -16,6 +16,7 @@ from nodeagent.bench.accounting import CpuTime, Memory, cpu_time, memory
 from nodeagent.bench.services import ECHO, SERVICES
 from nodeagent.bench.stage import Stage, program
 from nodeagent.config.bench import BenchConfig
+from nodeagent.config.lab import AgentOptions
 from nodeagent.errors import BenchError
 from nodeagent.lab import adminclient, cgroups, down, netns, up
 from nodeagent.lab.names import LabNames, netns_path
@@ -95,10 +96,10 @@ class BenchLab:
         status = up.bring_up(
             names,
             file,
+            AgentOptions(config.capture_mode),
             plain=shape.plain,
             timeout=_UP_SECONDS,
             progress=lambda _: None,
-            capture=config.capture_mode,
         )
         lab = cls(names, [] if shape.plain else [names.agent_cgroup(node) for node in nodes])
         try:

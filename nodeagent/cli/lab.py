@@ -12,8 +12,8 @@ from typing import Annotated, Any, Final
 
 import typer
 
-from nodeagent.config.agent import CAPTURE_MODES
-from nodeagent.config.lab import check_lab_name
+from nodeagent.config.agent import CAPTURE_MODES, SWITCH
+from nodeagent.config.lab import AgentOptions, check_lab_name
 from nodeagent.errors import LabError
 from nodeagent.lab import down as down_
 from nodeagent.lab import rpc, sandbox
@@ -50,6 +50,14 @@ def up(
         str,
         typer.Option("--capture", help="How agents capture: auto, ebpf or nft.", envvar="NODEAGENT_CAPTURE"),
     ] = "auto",
+    bypass: Annotated[
+        str,
+        typer.Option(
+            "--bypass",
+            help="Whether TCP within a node passes the agents: on or off.",
+            envvar="NODEAGENT_BYPASS",
+        ),
+    ] = "off",
     timeout: Annotated[float, typer.Option(help="Seconds to wait until all is ready.", min=1)] = 60.0,
 ) -> None:
     """Bring a lab up; returns when everything in it is ready."""
@@ -59,10 +67,13 @@ def up(
         raise typer.BadParameter(
             f"{capture!r} is not one of {', '.join(CAPTURE_MODES)}", param_hint="--capture"
         )
+    if bypass not in SWITCH:
+        raise typer.BadParameter(f"{bypass!r} is neither on nor off", param_hint="--bypass")
     names = _names(name)
     began = time.monotonic()
+    options = AgentOptions(capture, bypass)
     with lab_tables.progress() as progress, _interruptible():
-        status = up_.bring_up(names, file, plain=plain, timeout=timeout, progress=progress, capture=capture)
+        status = up_.bring_up(names, file, options, plain=plain, timeout=timeout, progress=progress)
     issues = rpc.call(names.supervisor_socket, "issues")
     lab_tables.print_pods(status)
     lab_tables.print_issues(issues)

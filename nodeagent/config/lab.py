@@ -31,6 +31,14 @@ _POD_FIELDS: Final = {
 
 
 @dataclass(frozen=True, slots=True)
+class AgentOptions:
+    """Options of `nodeagent run` that a lab's agents are given."""
+
+    capture: str = "auto"
+    bypass: str = "off"
+
+
+@dataclass(frozen=True, slots=True)
 class NodeSpec:
     """A node: a network namespace with an agent."""
 

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Final
 
+from nodeagent.config.lab import AgentOptions
 from nodeagent.errors import AdminError
 from nodeagent.lab import adminclient
 from nodeagent.lab.identity import TLS_PORT, LabIdentity
@@ -98,9 +99,8 @@ class Agent(MeshProcess):
         node: NodePlan,
         domain: str,
         changed: Callable[[], None],
-        identity: LabIdentity | None = None,
-        *,
-        capture: str = "auto",
+        identity: LabIdentity | None,
+        options: AgentOptions,
     ) -> None:
         folder = names.node(node.name)
         (folder / "state").mkdir(parents=True, exist_ok=True)
@@ -115,7 +115,8 @@ class Agent(MeshProcess):
             "--admin", str(folder / "admin.sock"),
             "--state", str(folder / "state"),
             "--domain", domain,
-            "--capture", capture,
+            "--capture", options.capture,
+            "--bypass", options.bypass,
             "--bpf-pins", str(names.node_pins(node.name)),
             "--access-log", "text",
             "--access-log-file", str(self.access_log),

@@ -13,6 +13,7 @@ import logging
 from collections.abc import Iterable, Mapping
 from typing import Final
 
+from nodeagent.config.lab import AgentOptions
 from nodeagent.errors import NodeagentError
 from nodeagent.lab import conntrack, netns, proxy, topology
 from nodeagent.lab.dns_server import DnsServer, open_sockets
@@ -42,9 +43,9 @@ _POD_GRACE: Final = 2.0
 
 
 class RunningLab:
-    """One lab. `plain` labs have no control plane and no agents; `capture` is the agents' mode."""
+    """One lab. `plain` labs have no control plane and no agents; `options` are the agents'."""
 
-    def __init__(self, names: LabNames, plan: LabPlan, *, plain: bool, capture: str = "auto") -> None:
+    def __init__(self, names: LabNames, plan: LabPlan, *, plain: bool, options: AgentOptions) -> None:
         self.names = names
         self.plan = plan
         self.plain = plain
@@ -60,21 +61,20 @@ class RunningLab:
         self.controlplane: ControlPlane | None = None
         self.agents: dict[str, Agent] = {}
         if not plain:
-            self._make_mesh(capture)
+            self._make_mesh(options)
         self.stopping = asyncio.Event()
         self._dirty = asyncio.Event()
         self._refreshing = asyncio.Lock()
         self._ruleset = ""
 
-    def _make_mesh(self, capture: str) -> None:
+    def _make_mesh(self, options: AgentOptions) -> None:
         names, changed = self.names, self._changed
         identity = None
         if self.plan.identity is not None:
             identity = make_identity(names, self.plan.identity, [node.name for node in self.plan.nodes])
         self.controlplane = ControlPlane(names, DOMAIN, changed, identity)
         self.agents = {
-            node.name: Agent(names, node, DOMAIN, changed, identity, capture=capture)
-            for node in self.plan.nodes
+            node.name: Agent(names, node, DOMAIN, changed, identity, options) for node in self.plan.nodes
         }
 
     # -- lifecycle --

@@ -14,7 +14,7 @@ import signal
 import sys
 from pathlib import Path
 
-from nodeagent.config.lab import load_lab_file
+from nodeagent.config.lab import AgentOptions, load_lab_file
 from nodeagent.errors import NodeagentError
 from nodeagent.lab import cgroups, rpc
 from nodeagent.lab.manifests import Manifest
@@ -32,7 +32,8 @@ async def main(name: str) -> None:
     (cgroups.create(f"{names.cgroup}/supervisor") / "cgroup.procs").write_text(str(os.getpid()))
     asyncio.get_event_loop_policy().set_child_watcher(_child_watcher())
     options = json.loads((names.root / "options.json").read_text())
-    lab = RunningLab(names, plan_lab(names, load_lab_file(names.lab_file)), **options)
+    plan = plan_lab(names, load_lab_file(names.lab_file))
+    lab = RunningLab(names, plan, plain=options["plain"], options=AgentOptions(**options["options"]))
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, lab.stopping.set)

@@ -8,10 +8,11 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Final
 
-from nodeagent.config.lab import load_lab_file
+from nodeagent.config.lab import AgentOptions, load_lab_file
 from nodeagent.config.yaml_fields import read_text
 from nodeagent.errors import CapabilityError, LabError
 from nodeagent.lab import cgroups, down, rpc
@@ -30,11 +31,11 @@ Progress = Callable[[Status], None]
 def bring_up(
     names: LabNames,
     file: Path,
+    options: AgentOptions,
     *,
     plain: bool,
     timeout: float,
     progress: Progress,
-    capture: str = "auto",
 ) -> Status:
     """Bring a lab up and return its status once all is ready; on any failure nothing of it is left."""
     require_root()
@@ -44,7 +45,7 @@ def bring_up(
     _require_machine()
     _claim(names)
     try:
-        _prepare(names, read_text(file), manifests, {"plain": plain, "capture": capture})
+        _prepare(names, read_text(file), manifests, {"plain": plain, "options": asdict(options)})
         supervisor = _start_supervisor(names)
         return _wait(names, supervisor, timeout, progress)
     except BaseException:
@@ -91,9 +92,7 @@ def _claim(names: LabNames) -> None:
         raise LabError(f"lab {names.lab} is being brought up by someone else") from None
 
 
-def _prepare(
-    names: LabNames, lab_file: str, manifests: list[Manifest], options: dict[str, bool | str]
-) -> None:
+def _prepare(names: LabNames, lab_file: str, manifests: list[Manifest], options: dict[str, Any]) -> None:
     names.logs.mkdir()
     names.lab_file.write_text(lab_file)
     (names.root / "options.json").write_text(json.dumps(options))

@@ -40,14 +40,14 @@ class Mesh:
         """Run `nodeagent lab VERB --name NAME ARGUMENTS...`; its standard output."""
         return run(str(NODEAGENT), "lab", verb, "--name", self.name, *arguments, check=check, timeout=timeout)
 
-    def up(self, lab_file: str, **files: str) -> None:
+    def up(self, lab_file: str, *options: str, **files: str) -> None:
         """Bring the lab up from the text of a lab file and of the files that it names (`services` becomes
-        services.yaml)."""
+        services.yaml); `options` are `lab up`'s."""
         for stem, text in files.items():
             (self.folder / f"{stem}.yaml").write_text(text)
         path = self.folder / "lab.yaml"
         path.write_text(lab_file)
-        self.lab("up", str(path))
+        self.lab("up", *options, str(path))
 
     def down(self) -> None:
         """Take the lab down."""
