@@ -20,11 +20,17 @@ static void unref_name(void *name) {
 
 const na_map_ops na_dns_name_ops = {ref_name, unref_name};
 
-/* Whether a question may have the name: labels of 1 to 63 characters, none of them in upper case. */
+/* Whether a question may have the name: labels of 1 to 63 characters, none of them in upper case; and the namespace, if
+ * there is one, is a label. */
 static bool is_name(const char *key) {
   size_t host = strcspn(key, "/"), at = 0;
-  if (!host || host >= NA_DNS_NAME_TEXT || strlen(key) >= NA_DNS_KEY_TEXT)
+  if (host >= NA_DNS_NAME_TEXT)
     return false;
+  if (key[host]) {
+    size_t namespace = strcspn(key + host + 1, "./");
+    if (!namespace || namespace > 63 || key[host + 1 + namespace])
+      return false;
+  }
   while (at <= host) {
     size_t length = strcspn(key + at, "./");
     if (!length || length > 63)
