@@ -7,7 +7,7 @@ declare -A packages=(
   [build]="build-essential cmake ninja-build pkg-config git python3 python3-dev python3-venv libre2-dev libssl-dev
            libnghttp2-dev libjansson-dev iproute2 python3-nftables clang libbpf-dev"
   [test]="bpftool libclang-rt-14-dev llvm libcmocka-dev nftables curl wget netcat-openbsd nginx-light nghttp2-client openssl
-          util-linux procps python3-bpfcc linux-headers-$(dpkg --print-architecture)"
+          util-linux procps bind9-dnsutils python3-bpfcc linux-headers-$(dpkg --print-architecture)"
   [lint]="clang-format"
   [bench]="valgrind"
 )

@@ -16,6 +16,7 @@ from nodeagent.app.agent_configuration import Configuration
 from nodeagent.app.agent_enrolment import Enrolled, Enrolment
 from nodeagent.app.agent_ports import Bypass, Engine
 from nodeagent.app.agent_view import ViewController
+from nodeagent.compiler.dns import search_list
 from nodeagent.compiler.workloads import ServiceEntry, WorkloadIndex
 from nodeagent.config.agent import AgentConfig
 from nodeagent.errors import EngineError
@@ -117,7 +118,19 @@ class Explainer:
                 families = {is_v4(address) for address in workload.addresses}
                 fitting = [address for address in addresses if is_v4(address) in families or not families]
                 return service, next(iter(fitting or addresses), None)
-        return None, None
+        return self._answered(host, workload)
+
+    def _answered(self, host: str, workload: Enrolled) -> tuple[ServiceEntry | None, bytes | None]:
+        """The same for a name that the workload's questions to name servers are answered with, such as a
+        ServiceEntry's."""
+        if not self._config.captures_dns:
+            return None, None
+        search = search_list(workload.pod.namespace, self._config.domain)
+        addresses = self._engine.explain_name(host.rstrip(".").lower(), search)
+        families = {is_v4(address) for address in workload.addresses}
+        fitting = [address for address in addresses if is_v4(address) in families]
+        address = next(iter(fitting or addresses), None)
+        return self._index.service(self._index.service_named_at(address)) if address else None, address
 
     def _members(self, service: ServiceEntry) -> tuple[bytes, ...]:
         """Of a headless service: its names are those of its pods."""

@@ -95,6 +95,9 @@ class Engine(Protocol):
     def explain_access(self, uid: str, question: AccessQuestion) -> AccessAnswer:
         """What the guards of a workload would say."""
 
+    def explain_name(self, question: str, search: str) -> Sequence[bytes]:
+        """The addresses that a name is answered with to workloads with a search list; none: others are asked."""
+
     def drain_stats(self) -> Sequence[StatRow]:
         """Statistics since the last call."""
 

@@ -54,6 +54,7 @@ log = logging.getLogger(__name__)
 
 _EVENT_BATCH: Final = 64
 _USAGE_BATCH: Final = 1024
+_NAME_BYTES: Final = 512
 _GONE_POLL_SECONDS: Final = 0.02
 _GONE_GRACE_SECONDS: Final = 5.0
 
@@ -420,6 +421,20 @@ class EngineOwner:
             if workload is None or not self._reports:
                 raise EngineError(f"workload {uid} is not served here")
             return explain_access(self._engine, workload, question)
+
+    def explain_name(self, question: str, search: str) -> tuple[bytes, ...]:
+        """The addresses that a name (lower case, no dot at its end) is answered with to workloads with a search list;
+        none: their name servers are asked."""
+        name, packed = ffi.new("char[]", _NAME_BYTES), ffi.new("uint8_t[]", 16 * lib.NA_DNS_MAX_ADDRESSES)
+        texts = (c_string(question), c_string(search))
+        with self._lock:
+            if not self._reports:
+                return ()
+            count = lib.na_engine_explain_name(
+                self._engine, *texts, name, _NAME_BYTES, packed, lib.NA_DNS_MAX_ADDRESSES
+            )
+        raw = bytes(ffi.buffer(packed))
+        return tuple(raw[16 * i : 16 * i + 16] for i in range(max(count, 0)))
 
     # -- needs and use --
 

@@ -111,6 +111,7 @@ def chains_of(rules: CaptureRules) -> tuple[Chain, ...]:
         past = (_past_chain(rules, agent),) if rules.past else ()
         return (_behind_chain(rules), *past, *guard)
     return (
+        *((_answer_zone_chain(),) if rules.dns else ()),
         _zone_chain(rules, agent),
         _return_chain(agent),
         _outbound_chain(rules, agent),
@@ -120,9 +121,8 @@ def chains_of(rules: CaptureRules) -> tuple[Chain, ...]:
 
 
 def _zone_chain(rules: CaptureRules, agent: str) -> Chain:
-    """By addresses, not by cgroup: the last ACK of a connection is sent by a socket of the kernel's own."""
-    # The agent may ask from a port that a client has just had: that one's translation must not be taken for its own.
-    asks = Rule(f"{agent} udp dport 53 notrack", "the agent asks a name server")
+    """Connections by addresses, not by cgroup: the last ACK of a connection is sent by a socket of the kernel's own."""
+    asks = Rule(f"{agent} udp dport 53 ct zone set {ZONE}", "the agent asks a name server")
     return Chain(
         "output_zone",
         "filter",
@@ -135,6 +135,21 @@ def _zone_chain(rules: CaptureRules, agent: str) -> Chain:
                 f"ct original zone set {ZONE}",
                 "inbound connection with the address of its client",
             ),
+        ),
+    )
+
+
+def _answer_zone_chain() -> Chain:
+    """The agent may ask a name server from a port that a client has just had, whose translation lingers: in a zone of
+    their own its questions do not meet that. Others hear of name servers by the agent, or by a link."""
+    return Chain(
+        "prerouting_zone",
+        "filter",
+        "prerouting",
+        -300,
+        (
+            Rule("ip6 saddr fe80::/10 accept", "a name server of the link"),
+            Rule(f'iifname != "lo" udp sport 53 ct zone set {ZONE}', "a name server answers the agent"),
         ),
     )
 

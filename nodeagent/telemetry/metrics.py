@@ -35,6 +35,11 @@ SIZE_BOUNDS_BYTES: Final = ("0", *(str(4**power) for power in range(1, 15)))
 """na_stat_row.request_size's."""
 
 _OVERFLOW: Final = "overflow"
+_ISTIO_NAMES: Final = {
+    name: f"istio_{name}"
+    for name in ("dns_requests_total", "dns_upstream_requests_total", "dns_upstream_failures_total")
+}
+"""Counters of the engine that have a name in Istio's node proxy, too, and are shown by that."""
 _PIECE: Final = 32  # series; up to 20 lines of 900 bytes each
 _TCP_NAMES: Final = TcpLabels._fields
 _REQUEST_NAMES: Final = (*_TCP_NAMES, "response_code", "grpc_response_status")
@@ -235,6 +240,6 @@ class Metrics:
 
 def _render_engine(counters: Iterable[Counter]) -> Iterator[str]:
     for counter in counters:
-        name = f"nodeagent_engine_{counter.name}"
+        name = _ISTIO_NAMES.get(counter.name, f"nodeagent_engine_{counter.name}")
         yield exposition.header(name, "gauge" if counter.gauge else "counter", counter.help)
         yield exposition.sample(name, "", counter.value)

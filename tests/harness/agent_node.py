@@ -95,6 +95,9 @@ class FakeEngine:
         self.log.append(f"remove {uid} {drain_ms}")
         self.workloads.pop(uid, None)
 
+    def explain_name(self, question: str, search: str) -> Sequence[bytes]:
+        return self.applied.names.get(question, ())
+
     def apply(self, snapshot: Snapshot) -> Sequence[Any]:
         if self.refusing:
             raise EngineError(self.refusing)

@@ -14,7 +14,7 @@ import socket
 import subprocess
 import sys
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from ipaddress import ip_address
 from pathlib import Path
 from types import TracebackType
@@ -23,18 +23,26 @@ from typing import Any
 from harness.netns import Namespace, Network
 
 UID = "pod"
+SEARCH = "default.svc.cluster.local svc.cluster.local cluster.local"
 IP_TRANSPARENT, IPV6_TRANSPARENT = 19, 75  # linux/in.h, linux/in6.h
 
 
 class CaptureAgent:
     """Starts the process in the cgroup that `join` moves it into. With `pins`, a folder on a bpf filesystem, it
-    captures by eBPF; `settle_pins` is where, without, it looks for what another has left."""
+    captures by eBPF; `settle_pins` is where, without, it looks for what another has left. `dns`: DNS is captured,
+    too."""
 
     def __init__(
-        self, join: Callable[[], None], pins: Path | None = None, *, settle_pins: Path | None = None
+        self,
+        join: Callable[[], None],
+        pins: Path | None = None,
+        *,
+        settle_pins: Path | None = None,
+        dns: bool = False,
     ) -> None:
         self.pins = pins
         arguments = ["ebpf" if pins else "nft", str(pins or settle_pins or "/sys/fs/bpf/nodeagent-none")]
+        arguments += ["dns"] if dns else []
         self._process = subprocess.Popen(
             [sys.executable, "-m", "harness.capture_agent", *arguments],
             stdin=subprocess.PIPE,
@@ -119,7 +127,7 @@ def transparent_client(source: tuple[str, int], target: tuple[str, int]) -> sock
     return client
 
 
-async def main(wanted: str, pins: Path) -> None:
+async def main(wanted: str, pins: Path, *, dns: bool) -> None:
     """Serve the verbs until standard input ends."""
     # Not at the top: the test process does not need the extension.
     from nodeagent.dataplane.capture_mode import choose_mode
@@ -129,11 +137,11 @@ async def main(wanted: str, pins: Path) -> None:
     from nodeagent.dataplane.routing import read_addresses
     from nodeagent.dataplane.share import NamespaceShare, Share
     from nodeagent.errors import NodeagentError
-    from nodeagent.snapshot.address import widen_address
-    from nodeagent.snapshot.values import Inbound, Snapshot
+    from nodeagent.snapshot.address import parse_address, widen_address
+    from nodeagent.snapshot.values import Inbound
 
-    mode, _ = choose_mode(wanted, own_group(), pins)
-    engine = EngineOwner(EngineSettings(workers=2), mode.opener)
+    mode, _ = choose_mode(wanted, own_group(), pins, dns=dns)
+    engine = EngineOwner(EngineSettings(workers=2, dns_flows=mode.dns_flows), mode.opener)
     engine.start()
     pods: dict[str, tuple[NetworkNamespace, Any]] = {}
 
@@ -146,11 +154,16 @@ async def main(wanted: str, pins: Path) -> None:
 
     def take_on(uid: str, namespace: NetworkNamespace) -> None:
         addresses = [widen_address(raw) for raw in read_addresses(namespace)]
-        engine.add_workload(uid, namespace, "view", addresses)
-        engine.apply(Snapshot(inbound={**engine.applied.inbound, uid: Inbound()}))
+        engine.add_workload(uid, namespace, "view", addresses, search=SEARCH if dns else "")
+        engine.apply(replace(engine.applied, inbound={**engine.applied.inbound, uid: Inbound()}))
         capture = mode.capture(namespace)
         capture.apply()
         pods[uid] = (namespace, capture)
+
+    async def know(names: dict[str, list[str]]) -> None:
+        """Answer these names, and no others."""
+        known = {name: tuple(map(parse_address, texts)) for name, texts in names.items()}
+        engine.apply(replace(engine.applied, names=known))
 
     async def let_pass(uid: str, passes: bool) -> None:
         pods[uid][1].set_open(passes)
@@ -199,6 +212,7 @@ async def main(wanted: str, pins: Path) -> None:
         verb.__name__: verb
         for verb in (
             enrol,
+            know,
             share,
             let_pass,
             release,
@@ -228,4 +242,4 @@ async def main(wanted: str, pins: Path) -> None:
 
 
 if __name__ == "__main__":
-    asyncio.run(main(sys.argv[1], Path(sys.argv[2])))
+    asyncio.run(main(sys.argv[1], Path(sys.argv[2]), dns="dns" in sys.argv[3:]))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -146,3 +147,22 @@ async def test_errors_say_what_is_wrong(node: Node) -> None:
 def test_a_bad_question(query: dict[str, str], error: str) -> None:
     with pytest.raises(QueryError, match=error):
         Asked.parse(query.items())
+
+
+async def test_a_name_that_dns_is_answered_with_is_followed(node: Node) -> None:
+    """Not a Kubernetes service's, such as a ServiceEntry's host."""
+    await node.enroll()
+    await known(node)
+    name = "api.example.com"
+    node.engine.applied = replace(node.engine.applied, names={name: (parse_address(VIP),)})
+    found = await route(node, f"{name}.")
+    assert said(found)["service"] == f"default/reviews ({REVIEWS}) at {VIP}:9080"
+
+
+async def test_workloads_are_answered_in_their_search_list(node: Node) -> None:
+    await node.enroll()
+    await known(node)
+    await node.until(lambda: REVIEWS in node.engine.applied.names, "names")
+    assert node.engine.applied.names[REVIEWS] == (parse_address(VIP),)
+    (search,) = node.engine.search.values()
+    assert search == "default.svc.cluster.local svc.cluster.local cluster.local"

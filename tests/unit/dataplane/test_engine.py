@@ -314,6 +314,26 @@ async def test_a_destination_is_asked_for(bench: Bench) -> None:
     assert await request == 207
 
 
+async def test_names_are_known_until_they_go(bench: Bench) -> None:
+    search = "shop.svc.cluster.local svc.cluster.local cluster.local"
+    other = parse_address("fd00::1")
+    bench.engine.apply(
+        Snapshot(names={"web.shop.svc.cluster.local": (other, LOOPBACK), "gone.test": (LOOPBACK,)})
+    )
+    assert bench.engine.explain_name("web", search) == (LOOPBACK, other)
+    assert bench.engine.explain_name("gone.test", search) == (LOOPBACK,)
+    bench.engine.apply(Snapshot(names={"web.shop.svc.cluster.local": (other,)}))
+    assert bench.engine.explain_name("web.shop", search) == (other,)
+    assert bench.engine.explain_name("gone.test", search) == ()
+
+
+async def test_a_name_that_cannot_be_is_refused_and_what_is_known_stays(bench: Bench) -> None:
+    bench.engine.apply(Snapshot(names={"good.test": (LOOPBACK,)}))
+    with pytest.raises(EngineError, match=r"DNS name 'Bad\.test': not a host name in lower case"):
+        bench.engine.apply(Snapshot(names={"Bad.test": (LOOPBACK,)}))
+    assert bench.engine.explain_name("good.test", "") == (LOOPBACK,)
+
+
 async def test_the_router_tells_which_way_a_request_would_take(bench: Bench) -> None:
     bench.engine.apply(snapshot(FORWARDING, virtual_host("here", respond(207))))
 

@@ -70,6 +70,14 @@ class TestDiff:
         assert changes.hints is not None
         assert changes
 
+    def test_names_that_came_changed_and_went(self) -> None:
+        one, two = (VIP,), (VIP, parse_address("10.96.0.8"))
+        before = a_snapshot(names={"same": one, "other": one, "gone": one})
+        changes = diff(before, a_snapshot(names={"same": one, "other": two, "new": one}))
+        assert changes.names == [("other", two), ("new", one), ("gone", ())]
+        assert changes
+        assert not diff(before, a_snapshot(names=dict(before.names)))
+
     def test_equal_snapshots_have_no_difference(self) -> None:
         assert not diff(a_snapshot(), a_snapshot())
 
