@@ -15,6 +15,7 @@
 #include <time.h>
 
 #include "tls.h"
+#include "tls_library.h"
 
 /* Of a peer's whole chain; ours are below 4 KiB. */
 #define MAX_CHAIN_BYTES (32 * 1024)
@@ -42,6 +43,16 @@ static int fail(making *m, int code, const char *format, ...) {
 
 /* ---- the parts ---- */
 
+/* The next certificate of a text, in the library context that verifies with it; NULL at the end. */
+static X509 *read_certificate(BIO *bio) {
+  X509 *certificate = X509_new_ex(na_tls_library(), NULL);
+  if (certificate && !PEM_read_bio_X509(bio, &certificate, NULL, NULL)) {
+    X509_free(certificate);
+    certificate = NULL;
+  }
+  return certificate;
+}
+
 static bool is_self_signed(X509 *certificate) {
   return X509_NAME_cmp(X509_get_subject_name(certificate), X509_get_issuer_name(certificate)) == 0;
 }
@@ -49,7 +60,7 @@ static bool is_self_signed(X509 *certificate) {
 /* The certificates behind the leaf. A root is left out: who does not have it would not trust it. */
 static int take_intermediates(making *m, BIO *bio) {
   X509 *certificate;
-  while ((certificate = PEM_read_bio_X509(bio, NULL, NULL, NULL))) {
+  while ((certificate = read_certificate(bio))) {
     bool wanted = !is_self_signed(certificate);
     bool added = !wanted || SSL_CTX_add1_chain_cert(m->identity->context, certificate);
     X509_free(certificate);
@@ -65,7 +76,7 @@ static int take_chain(making *m, const char *pem) {
   if (!bio)
     return fail(m, -ENOMEM, "out of memory");
   int rc = 0;
-  m->leaf = PEM_read_bio_X509(bio, NULL, NULL, NULL);
+  m->leaf = read_certificate(bio);
   if (!m->leaf)
     rc = fail(m, -EINVAL, "the chain holds no certificate in PEM");
   else if (!SSL_CTX_use_certificate(m->identity->context, m->leaf))
@@ -78,7 +89,7 @@ static int take_chain(making *m, const char *pem) {
 
 static int take_key(making *m, const char *pem) {
   BIO *bio = BIO_new_mem_buf(pem, -1);
-  EVP_PKEY *key = bio ? PEM_read_bio_PrivateKey(bio, NULL, NULL, (void *)"") : NULL;
+  EVP_PKEY *key = bio ? PEM_read_bio_PrivateKey_ex(bio, NULL, NULL, (void *)"", na_tls_library(), NULL) : NULL;
   BIO_free(bio);
   if (!key)
     return fail(m, -EINVAL, "the key is not a private key in PEM");
@@ -96,7 +107,7 @@ static int take_bundle(making *m, const char *pem) {
     return fail(m, -ENOMEM, "out of memory");
   X509 *certificate;
   int n = 0, rc = 0;
-  while (!rc && (certificate = PEM_read_bio_X509(bio, NULL, NULL, NULL))) {
+  while (!rc && (certificate = read_certificate(bio))) {
     if (!X509_STORE_add_cert(store, certificate))
       rc = fail(m, -EINVAL, "certificate %d of the trust bundle cannot be used", n + 1);
     X509_free(certificate);
@@ -145,7 +156,7 @@ static void limit_context(SSL_CTX *context) {
 
 static int make_context(making *m) {
   static const unsigned char h2[] = {2, 'h', '2'}, id[] = "nodeagent";
-  SSL_CTX *context = SSL_CTX_new(TLS_method());
+  SSL_CTX *context = SSL_CTX_new_ex(na_tls_library(), NULL, TLS_method());
   if (!context)
     return fail(m, -ENOMEM, "out of memory");
   m->identity->context = context;
