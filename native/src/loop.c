@@ -7,6 +7,8 @@
 #include <time.h>
 #include <unistd.h>
 
+#include "syscalls.h"
+
 void na_loop_update_clock(na_loop *loop) {
   struct timespec now;
   clock_gettime(CLOCK_MONOTONIC, &now);
@@ -79,7 +81,7 @@ static void run_again(na_loop *loop) {
 
 int na_loop_turn(na_loop *loop) {
   struct epoll_event events[NA_LOOP_EVENTS];
-  int n = epoll_wait(loop->epoll_fd, events, NA_LOOP_EVENTS, wait_ms(loop));
+  int n = na_sys_epoll_wait(loop->epoll_fd, events, NA_LOOP_EVENTS, wait_ms(loop));
   if (n < 0 && errno != EINTR)
     return -errno;
   na_loop_update_clock(loop);

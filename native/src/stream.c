@@ -9,6 +9,8 @@
 #include <sys/socket.h>
 #include <unistd.h>
 
+#include "syscalls.h"
+
 static int tcp_connected(na_stream *stream) {
   int error = 0;
   socklen_t size = sizeof error;
@@ -18,7 +20,7 @@ static int tcp_connected(na_stream *stream) {
 }
 
 static ssize_t tcp_recv(na_stream *stream, void *buffer, size_t size) {
-  ssize_t n = recv(stream->watch.fd, buffer, size, 0);
+  ssize_t n = na_sys_recv(stream->watch.fd, buffer, size);
   /* A short read drained the socket; reading on to EAGAIN would cost a system call for nothing. Not so when the end of
    * data is known to follow: no further edge will tell of it. */
   if ((size_t)n != size)
@@ -30,10 +32,10 @@ static ssize_t tcp_send(na_stream *stream, const struct iovec *iov, int n) {
   ssize_t sent;
   int flags = MSG_NOSIGNAL | (stream->ending ? MSG_MORE : 0);
   if (n == 1) {
-    sent = send(stream->watch.fd, iov->iov_base, iov->iov_len, flags);
+    sent = na_sys_send(stream->watch.fd, iov->iov_base, iov->iov_len, flags);
   } else {
     struct msghdr message = {.msg_iov = (struct iovec *)iov, .msg_iovlen = (size_t)n};
-    sent = sendmsg(stream->watch.fd, &message, flags);
+    sent = na_sys_sendmsg(stream->watch.fd, &message, flags);
   }
   return sent < 0 ? -errno : sent;
 }

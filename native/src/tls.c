@@ -12,6 +12,7 @@
 #include <sys/socket.h>
 
 #include "principals.h"
+#include "syscalls.h"
 
 /* Ciphertext read at once: four full records. */
 #define READ_BYTES (4 * (SSL3_RT_MAX_PLAIN_LENGTH + SSL3_RT_MAX_TLS13_ENCRYPTED_OVERHEAD + SSL3_RT_HEADER_LENGTH))
@@ -123,7 +124,7 @@ static bool fill(na_tls *tls) {
   na_stream *stream = tls->stream;
   if (!tls->more_on_socket)
     return false;
-  ssize_t n = recv(stream->watch.fd, tls->memory->in, tls->memory->in_size, 0);
+  ssize_t n = na_sys_recv(stream->watch.fd, tls->memory->in, tls->memory->in_size);
   /* As for TCP: a short read drained the socket, unless the end is known to follow. */
   tls->more_on_socket = (size_t)n == tls->memory->in_size || (n > 0 && stream->peer_closing);
   if (n > 0) {
@@ -141,12 +142,18 @@ static bool fill(na_tls *tls) {
   return false;
 }
 
+/* SSL_get_error() wants an empty queue of errors. It mostly is, and to see that costs less than to clear it. */
+static void forget_errors(void) {
+  if (ERR_peek_error())
+    ERR_clear_error();
+}
+
 /* Begin a call: the ciphertext that the last one left is taken up. */
 static void enter(na_tls *tls) {
   tls->in = na_buffer_bytes(&tls->kept);
   tls->in_n = na_buffer_length(&tls->kept);
   assert(tls->memory->out_n == 0);
-  ERR_clear_error();
+  forget_errors();
 }
 
 /* End a call: keep the ciphertext that is left, send the records that were made. */
@@ -416,22 +423,29 @@ static int tls_connected(na_stream *stream) {
   return may_go_on(stream, tls->budget) ? na_tls_handshake(stream) : -EINPROGRESS;
 }
 
+/* Whether OpenSSL can tell more without more from the socket; else asking it would be for nothing. */
+static bool is_at_hand(const na_tls *tls) {
+  return tls->in_n || SSL_has_pending(tls->ssl) || SSL_get_shutdown(tls->ssl) & SSL_RECEIVED_SHUTDOWN;
+}
+
 /* Read records into the buffer: what is at hand, then one batch from the socket. */
 static ssize_t read_records(na_tls *tls, char *buffer, size_t size) {
   size_t total = 0;
   bool filled = false;
   while (total < size) {
-    int room = size - total < INT32_MAX ? (int)(size - total) : INT32_MAX;
-    int n = SSL_read(tls->ssl, buffer + total, room);
-    if (n > 0) {
-      total += (size_t)n;
-      continue;
+    if (is_at_hand(tls)) {
+      int room = size - total < INT32_MAX ? (int)(size - total) : INT32_MAX;
+      int n = SSL_read(tls->ssl, buffer + total, room);
+      if (n > 0) {
+        total += (size_t)n;
+        continue;
+      }
+      int why = SSL_get_error(tls->ssl, n);
+      if (why == SSL_ERROR_ZERO_RETURN)
+        return (ssize_t)total; /* close_notify: 0 is the end of data */
+      if (why != SSL_ERROR_WANT_READ)
+        return total ? (ssize_t)total : failed(tls);
     }
-    int why = SSL_get_error(tls->ssl, n);
-    if (why == SSL_ERROR_ZERO_RETURN)
-      return (ssize_t)total; /* close_notify: 0 is the end of data */
-    if (why != SSL_ERROR_WANT_READ)
-      return total ? (ssize_t)total : failed(tls);
     if (filled)
       break;
     filled = fill(tls);
