@@ -147,8 +147,8 @@ static int take_names(making *m, const na_identity_args *args) {
 /* ---- the context ---- */
 
 static void limit_context(SSL_CTX *context) {
-  SSL_CTX_set_mode(context, SSL_MODE_RELEASE_BUFFERS | SSL_MODE_ENABLE_PARTIAL_WRITE |
-                                SSL_MODE_ACCEPT_MOVING_WRITE_BUFFER | SSL_MODE_NO_AUTO_CHAIN);
+  SSL_CTX_set_mode(context,
+                   SSL_MODE_ENABLE_PARTIAL_WRITE | SSL_MODE_ACCEPT_MOVING_WRITE_BUFFER | SSL_MODE_NO_AUTO_CHAIN);
   SSL_CTX_set_max_cert_list(context, MAX_CHAIN_BYTES);
   SSL_CTX_set_verify_depth(context, MAX_CHAIN_DEPTH);
   SSL_CTX_set_num_tickets(context, 1);

@@ -5,7 +5,6 @@
 #include <errno.h>
 #include <openssl/err.h>
 #include <openssl/ssl.h>
-#include <pthread.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -14,8 +13,6 @@
 #include "principals.h"
 #include "syscalls.h"
 
-/* Ciphertext read at once: four full records. */
-#define READ_BYTES (4 * (SSL3_RT_MAX_PLAIN_LENGTH + SSL3_RT_MAX_TLS13_ENCRYPTED_OVERHEAD + SSL3_RT_HEADER_LENGTH))
 /* What a handshake may bring in: two chains of the largest size would do. */
 #define MAX_HANDSHAKE_BYTES (64 * 1024)
 /* Records that wait for a peer that does not read; above, it is given up. The owner sends nothing while records wait,
@@ -25,11 +22,9 @@
 typedef struct na_tls {
   SSL *ssl;
   na_stream *stream;
-  na_tls_memory *memory;
+  na_tls_flow flow;
   na_identity *identity;
-  const char *in; /* ciphertext not taken yet: in memory->in during a call, in `kept` between calls */
-  size_t in_n;
-  na_buffer kept;
+  na_buffer kept; /* ciphertext that the last call left: flow.in of the next one */
   char *expected; /* NULL: server */
   char *peer;
   int64_t peer_not_after;
@@ -46,90 +41,19 @@ typedef struct na_tls {
   char failure[160];
 } na_tls;
 
-/* ---- memory of a worker ---- */
-
-int na_tls_memory_init(na_tls_memory *memory) {
-  *memory = (na_tls_memory){.in_size = READ_BYTES};
-  memory->out_size = READ_BYTES;
-  memory->in = malloc(memory->in_size); /* pages come with use */
-  memory->out = malloc(memory->out_size);
-  return memory->in && memory->out ? 0 : -ENOMEM;
-}
-
-void na_tls_memory_free(na_tls_memory *memory) {
-  free(memory->in);
-  free(memory->out);
-  *memory = (na_tls_memory){0};
-}
-
-/* ---- between OpenSSL and the batches ---- */
-
-static int bio_read(BIO *bio, char *out, int size) {
-  na_tls *tls = BIO_get_data(bio);
-  BIO_clear_retry_flags(bio);
-  if (tls->in_n == 0) {
-    BIO_set_retry_read(bio);
-    return -1;
-  }
-  size_t n = tls->in_n < (size_t)size ? tls->in_n : (size_t)size;
-  memcpy(out, tls->in, n);
-  tls->in += n;
-  tls->in_n -= n;
-  return (int)n;
-}
-
-static int bio_write(BIO *bio, const char *bytes, int n) {
-  na_tls_memory *memory = ((na_tls *)BIO_get_data(bio))->memory;
-  if (memory->out_size - memory->out_n < (size_t)n) {
-    size_t size = memory->out_size * 2 + (size_t)n;
-    char *out = realloc(memory->out, size);
-    if (!out)
-      return -1;
-    memory->out = out;
-    memory->out_size = size;
-  }
-  memcpy(memory->out + memory->out_n, bytes, (size_t)n);
-  memory->out_n += (size_t)n;
-  return n;
-}
-
-static long bio_ctrl(BIO *bio, int command, long number, void *pointer) {
-  return command == BIO_CTRL_FLUSH;
-}
-
-static BIO_METHOD *bio_method;
-
-static void make_bio_method(void) {
-  bio_method = BIO_meth_new(BIO_get_new_index() | BIO_TYPE_SOURCE_SINK, "nodeagent");
-  if (bio_method) {
-    BIO_meth_set_read(bio_method, bio_read);
-    BIO_meth_set_write(bio_method, bio_write);
-    BIO_meth_set_ctrl(bio_method, bio_ctrl);
-  }
-}
-
-static BIO *new_bio(na_tls *tls) {
-  static pthread_once_t once = PTHREAD_ONCE_INIT;
-  pthread_once(&once, make_bio_method);
-  BIO *bio = bio_method ? BIO_new(bio_method) : NULL;
-  if (bio) {
-    BIO_set_data(bio, tls);
-    BIO_set_init(bio, 1);
-  }
-  return bio;
-}
+/* ---- from and to the socket ---- */
 
 /* Get ciphertext when none is left; false when there is none to be had now. */
 static bool fill(na_tls *tls) {
   na_stream *stream = tls->stream;
   if (!tls->more_on_socket)
     return false;
-  ssize_t n = na_sys_recv(stream->watch.fd, tls->memory->in, tls->memory->in_size);
+  ssize_t n = na_sys_recv(stream->watch.fd, tls->flow.memory->in, tls->flow.memory->in_size);
   /* As for TCP: a short read drained the socket, unless the end is known to follow. */
-  tls->more_on_socket = (size_t)n == tls->memory->in_size || (n > 0 && stream->peer_closing);
+  tls->more_on_socket = (size_t)n == tls->flow.memory->in_size || (n > 0 && stream->peer_closing);
   if (n > 0) {
-    tls->in = tls->memory->in;
-    tls->in_n = (size_t)n;
+    tls->flow.in = tls->flow.memory->in;
+    tls->flow.in_n = (size_t)n;
     return true;
   }
   tls->ended = tls->ended || n == 0;
@@ -150,23 +74,24 @@ static void forget_errors(void) {
 
 /* Begin a call: the ciphertext that the last one left is taken up. */
 static void enter(na_tls *tls) {
-  tls->in = na_buffer_bytes(&tls->kept);
-  tls->in_n = na_buffer_length(&tls->kept);
-  assert(tls->memory->out_n == 0);
+  tls->flow.in = na_buffer_bytes(&tls->kept);
+  tls->flow.in_n = na_buffer_length(&tls->kept);
+  assert(tls->flow.memory->out_n == 0);
   forget_errors();
 }
 
 /* End a call: keep the ciphertext that is left, send the records that were made. */
 static int leave(na_tls *tls) {
-  na_tls_memory *memory = tls->memory;
+  na_tls_memory *memory = tls->flow.memory;
   na_buffer left = {0};
-  int error = tls->in_n ? na_buffer_append(&left, tls->in, tls->in_n) : 0;
+  int error = tls->flow.in_n ? na_buffer_append(&left, tls->flow.in, tls->flow.in_n) : 0;
   na_buffer_free(&tls->kept);
   tls->kept = left;
-  tls->in_n = 0;
+  tls->flow.in_n = 0;
   if (memory->out_n && !error)
     error = na_stream_send_raw(tls->stream, memory->out, memory->out_n, MAX_OUT_BYTES);
   memory->out_n = 0;
+  na_tls_flow_warm(&tls->flow);
   tls->stream->readable = tls->more_on_socket || na_buffer_length(&tls->kept) > 0 || SSL_pending(tls->ssl) > 0 ||
                           SSL_get_shutdown(tls->ssl) & SSL_RECEIVED_SHUTDOWN;
   return error;
@@ -267,6 +192,7 @@ void na_tls_prepare(SSL_CTX *context) {
 static void tls_free(na_tls *tls) {
   if (tls->established) /* however the connection ended, its session may be resumed */
     SSL_set_shutdown(tls->ssl, SSL_SENT_SHUTDOWN | SSL_RECEIVED_SHUTDOWN);
+  na_tls_flow_end(&tls->flow);
   SSL_free(tls->ssl);
   SSL_SESSION_free(tls->session);
   na_tls_memo_unref(tls->memo);
@@ -297,12 +223,13 @@ static SSL_SESSION *session_for(const na_tls *tls, const na_tls_args *args) {
 }
 
 static int set_up(na_tls *tls, const na_tls_args *args) {
-  BIO *bio = new_bio(tls);
+  BIO *bio = na_tls_flow_bio(&tls->flow);
   tls->ssl = bio ? SSL_new(tls->identity->context) : NULL;
   if (!tls->ssl) {
     BIO_free(bio);
     return -ENOMEM;
   }
+  tls->flow.ssl = tls->ssl;
   SSL_set_bio(tls->ssl, bio, bio);
   SSL_set_app_data(tls->ssl, tls);
   SSL_set_verify(tls->ssl, SSL_VERIFY_PEER | SSL_VERIFY_FAIL_IF_NO_PEER_CERT, on_verify);
@@ -327,7 +254,7 @@ int na_tls_begin(na_stream *stream, const na_tls_args *args) {
   if (!tls)
     return -ENOMEM;
   tls->stream = stream;
-  tls->memory = args->memory;
+  na_tls_flow_init(&tls->flow, args->memory);
   tls->identity = na_identity_ref(args->identity);
   tls->use = args->use;
   tls->principals = args->principals;
@@ -382,8 +309,8 @@ static int step(na_tls *tls) {
       return failed(tls);
     if (!fill(tls))
       return tls->ended ? failed(tls) : -EINPROGRESS;
-    tls->handshake_bytes += (uint32_t)tls->in_n;
-    if (tls->handshake_bytes > MAX_HANDSHAKE_BYTES + tls->memory->in_size) {
+    tls->handshake_bytes += (uint32_t)tls->flow.in_n;
+    if (tls->handshake_bytes > MAX_HANDSHAKE_BYTES + tls->flow.memory->in_size) {
       snprintf(tls->failure, sizeof tls->failure, "TLS: handshake too large");
       return -EPROTO;
     }
@@ -425,7 +352,7 @@ static int tls_connected(na_stream *stream) {
 
 /* Whether OpenSSL can tell more without more from the socket; else asking it would be for nothing. */
 static bool is_at_hand(const na_tls *tls) {
-  return tls->in_n || SSL_has_pending(tls->ssl) || SSL_get_shutdown(tls->ssl) & SSL_RECEIVED_SHUTDOWN;
+  return tls->flow.in_n || SSL_has_pending(tls->ssl) || SSL_get_shutdown(tls->ssl) & SSL_RECEIVED_SHUTDOWN;
 }
 
 /* Read records into the buffer: what is at hand, then one batch from the socket. */

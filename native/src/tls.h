@@ -4,28 +4,20 @@
  *
  * Records are read and written in batches: one recv(2) into memory that a worker's connections share, from which
  * OpenSSL takes all records; and all records that a call produced go out in one send(2). A connection at rest owns no
- * buffers but OpenSSL's, which are released between records (SSL_MODE_RELEASE_BUFFERS).
+ * buffers, but the latest used ones OpenSSL's (tls_memory.h).
  */
 #ifndef NODEAGENT_TLS_H
 #define NODEAGENT_TLS_H
 
 #include "identity.h"
 #include "stream.h"
+#include "tls_memory.h"
 
 struct ssl_session_st;
 struct x509_st;
 struct na_principals;
 
 extern const na_transport na_transport_tls;
-
-/* Ciphertext that passes through during one call; one per worker. */
-typedef struct na_tls_memory {
-  char *in;
-  size_t in_size;
-  char *out; /* grows to what one call produces, and stays */
-  size_t out_n;
-  size_t out_size;
-} na_tls_memory;
 
 /* Sessions that an identity's context remembers, to be resumed by clients; the oldest is forgotten. They are not put
  * into tickets: OpenSSL would take the peer's certificate apart for each ticket that it makes or gets, which costs more
@@ -34,9 +26,6 @@ typedef struct na_tls_memory {
 
 /* Prepare an identity's context for these streams. */
 void na_tls_prepare(struct ssl_ctx_st *context);
-
-int na_tls_memory_init(na_tls_memory *memory);
-void na_tls_memory_free(na_tls_memory *memory);
 
 /* What is spoken over it. */
 enum na_tls_use {
