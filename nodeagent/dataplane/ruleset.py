@@ -86,6 +86,8 @@ class Rule:
 
 _TCP_ONLY: Final = Rule("meta l4proto != tcp accept", "TCP only")
 _NOT_NEW: Final = Rule("tcp flags & (fin|syn|rst|ack) != syn accept", "not a new connection")
+_NEW_TCP_ONLY: Final = (_NOT_NEW, _TCP_ONLY)
+"""What nearly all packets are comes first: filter chains see each of them."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -219,8 +221,7 @@ def _behind_chain(rules: CaptureRules) -> Chain:
     if rules.redirect:
         chain = (
             Rule('iifname "lo" accept', "loopback"),
-            _TCP_ONLY,
-            _NOT_NEW,
+            *_NEW_TCP_ONLY,
             Rule("fib daddr type local accept", "inbound, the business of listener lookup"),
             Rule(f"meta l4proto tcp tproxy to :{rules.outbound_port}", "outbound from behind the pod"),
         )
@@ -232,8 +233,7 @@ def _past_chain(rules: CaptureRules, agent: str) -> Chain:
     chain: tuple[Rule, ...] = ()
     if rules.redirect and not rules.open:
         chain = (
-            _TCP_ONLY,
-            _NOT_NEW,
+            *_NEW_TCP_ONLY,
             Rule("fib daddr type local accept", "captured, loopback, or the pod to itself"),
             Rule(f"{agent} accept", "the agent"),
             Rule("meta l4proto tcp reject with tcp reset", "a way past connect()"),
@@ -250,7 +250,7 @@ def _groups_chain(groups: tuple[Cgroup, ...]) -> Chain:
         )
         for i, group in enumerate(groups)
     )
-    chain = (_TCP_ONLY, _NOT_NEW, Rule("fib daddr type local accept", "captured, or loopback"), *ways)
+    chain = (*_NEW_TCP_ONLY, Rule("fib daddr type local accept", "captured, or loopback"), *ways)
     return Chain("output_past", "filter", "output", 0, chain)
 
 
@@ -259,9 +259,8 @@ def _guard_chain(rules: CaptureRules, agent: str, own: tuple[int, ...]) -> Chain
     if rules.redirect:
         ports = ", ".join(str(port) for port in own)
         chain = (
-            _TCP_ONLY,
+            *_NEW_TCP_ONLY,
             Rule(f"tcp dport != {{ {ports} }} accept", "other ports"),
-            _NOT_NEW,
             Rule(f"{agent} accept", "the agent listens"),
             Rule("socket wildcard { 0, 1 } reject with tcp reset", "anyone else listens"),
             # A socket in TIME_WAIT has no cgroup any more, and no wildcard flag, but a transparent one. The agent's
