@@ -7,6 +7,7 @@
 #ifndef NODEAGENT_BPF_BYPASS_H
 #define NODEAGENT_BPF_BYPASS_H
 
+#include <bpf/bpf_core_read.h>
 #include <bpf/bpf_helpers.h>
 
 #include "address.h"
@@ -65,6 +66,28 @@ static __always_inline int is_plain_client(const struct bpf_sock *sk, const stru
   return !(workload->flags & NA_WORKLOAD_SHARED) && !sk->bound_dev_if && (is_any(from) || is_own(workload, from));
 }
 
+/* The kernel's, as far as needed here (CO-RE). */
+struct sock_common___ipv6 {
+  unsigned char skc_ipv6only : 1;
+} __attribute__((preserve_access_index));
+struct sock___ipv6 {
+  struct sock_common___ipv6 __sk_common;
+} __attribute__((preserve_access_index));
+
+/* Whether a socket that asked for an address can connect to an endpoint. The families are the same, or the socket is
+ * one of IPv6 that speaks IPv4, too, as an address of a service in either family means the same endpoints. */
+static __always_inline int can_reach(struct bpf_sock_addr *ctx, const struct na_address *from,
+                                     const struct na_address *asked, const struct na_address *endpoint) {
+  const struct sock___ipv6 *sk;
+
+  if (is_mapped(asked) == is_mapped(endpoint))
+    return 1;
+  if (ctx->family != AF_INET6 || !is_mapped(endpoint) || !is_any(from))
+    return 0;
+  sk = (void *)bpf_skc_to_tcp_sock(ctx->sk);
+  return sk && !BPF_CORE_READ_BITFIELD(&sk->__sk_common, skc_ipv6only);
+}
+
 static __always_inline void tell_denied(struct bpf_sock_addr *ctx, const struct na_address *from,
                                         const struct na_workload_entry *workload, const struct na_original *kept,
                                         const struct na_destination *to, __u32 policy) {
@@ -106,8 +129,7 @@ static __always_inline enum bypass try_bypass(struct bpf_sock_addr *ctx, const s
   if (!source)
     return BYPASS_ENGINE;
   backend = draw_backend(&kept->asked, source->view, (__u8)ctx->protocol, &kept->service);
-  if (!backend || is_mapped(&backend->address) != is_mapped(&kept->asked.address) ||
-      is_own(workload, &backend->address))
+  if (!backend || is_own(workload, &backend->address) || !can_reach(ctx, from, &kept->asked.address, &backend->address))
     return BYPASS_ENGINE;
   verdict = access_of(source->workload, backend->workload, backend->port, (__u8)ctx->protocol);
   if (!verdict || verdict->access == NA_ACCESS_ENGINE || !agent_is_alive())

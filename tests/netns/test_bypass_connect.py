@@ -118,6 +118,47 @@ def test_all_slots_are_drawn(scene: BypassScene) -> None:
     pytest.fail(f"64 connections were all the same: direct {drawn}")
 
 
+def _dual(scene: BypassScene, *, v6_only: bool = False, source: str = "") -> socket.socket:
+    """A socket of IPv6 that has asked for the server's address of that family."""
+
+    def connect() -> socket.socket:
+        client = socket.socket(socket.AF_INET6, socket.SOCK_STREAM)
+        client.settimeout(5)
+        client.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, v6_only)
+        if source:
+            client.bind((source, 0))
+        client.connect((scene.server.v6, 8080))
+        return client
+
+    return scene.client.run(connect)
+
+
+def test_an_endpoint_of_the_other_family(scene: BypassScene) -> None:
+    """A service has addresses of both, and its endpoints may have one."""
+    scene.permit("v4", scene.server.v6)
+    scene.maps.service(scene.server.v6, 8080)
+    with _dual(scene) as client:
+        assert client.getpeername()[:2] == (scene.server.v6, 8080), "as asked for"
+        assert read_line(client) == f"{scene.client.v4} {client.getsockname()[1]}"
+        assert exchange(client, b"hello") == b"hello"
+        ((ends, flow),) = scene.maps.flows().items()
+    assert (ends.source, ends.destination) == (
+        parse_address(scene.client.v4),
+        parse_address(scene.server.v4),
+    )
+    assert flow.asked == parse_address(scene.server.v6)
+
+
+@pytest.mark.parametrize("bound", [False, True])
+def test_a_socket_of_ipv6_alone_gets_to_no_endpoint_of_ipv4(scene: BypassScene, bound: bool) -> None:
+    scene.permit("v4", scene.server.v6)
+    scene.maps.service(scene.server.v6, 8080)
+    before = scene.captured()
+    with _dual(scene, source=scene.client.v6) if bound else _dual(scene, v6_only=True) as client:
+        assert not _is_direct(client)
+    assert scene.captured() > before
+
+
 # -- to the engine ---------------------------------------------------------------------------------------------
 
 
