@@ -10,9 +10,11 @@
 #include "counters.h"
 #include "nodeagent_abi.h"
 
-/* The agent looks now and then; it is woken only when this much is there, since waking costs more than telling. */
-#define EVENTS_BYTES      (1 << 20)
-#define EVENTS_WAKE_BYTES (EVENTS_BYTES / 4)
+/* The agent looks now and then. It is woken when this much is there, and not again with each event after that: waking
+ * costs more than telling. (A few times, since those that several CPUs write at once may go past the very mark.) */
+#define EVENTS_BYTES     (1 << 20)
+#define EVENTS_WAKE_FROM (EVENTS_BYTES / 4)
+#define EVENTS_WAKE_TO   (EVENTS_WAKE_FROM + 8 * sizeof(struct na_bypass_event))
 
 struct {
   __uint(type, BPF_MAP_TYPE_RINGBUF);
@@ -35,7 +37,8 @@ static __always_inline struct na_bypass_event *reserve_event(__u32 kind) {
 }
 
 static __always_inline void submit_event(struct na_bypass_event *event) {
-  int wake = bpf_ringbuf_query(&events, BPF_RB_AVAIL_DATA) >= EVENTS_WAKE_BYTES;
+  __u64 unread = bpf_ringbuf_query(&events, BPF_RB_AVAIL_DATA);
+  int wake = unread >= EVENTS_WAKE_FROM && unread < EVENTS_WAKE_TO;
 
   bpf_ringbuf_submit(event, wake ? BPF_RB_FORCE_WAKEUP : BPF_RB_NO_WAKEUP);
 }
