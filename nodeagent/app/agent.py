@@ -22,6 +22,7 @@ from nodeagent.app.agent_access import xds_transport
 from nodeagent.app.agent_bypass import BypassKeeper
 from nodeagent.app.agent_configuration import Configuration
 from nodeagent.app.agent_enrolment import Enrolment
+from nodeagent.app.agent_flows import FlowCollector, FlowKeeper
 from nodeagent.app.agent_identity import Identities, IdentityCollector
 from nodeagent.app.agent_memory import collect_seldom, keep_what_is_there, limit_arenas, settle_memory
 from nodeagent.app.agent_metrics import AgentCollector, CaptureCollector
@@ -131,6 +132,8 @@ class Agent:
         self._file = WorkloadFile(config.workloads, self.enrolment) if config.workloads is not None else None
         self.bypass, self._why_no_bypass = dataplane.bypass()
         self._bypass_keeper = self._keep_bypass()
+        flows = dataplane.flows()
+        self._flow_keeper = None if flows is None else FlowKeeper(flows, self._pull_reports)
         self._metrics = self._make_metrics()
         self._access_log = _make_access_log(config)
         self.state = State(self._parts())
@@ -235,6 +238,8 @@ class Agent:
         if self._file is not None:
             self._spawn("workloads", self._file.run())
         self._spawn("acceleration", self.acceleration.run())
+        if self._flow_keeper is not None:
+            self._spawn("connections past the engine", self._flow_keeper.run())
 
     def _spawn(self, name: str, body: Coroutine[Any, Any, None]) -> None:
         task = asyncio.create_task(body, name=name)
@@ -262,9 +267,10 @@ class Agent:
             await self._capture_settling
         if self._bypass_keeper is not None:
             await self._bypass_keeper.stop()
+        if self._flow_keeper is not None:
+            await self._flow_keeper.stop()
         await self.engine.stop(int(self._config.drain * 1000))
-        self._pull_statistics()
-        self._pull_access()
+        self._pull_reports()
         await self._admin.stop()
         if self._access_log is not None:
             await asyncio.to_thread(self._access_log.close)
@@ -346,6 +352,8 @@ class Agent:
         if self._file is not None and self._config.has_cni and not (self._zds.synced and self._file.synced):
             return
         self.acceleration.complete()
+        if self._flow_keeper is not None:
+            self._flow_keeper.complete()
         self._store.keep_only({WORKLOADS, *(view.name for view in self.views)})
         namespaces = self.enrolment.namespaces()
         if namespaces is not None:
@@ -375,6 +383,10 @@ class Agent:
                 action()
             except Exception:
                 logger.exception("%s failed", getattr(action, "__name__", action))
+
+    def _pull_reports(self) -> None:
+        self._pull_statistics()
+        self._pull_access()
 
     def _pull_statistics(self) -> None:
         self._metrics.update(self.engine.drain_stats())
@@ -426,6 +438,8 @@ class Agent:
         registry = collector.register()
         registry.register(IdentityCollector(self.identities))
         registry.register(CaptureCollector(self._dataplane))
+        if self._flow_keeper is not None:
+            registry.register(FlowCollector(self._flow_keeper))
         registry.register(AccelerationCollector(self.acceleration))
         return Metrics(self, registry)
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 
-from nodeagent.app.agent_ports import Bypass, Capture, Engine
+from nodeagent.app.agent_ports import Bypass, Capture, Engine, Flows
 from nodeagent.config.agent import AgentConfig
 from nodeagent.dataplane.bpf import MapUsage
 from nodeagent.dataplane.capture_mode import EbpfMode, choose_mode
@@ -12,6 +12,8 @@ from nodeagent.dataplane.cgroup import Cgroup
 from nodeagent.dataplane.direct import Direct
 from nodeagent.dataplane.engine import EngineOwner, EngineSettings
 from nodeagent.dataplane.netns import NetworkNamespace
+from nodeagent.dataplane.node_bypass import NodeBypass
+from nodeagent.dataplane.node_flows import NodeFlows
 from nodeagent.dataplane.routing import read_addresses
 from nodeagent.dataplane.share import NamespaceShare
 from nodeagent.dataplane.virtual_host import make_virtual_host
@@ -33,6 +35,8 @@ class KernelDataplane:
         )
         # Captured by nft, no connection goes past the engine.
         refusal = "" if self._mode.name == "ebpf" else "acceleration needs capture by eBPF (--capture ebpf)"
+        self._engine: EngineOwner | None = None
+        self._bypass: NodeBypass | None = None
         self.accelerator = Direct(config.bpf_pins, group, config.direct_limit, refusal)
         self.mode = self._mode.name if config.static is None else "none"
         self.reason = (
@@ -46,7 +50,8 @@ class KernelDataplane:
             access_log=self._config.access_log != "off",
             dns_flows=self._mode.dns_flows,
         )
-        return EngineOwner(settings, self._mode.opener)
+        self._engine = EngineOwner(settings, self._mode.opener)
+        return self._engine
 
     def capture(self, namespace: NetworkNamespace) -> Capture:
         """The capture of a workload's traffic."""
@@ -58,7 +63,14 @@ class KernelDataplane:
             return None, "asked for"
         if not isinstance(self._mode, EbpfMode) or self._config.static is not None:
             return None, "needs capture by eBPF"
-        return self._mode.bypass(identities=bool(self._config.ca))
+        self._bypass, reason = self._mode.bypass(identities=bool(self._config.ca))
+        return self._bypass, reason
+
+    def flows(self) -> Flows | None:
+        """What has the engine report of connections past it; None: there are none. After engine() and bypass()."""
+        if self._engine is None or self._bypass is None:
+            return None
+        return NodeFlows(self._engine, self._bypass.flows, self._bypass.events, self._bypass)
 
     def settle(self, namespaces: Sequence[NetworkNamespace]) -> None:
         """Forget what is captured besides these. Blocks."""

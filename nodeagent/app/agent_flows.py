@@ -24,16 +24,22 @@ _RTT: Final = ("rtt_count", "rtt_us_sum")
 
 
 class FlowKeeper:
-    """Has them reported of, from run() until stop()."""
+    """Has them reported of: run() from complete() on, until stop()."""
 
     def __init__(self, flows: Flows, pull: Callable[[], None]) -> None:
         """`pull` drains what there is to report."""
         self._flows = flows
         self._pull = pull
+        self._complete = asyncio.Event()
         self._begun = False
+
+    def complete(self) -> None:
+        """Workloads of an earlier agent are enrolled again, so that it is known whose connections there are."""
+        self._complete.set()
 
     async def run(self) -> None:
         """Until cancelled. Without them in its reports the agent goes on all the same."""
+        await self._complete.wait()
         try:
             self._flows.begin()
         except DataplaneError as error:
@@ -42,8 +48,8 @@ class FlowKeeper:
         self._begun = True
         asyncio.get_running_loop().add_reader(self._flows.fileno(), self._pull)
         while True:
-            await asyncio.sleep(PERIOD)
             await self._look()
+            await asyncio.sleep(PERIOD)
 
     async def _look(self) -> None:
         try:

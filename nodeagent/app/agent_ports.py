@@ -218,6 +218,9 @@ class Dataplane(Protocol):
     def bypass(self) -> tuple[Bypass | None, str]:
         """What lets connections within the node pass the engine; None: nothing does, and why."""
 
+    def flows(self) -> Flows | None:
+        """What has the engine report of connections past it; None: there are none. After engine() and bypass()."""
+
     def settle(self, namespaces: Sequence[NetworkNamespace]) -> None:
         """The CNI side has named all workloads: forget what an earlier agent captured besides these. Blocks."""
 

@@ -113,6 +113,30 @@ class NodeBypass:
         namespace = self._namespaces.get(workload.cookie) if workload is not None else None
         return _Placed(workload.number, namespace) if workload is not None and namespace is not None else None
 
+    # -- whom events are about (flow_names.FlowDirectory) --
+
+    @property
+    def events(self) -> int:
+        """The descriptor of the ring buffer; stays the node's."""
+        return self._node.bypass_maps().events.fd
+
+    @property
+    def life(self) -> int:
+        """Of this agent."""
+        return self.maps.life
+
+    def workload_of(self, cookie: int) -> LocalWorkload | None:
+        """Whose namespace it is."""
+        return self.plan.workload_of(cookie)
+
+    def workload_at(self, address: bytes) -> LocalWorkload | None:
+        """Who is connected to at an address."""
+        return self.plan.workload_at(address)
+
+    def policy(self, number: int) -> str:
+        """The name of a denying policy; "" for none."""
+        return self.maps.policy(number)
+
     # -- for people --
 
     def state(self) -> BypassState:

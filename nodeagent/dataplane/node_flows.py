@@ -4,10 +4,10 @@ to be put right when nothing tells."""
 from __future__ import annotations
 
 import logging
-import threading
 from typing import Final
 
 from nodeagent.dataplane.bypass_flows import FlowTable, LiveFlow, Sample
+from nodeagent.dataplane.bypass_layout import Flow
 from nodeagent.dataplane.engine import EngineOwner
 from nodeagent.dataplane.flow_names import FlowDirectory
 from nodeagent.dataplane.report import Counter
@@ -16,12 +16,13 @@ from nodeagent.errors import BpfError, EngineError
 logger = logging.getLogger(__name__)
 
 _SWEEP_ROUNDS: Final = 12
-"""Rounds of samples between two sweeps of the map."""
+"""Rounds of samples between two sweeps of the map. As long connections of an earlier agent are looked for: their
+workloads may be enrolled later than others."""
 
 
 class NodeFlows:
-    """Has an engine report of connections past it, which drain_stats() and the like then tell of. begin() when all
-    workloads of an earlier agent are enrolled again; look() and note() now and then; close() before the engine's."""
+    """Has an engine report of connections past it, which drain_stats() and the like then tell of. begin() when the
+    workloads of an earlier agent are enrolled again; look() and note() now and then. Ends with the engine."""
 
     def __init__(self, engine: EngineOwner, table: FlowTable, ring: int, directory: FlowDirectory) -> None:
         """`ring` is the descriptor of the map `events`, which stays the caller's."""
@@ -30,15 +31,12 @@ class NodeFlows:
         self._ring = ring
         self._directory = directory
         self._rounds = 0
-        self._looking = threading.Lock()
 
     def begin(self) -> None:
         """Follow from now on, also what has been going on. EngineError or BpfError if that is not possible."""
         self._reader = self._engine.follow_flows(self._ring, self._directory)
         self._table.on_doomed = self._note_doomed
-        # What has ended already is told of by events that wait: they come first.
-        self._reader.read()
-        self._reader.adopt(self._table.earlier())
+        self._adopt()
 
     def fileno(self) -> int:
         """Readable when so many events wait that they should be drained at once."""
@@ -51,12 +49,11 @@ class NodeFlows:
             logger.warning("the access log will not say why a connection was ended: %s", error)
 
     def look(self) -> Sample:
-        """What live connections have carried until now, for note(). Blocks, in a thread of its own."""
-        with self._looking:
-            found = self._table.sample(self._reader.namespaces())
-            self._rounds += 1
-            if self._rounds % _SWEEP_ROUNDS == 0:
-                self._sweep()
+        """What live connections have carried until now, for note(). Blocks; to be called in another thread."""
+        found = self._table.sample(self._reader.namespaces())
+        self._rounds += 1
+        if self._rounds % _SWEEP_ROUNDS == 0:
+            self._sweep()
         return found
 
     def _sweep(self) -> None:
@@ -70,6 +67,17 @@ class NodeFlows:
         """Count it. Names are asked for anew from here on: configuration may have changed."""
         self._reader.note(sample.sockets, sample.looked_at)
         self._reader.forget_names()
+        if self._rounds <= _SWEEP_ROUNDS:
+            self._adopt()
+
+    def _adopt(self) -> None:
+        """What has ended already is told of by events that wait: they come first."""
+        self._reader.read()
+        self._reader.adopt(
+            (key, value)
+            for key, value in self._table.earlier()
+            if self._directory.workload_of(Flow.unpack(value).netns_cookie) is not None
+        )
 
     def counters(self) -> list[Counter]:
         """What was counted of connections past the engine; names are without prefix."""
@@ -88,8 +96,3 @@ class NodeFlows:
                 self._table.swept,
             ),
         ]
-
-    def close(self) -> None:
-        """Follow no more."""
-        self._table.on_doomed = lambda live: None
-        self._reader.close()

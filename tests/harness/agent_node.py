@@ -226,6 +226,9 @@ class FakeDataplane:
     def bypass(self) -> tuple[None, str]:
         return None, "a double"
 
+    def flows(self) -> None:
+        return None
+
     def settle(self, namespaces: Sequence[Any]) -> None:
         self.settled.append(namespaces)
 

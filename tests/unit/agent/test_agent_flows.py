@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import pytest
 from prometheus_client import CollectorRegistry, generate_latest
@@ -61,6 +61,12 @@ def flows(monkeypatch: pytest.MonkeyPatch) -> Iterator[Flows]:
     os.close(made.writing)
 
 
+def _keeper(flows: Flows, pull: Callable[[], None] = lambda: None) -> FlowKeeper:
+    keeper = FlowKeeper(flows, pull)
+    keeper.complete()
+    return keeper
+
+
 async def _until(condition: object) -> None:
     assert callable(condition)
     async with asyncio.timeout(5):
@@ -73,8 +79,18 @@ async def _end(task: asyncio.Task[None]) -> None:
     await asyncio.gather(task, return_exceptions=True)
 
 
-async def test_it_looks_now_and_then_and_at_the_end(flows: Flows) -> None:
+async def test_it_waits_until_workloads_are_known(flows: Flows) -> None:
     keeper = FlowKeeper(flows, lambda: None)
+    task = asyncio.create_task(keeper.run())
+    await asyncio.sleep(0.02)
+    assert not flows.begun
+    keeper.complete()
+    await _until(lambda: flows.noted)
+    await _end(task)
+
+
+async def test_it_looks_now_and_then_and_at_the_end(flows: Flows) -> None:
+    keeper = _keeper(flows)
     task = asyncio.create_task(keeper.run())
     await _until(lambda: len(flows.noted) >= 2)
     await _end(task)
@@ -85,7 +101,7 @@ async def test_it_looks_now_and_then_and_at_the_end(flows: Flows) -> None:
 
 
 async def test_one_look_that_fails_is_not_the_last(flows: Flows, caplog: pytest.LogCaptureFixture) -> None:
-    keeper = FlowKeeper(flows, lambda: None)
+    keeper = _keeper(flows)
     task = asyncio.create_task(keeper.run())
     await _until(lambda: flows.begun == 1)
     flows.failures.append(BpfError("the map is gone"))
@@ -99,7 +115,7 @@ async def test_one_look_that_fails_is_not_the_last(flows: Flows, caplog: pytest.
 async def test_many_events_are_drained_at_once(flows: Flows, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(agent_flows, "PERIOD", 60.0)
     pulled: list[bytes] = []
-    keeper = FlowKeeper(flows, lambda: pulled.append(os.read(flows.reading, 1)))
+    keeper = _keeper(flows, lambda: pulled.append(os.read(flows.reading, 1)))
     task = asyncio.create_task(keeper.run())
     await _until(lambda: flows.begun == 1)
     os.write(flows.writing, b"!")
@@ -109,7 +125,7 @@ async def test_many_events_are_drained_at_once(flows: Flows, monkeypatch: pytest
 
 async def test_the_agent_goes_on_without_them(flows: Flows, caplog: pytest.LogCaptureFixture) -> None:
     flows.failures.append(BpfError("no such map"))
-    keeper = FlowKeeper(flows, lambda: None)
+    keeper = _keeper(flows)
     task = asyncio.create_task(keeper.run())
     await _until(lambda: not flows.failures)
     await asyncio.sleep(0.01)
@@ -123,7 +139,7 @@ async def test_the_agent_goes_on_without_them(flows: Flows, caplog: pytest.LogCa
 
 
 async def test_what_is_counted_is_exported(flows: Flows) -> None:
-    keeper = FlowKeeper(flows, lambda: None)
+    keeper = _keeper(flows)
     task = asyncio.create_task(keeper.run())
     await _until(lambda: flows.begun == 1)
     registry = CollectorRegistry()
