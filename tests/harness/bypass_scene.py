@@ -62,6 +62,7 @@ class RingReader:
         return found
 
     def close(self) -> None:
+        """May be called again."""
         self._consumer.close()
         self._records.close()
 
@@ -133,6 +134,11 @@ class PinnedMaps:
         value = self._counters.get(struct.pack("=I", COUNTERS.index(name))) or b""
         return sum(struct.unpack(f"={len(value) // 8}Q", value))
 
+    def numbers(self) -> set[int]:
+        """The kernel's, of the maps."""
+        texts = (Path(f"/proc/self/fdinfo/{each.fd}").read_text() for each in self._opened)
+        return {int(dict(line.split(":", 1) for line in text.splitlines())["map_id"]) for text in texts}
+
     def clear(self) -> None:
         """As an agent starts: nothing is known, nothing told."""
         self.begin(layout.NO_BYPASS)
@@ -145,6 +151,7 @@ class PinnedMaps:
         self._events.close()
         for each in self._opened:
             each.close()
+        self._opened.clear()
 
 
 @dataclass

@@ -1,0 +1,179 @@
+"""Connections past the engine when agents come and go: those that live go on, and nothing stale is acted on."""
+
+from __future__ import annotations
+
+import contextlib
+import itertools
+import json
+import subprocess
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from harness import scratch_cgroup
+from harness.bypass_scene import CLIENT, LIFE, SERVER, BypassScene, PinnedMaps, bypass_scene
+from harness.capture_agent import CaptureAgent
+from harness.peer import dial, exchange, peer_server, read_line
+from harness.processes import wait_until
+
+from nodeagent.dataplane.bypass_layout import NO_BYPASS, Ends, EventKind, Flow, Life
+from nodeagent.snapshot.address import parse_address
+
+pytestmark = [pytest.mark.netns, pytest.mark.parametrize("pins", ["ebpf"], indirect=True)]
+
+PORT = 25_000
+
+
+@pytest.fixture
+def scene(pins: Path) -> Iterator[BypassScene]:
+    """The client passes to the server by the server's own address, as the engine would take it there, too."""
+    with bypass_scene("over", pins) as scene, peer_server(scene.server, 8080):
+        scene.permit("v4", scene.server.v4, 8080)
+        yield scene
+
+
+@contextlib.contextmanager
+def _next_agent(scene: BypassScene) -> Iterator[tuple[CaptureAgent, PinnedMaps]]:
+    """One that has taken over and enrolled nobody yet."""
+    assert scene.agent.pins is not None
+    with scratch_cgroup("next") as group, CaptureAgent(group.join, scene.agent.pins) as agent:
+        agent.ask("counters")
+        maps = PinnedMaps(scene.agent.pins)
+        try:
+            yield agent, maps
+        finally:
+            maps.close()
+
+
+def _enrol(scene: BypassScene, agent: CaptureAgent) -> None:
+    agent.enrol(scene.client, "client")
+    agent.enrol(scene.server, "server")
+
+
+def _is_direct(scene: BypassScene) -> bool:
+    with dial(scene.client, scene.server.v4, 8080) as client:
+        return int(read_line(client).split()[1]) == client.getsockname()[1]
+
+
+def test_live_connections_outlive_the_agent(scene: BypassScene) -> None:
+    """And are told of to the next one, which had nothing to do with them."""
+    with dial(scene.client, scene.server.v4, 8080) as live:
+        greeting = len(read_line(live)) + 1
+        scene.agent.kill()
+        assert exchange(live, b"without") == b"without"
+        with _next_agent(scene) as (agent, maps):
+            assert exchange(live, b"with another") == b"with another"
+            _enrol(scene, agent)
+            assert exchange(live, b"enrolled") == b"enrolled"
+            assert [flow.life for flow in maps.flows().values()] == [LIFE]
+            live.close()
+            wait_until(lambda: not maps.flows(), "the flow to go")
+            opened, closed = maps.events()
+            assert (opened.kind, closed.kind) == (EventKind.OPENED, EventKind.CLOSED)
+            assert (closed.flow.life, closed.flow.source, closed.flow.destination) == (LIFE, CLIENT, SERVER)
+            assert (closed.sent, closed.received) == (27, 27 + greeting)
+
+
+def test_without_an_agent_nothing_passes(scene: BypassScene) -> None:
+    """At once, at connect() and where it arrives; the next agent begins with nothing."""
+    assert _is_direct(scene)
+    _forge(scene)
+    scene.agent.kill()
+    with pytest.raises(ConnectionRefusedError):
+        dial(scene.client, scene.server.v4, 8080)
+    with pytest.raises(ConnectionRefusedError):
+        dial(scene.outside, scene.server.v4, 8080, source=(scene.outside.v4, PORT))
+    with _next_agent(scene) as (agent, maps):
+        assert not any(list(each) for each in (maps.sources, maps.services, maps.backends, maps.access))
+        for life in (scene.maps.life, maps.life):
+            assert Life.unpack(life.get(bytes(4)) or b"") == Life(NO_BYPASS)
+        _forge(scene)
+        with pytest.raises(ConnectionRefusedError):
+            dial(scene.outside, scene.server.v4, 8080, source=(scene.outside.v4, PORT))
+        _enrol(scene, agent)
+        assert not _is_direct(scene), "the engine's"
+        scene.maps = maps
+        scene.permit("v4", scene.server.v4, 8080)
+        assert _is_direct(scene)
+
+
+def _forge(scene: BypassScene) -> None:
+    """An entry for a connection from outside, of the life that ends."""
+    ends = Ends(parse_address(scene.outside.v4), parse_address(scene.server.v4), PORT, 8080)
+    scene.maps.bypassed[ends.pack()] = Flow(bytes(16), 0, 0, 0, 0, LIFE, CLIENT, SERVER, 0).pack()
+
+
+def _numbers(kind: str) -> set[int]:
+    listed = subprocess.run(
+        ["bpftool", "-j", kind, "list"], capture_output=True, text=True, check=True
+    ).stdout
+    return {each["id"] for each in json.loads(listed)}
+
+
+def test_unloading_leaves_nothing(scene: BypassScene) -> None:
+    """Neither maps nor programs, but what a socket still holds that lives on."""
+    maps = scene.maps.numbers()
+    assert maps <= _numbers("map")
+    with dial(scene.client, scene.server.v4, 8080) as live:
+        read_line(live)
+        for uid in ("client", "server"):
+            scene.agent.ask("remove", uid=uid)
+        scene.agent.close()
+        assert scene.agent.pins is not None
+        assert not scene.agent.pins.exists()
+        scene.maps.close()
+        assert exchange(live, b"on") == b"on"
+        wait_until(lambda: not maps & _numbers("map"), "the maps to go")
+    with dial(scene.client, scene.server.v4, 8080) as plain:
+        assert int(read_line(plain).split()[1]) == plain.getsockname()[1]
+
+
+def test_the_agent_is_killed_under_load(scene: BypassScene) -> None:
+    """1,000 connections a second, of which none passes without an agent, or by what an earlier one has said; and those
+    that live are not disturbed."""
+    outcomes: list[tuple[float, str]] = []
+    stop = threading.Event()
+
+    def load(interval: float = 0.004) -> None:
+        for due in itertools.count():
+            if stop.wait(max(0.0, began + due * interval - time.monotonic())):
+                return
+            at = time.monotonic()
+            try:
+                outcomes.append((at, "direct" if _is_direct(scene) else "engine"))
+            except (OSError, AssertionError):
+                outcomes.append((at, "failed"))
+
+    with contextlib.ExitStack() as stack:
+        live = [stack.enter_context(dial(scene.client, scene.server.v4, 8080)) for _ in range(20)]
+        for each in live:
+            read_line(each)
+        began = time.monotonic()
+        threads = [threading.Thread(target=load) for _ in range(4)]
+        for thread in threads:
+            thread.start()
+        time.sleep(0.4)
+        scene.agent.kill()
+        killed = time.monotonic()
+        for each in live:
+            assert exchange(each, b"x" * 1000) == b"x" * 1000
+        agent, maps = stack.enter_context(_next_agent(scene))
+        _enrol(scene, agent)
+        time.sleep(0.2)
+        scene.maps, permitted = maps, time.monotonic()
+        scene.permit("v4", scene.server.v4, 8080)
+        time.sleep(0.2)
+        stop.set()
+        for thread in threads:
+            thread.join()
+        for each in live:
+            assert exchange(each, b"y" * 1000) == b"y" * 1000
+        assert len(maps.flows()) == len(live)
+    before = {outcome for at, outcome in outcomes if at < killed - 0.05}
+    between = {outcome for at, outcome in outcomes if killed < at < permitted}
+    assert before == {"direct"}
+    assert between == {"failed", "engine"}
+    assert outcomes[-1][1] == "direct"
+    assert len(outcomes) > 500
