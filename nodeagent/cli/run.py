@@ -26,7 +26,7 @@ def run(
         Option("xds", "Control plane: TLS with https://, else plain text.", "[https://]HOST:PORT|unix:PATH"),
     ] = settings.DEFAULT_XDS,
     zds: Annotated[
-        Path, Option("zds", "Socket on which the CNI side listens; empty: there is none.")
+        Path, Option("zds", "Socket on which the CNI side listens, or `none`.")
     ] = settings.DEFAULT_ZDS,
     workloads: Annotated[
         Path | None,

@@ -10,6 +10,7 @@ from nodeagent.errors import ConfigError
 
 DEFAULT_XDS: Final = "istiod.istio-system.svc:15010"
 DEFAULT_ZDS: Final = Path("/var/run/ztunnel/ztunnel.sock")
+NO_ZDS: Final = Path("none")
 DEFAULT_ADMIN: Final = Path("/run/nodeagent/admin.sock")
 DEFAULT_STATE: Final = Path("/var/lib/nodeagent")
 DEFAULT_METRICS: Final = "0.0.0.0:15020"
@@ -37,7 +38,7 @@ class AgentConfig:
     xds: str = DEFAULT_XDS
     """`https://host:port` over TLS; `host:port` or `unix:PATH` in plain text."""
     zds: Path = DEFAULT_ZDS
-    """Socket of the CNI side; empty: there is none."""
+    """Socket of the CNI side; `none`: there is no such side."""
     workloads: Path | None = None
     """File of workloads that are cgroups (config/workloads.py)."""
     admin: Path = DEFAULT_ADMIN
@@ -105,12 +106,12 @@ class AgentConfig:
 
     @property
     def has_cni(self) -> bool:
-        """Whether a CNI side tells of workloads. An empty path is the present folder, for pathlib."""
-        return self.zds != Path()
+        """Whether a CNI side tells of workloads."""
+        return self.zds != NO_ZDS
 
     def __post_init__(self) -> None:
         if not self.has_cni and self.workloads is None and self.static is None:
-            raise ConfigError("--zds: empty, and no --workloads: there would be no workloads")
+            raise ConfigError("--zds none: without --workloads there would be no workloads")
         if not self.node:
             raise ConfigError("--node: the name of this node is needed (in Kubernetes: spec.nodeName)")
         if self.xds_mtls and not self.ca:

@@ -36,11 +36,15 @@ class ScratchCgroup:
 
 
 @contextmanager
-def scratch_cgroup(name: str, within: ScratchCgroup | None = None) -> Iterator[ScratchCgroup]:
-    """An empty group below the root, or within another; removed at the end, when its processes must have ended."""
+def scratch_cgroup(
+    name: str, within: ScratchCgroup | None = None, *, exact: bool = False
+) -> Iterator[ScratchCgroup]:
+    """An empty group below the root, or within another; removed at the end, when its processes must have ended. It is
+    called just `name` if that is to be `exact`."""
     mount = find_mount(Path("/proc/mounts").read_text())
     parent = within.path if within is not None else ""
-    group = describe(mount, f"{parent}/nodeagent-test-{os.getpid()}-{next(_numbers)}-{name}")
+    full = name if exact else f"nodeagent-test-{os.getpid()}-{next(_numbers)}-{name}"
+    group = describe(mount, f"{parent}/{full}")
     group.directory.mkdir()
     scratch = ScratchCgroup(group)
     try:

@@ -24,6 +24,7 @@ from nodeagent.snapshot.address import parse_address
         ({"log_level": "loud"}, "--log-level loud: not one of debug, info, warning, error"),
         ({"xds_mode": "some"}, "--xds-mode some: not one of auto, on-demand, wildcard"),
         ({"access_log": "yes"}, "--access-log yes: not one of off, text, json"),
+        ({"zds": Path("none")}, "--zds none: without --workloads there would be no workloads"),
         ({"workers": 0}, "--workers 0: must be at least 1"),
         ({"workers": 65}, "--workers 65: must be at most 64"),
         ({"drain": -1}, "--drain -1: must be at least 0"),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import re
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager, suppress
 from pathlib import Path
@@ -44,6 +45,19 @@ def test_a_file_says_all_there_is_to_say(tmp_path: Path) -> None:
     assert third.addresses == (bytes([10, 0, 0, 5]), bytes([0xFD, *[0] * 14, 5]))
     path.write_text("workloads: []")
     assert read_workloads(path) == ()
+
+
+def test_the_example_is_what_can_be_read(tmp_path: Path) -> None:
+    example = Path(__file__).parents[3] / "deploy" / "systemd" / "workloads.yaml"
+    assert read_workloads(example) == ()
+    path = tmp_path / "workloads.yaml"
+    path.write_text(
+        re.sub(r"^#(?=[- ] )", "", example.read_text(), flags=re.MULTILINE).replace(
+            "workloads: []", "workloads:"
+        )
+    )
+    (workload,) = read_workloads(path)
+    assert (workload.ports, workload.cgroup) == ((80, 8443), "shop.slice/nginx.service")
 
 
 @pytest.mark.parametrize(
