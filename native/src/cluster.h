@@ -121,6 +121,11 @@ const na_host *na_cluster_pick(const na_cluster *cluster, uint64_t random, uint3
  * version of the cluster. */
 const na_host *na_cluster_pick_other(const na_cluster *cluster, uint64_t random, uint32_t worker,
                                      const na_host_state *const *tried, uint32_t n);
+/* Whether to make another attempt after the last one failed with `error`. Not where policy has refused
+ * (-EKEYREJECTED), and where nobody answered in time (-ETIMEDOUT) only if there is an endpoint not tried yet: the same
+ * one would be waited for as long again. Other arguments as above. */
+bool na_cluster_is_worth_another(const na_cluster *cluster, uint64_t random, const na_host_state *const *tried,
+                                 uint32_t n, int error);
 
 /* Count one more against a limit; false (and counted in overflows) when the limit is reached: answer with flag UO.
  * Each success is undone by one na_cluster_release on any version of the cluster of the same name. */

@@ -3,6 +3,7 @@
  * Picking an endpoint: priority, then round robin, random or least request.
  */
 #include <assert.h>
+#include <errno.h>
 
 #include "cluster.h"
 
@@ -125,4 +126,12 @@ const na_host *na_cluster_pick_other(const na_cluster *cluster, uint64_t random,
   }
   const na_host *untried = find_untried(group, random, tried, n);
   return untried ? untried : host;
+}
+
+bool na_cluster_is_worth_another(const na_cluster *cluster, uint64_t random, const na_host_state *const *tried,
+                                 uint32_t n, int error) {
+  if (error == -EKEYREJECTED)
+    return false;
+  const na_host_group *group = error == -ETIMEDOUT ? pick_group(cluster, random) : NULL;
+  return error != -ETIMEDOUT || (group && find_untried(group, random, tried, n));
 }

@@ -177,8 +177,21 @@ static void fail_waiting(na_hbone_target *target, int error, const char *why) {
   }
 }
 
+/* Why a call that was given up got no answer: how far it came. */
+static const char *waited_for(const na_hbone_call *call) {
+  if (!na_link_in_list(&call->waiting))
+    return "HBONE: no answer to the CONNECT in time";
+  for (const na_link *link = call->target->tunnels.next; link != &call->target->tunnels; link = link->next) {
+    const na_hbone_tunnel *tunnel = na_container_of(link, na_hbone_tunnel, link);
+    if (!tunnel->ready && !tunnel->h2.io.connecting)
+      return "HBONE: TLS handshake timeout";
+  }
+  return "HBONE: connection timeout";
+}
+
 static const char *failure(const na_h2_stream *stream) {
-  return call_of(stream)->failure;
+  const na_hbone_call *call = call_of(stream);
+  return call->failure ? call->failure : waited_for(call);
 }
 
 static void call_free(na_grave *grave) {
@@ -261,8 +274,9 @@ static void head(na_h2_stream *stream) {
     return;
   }
   char why[128];
+  bool by_policy = call->status == 401 || call->status == 403;
   snprintf(why, sizeof why, "HBONE: the peer answered %u: %s", call->status, meaning_of(call->status));
-  fail_call(call, -ECONNREFUSED, why);
+  fail_call(call, by_policy ? -EKEYREJECTED : -ECONNREFUSED, why);
 }
 
 /* The tunnel has let go of a call that was not answered. One that the peer did not look at may go through another one:

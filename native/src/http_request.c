@@ -167,8 +167,9 @@ void na_request_connect(na_http_request *request, bool fresh) {
 }
 
 void na_request_connect_failed(na_http_request *request, int error) {
-  bool retriable = request->host && request->ntried <= NA_REQUEST_RETRIES;
-  if (retriable) {
+  if (request->host && request->ntried <= NA_REQUEST_RETRIES &&
+      na_cluster_is_worth_another(request->cluster, na_random(request->worker), request->tried, request->ntried,
+                                  error)) {
     na_worker_count(request->worker, NA_COUNTER_UPSTREAM_RQ_RETRY);
     na_request_connect(request, false);
     return;

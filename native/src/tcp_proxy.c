@@ -189,6 +189,12 @@ static void connected(na_tcp_proxy *proxy) {
 
 /* ---- connecting ---- */
 
+static bool may_retry(const na_tcp_proxy *proxy, int error) {
+  uint64_t random = na_random(proxy->conn->worker);
+  return proxy->host && proxy->ntried <= NA_CONNECT_RETRIES &&
+         na_cluster_is_worth_another(proxy->cluster, random, proxy->tried, proxy->ntried, error);
+}
+
 static void connect_failed(na_tcp_proxy *proxy, int error) {
   na_worker *worker = proxy->conn->worker;
   na_timer_disarm(&proxy->connect_timer);
@@ -196,7 +202,7 @@ static void connect_failed(na_tcp_proxy *proxy, int error) {
   free(proxy->failure);
   proxy->report.failure = proxy->failure = strdup(na_stream_failure(&proxy->upstream, error));
   close_upstream(proxy, true);
-  if (proxy->host && proxy->ntried <= NA_CONNECT_RETRIES) {
+  if (may_retry(proxy, error)) {
     leave_host(proxy);
     na_worker_count(worker, NA_COUNTER_UPSTREAM_RQ_RETRY);
     /* At the end of the turn, when the loop holds no more events for this watch. */
