@@ -15,7 +15,10 @@ VENV         := .venv
 BIN          := $(VENV)/bin
 STAMPS       := build/stamps
 FUZZ_SECONDS ?= 30
+CORES        := $(shell nproc)
 PYTEST_ARGS  ?=
+# Files of tests are shared out to processes. Most of their time is waiting, so there may be more of these than cores.
+PYTEST_SHARE ?= -n 3 --dist loadfile --no-loadscope-reorder
 
 say = @printf '\033[1m==> %s\033[0m\n' "$(1)"
 
@@ -49,7 +52,7 @@ native-test: $(STAMPS)/deb-build $(STAMPS)/deb-test
 	@CC=clang CXX=clang++ cmake -S . -B build/asan -G Ninja -DNODEAGENT_TESTS=ON -DNODEAGENT_EXTENSION=OFF \
 	  -DCMAKE_BUILD_TYPE=Debug --log-level=WARNING
 	@cmake --build build/asan
-	@ctest --test-dir build/asan/native --output-on-failure --no-tests=error
+	@ctest --test-dir build/asan/native -j $(CORES) --output-on-failure --no-tests=error
 
 fuzz-build: $(STAMPS)/deb-build $(STAMPS)/deb-test
 	$(call say,fuzzers)
@@ -58,14 +61,7 @@ fuzz-build: $(STAMPS)/deb-build $(STAMPS)/deb-test
 	@cmake --build build/fuzz
 
 fuzz: fuzz-build
-	@for fuzzer in build/fuzz/native/*_fuzz; do \
-	  name=$$(basename $$fuzzer); corpus=native/fuzz/corpus/$${name%_fuzz}; \
-	  printf '\033[1m==> %s for %s s\033[0m\n' $$name $(FUZZ_SECONDS); \
-	  mkdir -p build/fuzz/corpus/$$name; \
-	  (cd build/fuzz && native/$$name -max_total_time=$(FUZZ_SECONDS) corpus/$$name \
-	    $$([ -d ../../$$corpus ] && echo ../../$$corpus)) >build/fuzz/$$name.log 2>&1 \
-	    || { tail -n 60 build/fuzz/$$name.log; exit 1; }; \
-	done
+	@printf '%s\n' build/fuzz/native/*_fuzz | xargs -n 1 -P $(CORES) native/fuzz/run.sh $(FUZZ_SECONDS)
 
 bench-build: $(STAMPS)/deb-build $(STAMPS)/deb-bench
 	$(call say,micro-benchmarks)
@@ -81,7 +77,7 @@ bench-reference: bench-build
 
 python-test: build $(STAMPS)/deb-test $(STAMPS)/venv-test
 	$(call say,Python tests)
-	@$(BIN)/pytest $(PYTEST_ARGS)
+	@$(BIN)/pytest $(PYTEST_SHARE) $(PYTEST_ARGS)
 
 test: lint native-test bench-check
 	@$(MAKE) --no-print-directory fuzz FUZZ_SECONDS=5

@@ -13,6 +13,7 @@ from envoy.service.discovery.v3 import ads_pb2_grpc, discovery_pb2
 from harness import pki
 from harness.ca_plane import TOKENS, CaPlane, ca_plane
 from harness.xds_client import ADDRESS, CDS, node
+from harness.xds_plane import until
 
 from nodeagent.app.agent_access import workload_access
 from nodeagent.config.agent import AgentConfig
@@ -83,7 +84,8 @@ async def test_without_a_good_token_there_is_nothing(plane: CaPlane) -> None:
     assert (await first_answer(plane, WEB, "guessed-token-guessed")).startswith("UNAUTHENTICATED")
     assert plane.metric('nodeagent_controlplane_xds_streams_refused_total{limit="caller"} 2.0')
     assert plane.plane is not None
-    assert not plane.plane.hub.streams
+    hub = plane.plane.hub
+    await until(lambda: not hub.streams, "no stream is left")
 
 
 # -- by certificate --

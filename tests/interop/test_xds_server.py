@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 from pathlib import Path
 from typing import Any
@@ -222,8 +223,11 @@ async def test_admin_tells_of_clients_and_configuration(plane: Plane, tmp_path: 
                     assert response.status == status
                     return await response.text()
 
-            found = json.loads(await get("/status"))
-            assert found["clients"][0]["types"][CDS]["state"] == "SYNCED"
+            async with asyncio.timeout(5):
+                found = json.loads(await get("/status"))
+                while found["clients"][0]["types"][CDS]["state"] != "SYNCED":
+                    await asyncio.sleep(0.01)  # the client's acknowledgement is on its way
+                    found = json.loads(await get("/status"))
             assert found["resources"] == {"Pod": 2, "Service": 2}
             texts = [issue["text"] for issue in json.loads(await get("/config_errors"))["issues"]]
             assert any("spec.host: unknown field; did you mean hosts?" in text for text in texts), texts

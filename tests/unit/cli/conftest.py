@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import tempfile
 import threading
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -39,14 +40,16 @@ class ServedState:
 
 
 @pytest.fixture
-def labs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A folder of labs with two: `books` (node-a, node-b, control plane) and `other` (node-b)."""
-    root = tmp_path / "lab"
-    monkeypatch.setattr(names, "LABS", root)
-    monkeypatch.delenv("NODEAGENT_ADMIN", raising=False)
-    for folder in ("books/node/node-a", "books/node/node-b", "books/controlplane", "other/node/node-b"):
-        (root / folder).mkdir(parents=True)
-    return root
+def labs(monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """A folder of labs with two: `books` (node-a, node-b, control plane) and `other` (node-b). Its path is short, as
+    those of sockets must be."""
+    with tempfile.TemporaryDirectory(prefix="labs-") as created:
+        root = Path(created)
+        monkeypatch.setattr(names, "LABS", root)
+        monkeypatch.delenv("NODEAGENT_ADMIN", raising=False)
+        for folder in ("books/node/node-a", "books/node/node-b", "books/controlplane", "other/node/node-b"):
+            (root / folder).mkdir(parents=True)
+        yield root
 
 
 @pytest.fixture
