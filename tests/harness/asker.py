@@ -1,8 +1,9 @@
 """Runs in a pod: makes the requests and connections given as JSON on standard input, prints what became of each.
 
-A request is raw bytes, so that nothing between it and the wire corrects it. It reads `{"host", "port", "http"}` or
-`{"host", "port", "tcp"}`, and prints a JSON list: the status of an HTTP answer as a number, `reset` where the
-connection was refused, reset or closed without an answer, and for TCP `open` where what was sent came back.
+A request is raw bytes, so that nothing between it and the wire corrects it. It reads lines, each a JSON list of
+`{"host", "port", "http"}` or `{"host", "port", "tcp"}`, and prints a line for each, a JSON list: the status of an
+HTTP answer as a number, `reset` where the connection was refused, reset or closed without an answer, and for TCP
+`open` where what was sent came back.
 """
 
 from __future__ import annotations
@@ -34,4 +35,5 @@ def ask(item: dict[str, Any]) -> Any:
 
 
 if __name__ == "__main__":
-    print(json.dumps([ask(item) for item in json.load(sys.stdin)]))
+    for line in sys.stdin:
+        print(json.dumps([ask(item) for item in json.loads(line)]), flush=True)

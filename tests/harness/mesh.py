@@ -1,4 +1,4 @@
-"""A lab with a mesh in it, driven through the command line as a user would.
+"""A lab with a mesh in it, driven through the command line as a user would (but for commands in pods: harness/pods.py).
 
 `up` brings a lab up from the text of its files, `exec` runs commands in pods, `apply` and `delete` change
 configuration from YAML text. Tests share one mesh and restore what they change.
@@ -17,6 +17,8 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from prometheus_client.parser import text_string_to_metric_families
+
+from harness.pods import in_pod
 
 ROOT = Path(__file__).parents[2]
 NODEAGENT = Path(sys.executable).with_name("nodeagent")
@@ -55,12 +57,12 @@ class Mesh:
 
     def exec(self, pod: str, *command: str, check: bool = True, timeout: float = 60) -> str:
         """Run a command in a pod; its standard output."""
-        return self.lab("exec", pod, "--", *command, check=check, timeout=timeout)
+        return run(*in_pod(self.name, pod, command), check=check, timeout=timeout)
 
     def popen(self, pod: str, *command: str) -> subprocess.Popen[str]:
         """Start a command in a pod with pipes."""
         return subprocess.Popen(
-            [str(NODEAGENT), "lab", "exec", "--name", self.name, pod, "--", *command],
+            in_pod(self.name, pod, command),
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,

@@ -6,7 +6,6 @@ import json
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 from typing import Any
 
@@ -16,30 +15,34 @@ from harness.requirements import require
 pytestmark = [pytest.mark.lab, pytest.mark.timeout(240)]
 
 NODEAGENT = [sys.executable, "-m", "nodeagent.cli.main"]
-SHORT = ("--rounds", "1", "--seconds", "0.4", "--warm-up", "0.2", "--steal", "100")
+SHORT = ("--rounds", "1", "--seconds", "0.3", "--warm-up", "0.1", "--steal", "100")
+DEFAULT_PINS = Path("/sys/fs/bpf/nodeagent")
 
 
-def leftovers() -> list[str]:
-    """Namespaces, cgroups, folders and pins of benchmarks, or pins of an agent that was given no place."""
-    pins = [Path("/sys/fs/bpf/nodeagent"), *Path("/sys/fs/bpf").glob("nabench-*")]
-    folders = [
-        *(each for each in pins if each.exists()),
-        *Path("/run/netns").glob("nabench.*"),
-        *Path("/sys/fs/cgroup").glob("**/nabench.*"),
-    ]
-    return [str(path) for path in (*folders, *Path("/tmp").glob("nabench.*"))]
+def leftovers(pid: int) -> list[str]:
+    """Namespaces, cgroups, folders and pins of a run of the benchmark, by its process id."""
+    mine = (f"nabench.{pid}", f"nabench.{pid}.*", f"na.bench{pid}*", f"nodeagent-lab-bench{pid}*")
+    folders = [Path("/run/netns"), Path("/sys/fs/bpf"), Path("/tmp")]
+    found = [path for folder in folders for name in mine for path in folder.glob(name)]
+    return [str(path) for path in (*found, *Path("/sys/fs/cgroup").glob(f"**/nabench.{pid}"))]
+
+
+def start(*arguments: str) -> subprocess.Popen[str]:
+    """Start the benchmark."""
+    require("root", "engine", "taskset")
+    command = [*NODEAGENT, "bench", *arguments]
+    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
 
 
 def bench(folder: Path, *arguments: str) -> Any:
     """Run the benchmark; its JSON."""
-    require("root", "engine", "taskset")
-    before = leftovers()
+    before = DEFAULT_PINS.exists()
     file = folder / "bench.json"
-    command = [*NODEAGENT, "bench", *arguments, *SHORT, "--json", str(file)]
-    command += ["--html", str(folder / "bench.html")]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=200, check=False)
-    assert done.returncode == 0, done.stdout + done.stderr
-    assert set(leftovers()) <= set(before)
+    process = start(*arguments, *SHORT, "--json", str(file), "--html", str(folder / "bench.html"))
+    output, errors = process.communicate(timeout=200)
+    assert process.returncode == 0, output + errors
+    assert leftovers(process.pid) == []
+    assert DEFAULT_PINS.exists() == before, "an agent was given no place for its pins"
     assert "</svg>" in (folder / "bench.html").read_text()
     return json.loads(file.read_text())
 
@@ -118,7 +121,6 @@ def test_captured(tmp_path: Path) -> None:
     assert 5 < values(small, "nodeagent")["cpu"] < 2000
     assert values(small, "direct")["rate"] > values(small, "nodeagent")["rate"] > 200
     assert values(bulk, "nodeagent")["throughput"] > 20
-    assert list(Path("/run/netns").glob("na.bench*")) == []
 
 
 def test_capture(tmp_path: Path) -> None:
@@ -130,7 +132,6 @@ def test_capture(tmp_path: Path) -> None:
         assert ("worker_cpu" in found) == (peer != "direct")
     ratios = {item["peer"]: item["ratio"] for item in case["estimates"] if item["metric"] == "p50"}
     assert 0.1 < ratios["nft"]["median"] < 10
-    assert list(Path("/run/netns").glob("na.bench*")) == []
 
 
 def test_hbone(tmp_path: Path) -> None:
@@ -144,7 +145,6 @@ def test_hbone(tmp_path: Path) -> None:
     # A thousand connections, two hundred streams to a tunnel.
     assert 5 <= values(idle, "nodeagent")["tunnels"] <= 6
     assert values(bulk, "direct")["throughput"] > 50
-    assert list(Path("/run/netns").glob("na.bench*")) == []
 
 
 def test_mtls(tmp_path: Path) -> None:
@@ -157,33 +157,31 @@ def test_mtls(tmp_path: Path) -> None:
     for case in (bulk, out_bulk):
         assert values(case, "nodeagent")["throughput"] > 10
     assert values(full, "nodeagent")["cpu"] > values(keep_alive, "nodeagent")["cpu"]
-    assert list(Path("/run/netns").glob("na.bench*")) == []
 
 
-def start_endless(*arguments: str) -> subprocess.Popen[str]:
-    """A benchmark in the middle of its rounds."""
-    require("root", "engine", "taskset")
-    command = [*NODEAGENT, "bench", "http1", "--peers", "floor", "--rounds", "50"]
-    command += ["--seconds", "0.2", "--warm-up", "0.1", *arguments]
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
-    time.sleep(6)
+def start_long(json_file: Path) -> subprocess.Popen[str]:
+    """A benchmark that has its first case behind it, and three more to come."""
+    short = ("--rounds", "4", "--seconds", "0.2", "--warm-up", "0")
+    process = start("http1", "--peers", "floor", *short, "--json", str(json_file))
+    assert process.stderr is not None
+    for number, _ in enumerate(line for line in process.stderr if line.startswith("http1: ")):
+        if number == 1:
+            break
     return process
 
 
 def test_what_a_killed_run_leaves_is_removed_by_the_next(tmp_path: Path) -> None:
-    process = start_endless()
+    process = start_long(tmp_path / "killed.json")
     process.kill()
     process.communicate()
-    mine = [path for path in leftovers() if f"nabench.{process.pid}" in path]
-    assert mine
+    assert leftovers(process.pid)
     bench(tmp_path, "http1-close", "--peers", "floor")
-    assert [path for path in leftovers() if f"nabench.{process.pid}" in path] == []
+    assert leftovers(process.pid) == []
 
 
 def test_an_interruption_shows_what_there_is(tmp_path: Path) -> None:
-    before = leftovers()
     file = tmp_path / "bench.json"
-    process = start_endless("--json", str(file))
+    process = start_long(file)
     process.send_signal(signal.SIGINT)
     output, _ = process.communicate(timeout=30)
     assert process.returncode == 130
@@ -192,7 +190,7 @@ def test_an_interruption_shows_what_there_is(tmp_path: Path) -> None:
     document = json.loads(file.read_text())
     assert document["interrupted"]
     assert document["cases"][0]["samples"]
-    assert set(leftovers()) <= set(before)
+    assert leftovers(process.pid) == []
 
 
 def test_wrong_usage_is_told(tmp_path: Path) -> None:

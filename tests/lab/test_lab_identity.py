@@ -75,7 +75,7 @@ def log(lab: LabUnderTest, name: str) -> str:
 def test_each_node_has_the_identities_of_its_pods_in_the_mesh(lab: LabUnderTest) -> None:
     eventually(lambda: available(lab, "node-a"), lambda found: found == {DEFAULT, WEB})
     eventually(lambda: available(lab, "node-b"), lambda found: found == {WEB})
-    assert lab.exec("client", "curl", "-sf", "http://web/").returncode == 0
+    assert lab.inside("client", "curl", "-sf", "http://web/").returncode == 0
 
 
 def test_certificates_are_renewed(lab: LabUnderTest) -> None:
@@ -94,7 +94,7 @@ def test_killed_agent_and_control_plane_come_back_to_the_same_root(lab: LabUnder
     eventually(lambda: certificates(lab, "node-a"), lambda found: not found)
     eventually(lambda: available(lab, "node-a"), lambda found: found == {DEFAULT, WEB}, within=20)
     assert root.read_text() == before
-    assert lab.exec("client", "curl", "-sf", "http://web/").returncode == 0
+    assert lab.inside("client", "curl", "-sf", "http://web/").returncode == 0
 
 
 def test_the_control_plane_tells_what_it_issued(lab: LabUnderTest) -> None:

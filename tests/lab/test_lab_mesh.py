@@ -68,7 +68,7 @@ def lab(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LabUnderTest]:
 
 def version(lab: LabUnderTest, pod: str = "sleep") -> str:
     """Which version answers the pod; the error number of curl when none does."""
-    done = lab.exec(pod, "curl", "-s", "--max-time", "3", "http://web/")
+    done = lab.inside(pod, "curl", "-s", "--max-time", "3", "http://web/")
     if done.returncode != 0 or not done.stdout.startswith("{"):
         return f"curl {done.returncode} {done.stdout}"
     return str(json.loads(done.stdout)["labels"]["version"])

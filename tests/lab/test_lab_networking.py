@@ -82,7 +82,7 @@ def lab(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LabUnderTest]:
 
 
 def answering(lab: LabUnderTest, pod: str, url: str, *arguments: str) -> str:
-    done = lab.exec(pod, "curl", "-sS", "--max-time", "5", *arguments, url)
+    done = lab.inside(pod, "curl", "-sS", "--max-time", "5", *arguments, url)
     assert done.returncode == 0, done.stderr
     return str(json.loads(done.stdout)["pod"])
 
@@ -108,7 +108,7 @@ def test_services_answer_by_every_name(lab: LabUnderTest, pod: str, host: str, f
 def test_a_short_name_is_of_ones_own_namespace(lab: LabUnderTest) -> None:
     assert answering(lab, "other/sleep", "http://named/") == "named"
     assert answering(lab, "sleep", "http://named.other/") == "named"
-    assert lab.exec("sleep", "curl", "-s", "--max-time", "5", "http://named/").returncode == 6, (
+    assert lab.inside("sleep", "curl", "-s", "--max-time", "5", "http://named/").returncode == 6, (
         "cannot resolve"
     )
 
@@ -118,7 +118,7 @@ def test_connections_spread_over_the_endpoints(lab: LabUnderTest, family: int) -
     address = lab.virtual_ip("default/web", family)
     host = f"[{address}]" if family == 6 else address
     script = f"for n in $(seq 60); do curl -gsS 'http://{host}/'; done"
-    done = lab.exec("sleep", "sh", "-c", script)
+    done = lab.inside("sleep", "sh", "-c", script)
     pods = Counter(json.loads(line)["pod"] for line in done.stdout.splitlines() if line.startswith("{"))
     assert pods.total() == 60
     assert min(pods["web-1"], pods["web-2"]) >= 10, "six standard deviations would be 7"
@@ -141,7 +141,7 @@ def test_a_fixed_address_is_kept(lab: LabUnderTest) -> None:
 @pytest.mark.parametrize("family", ["-4", "-6"])
 def test_a_pod_reaches_itself_by_its_service(lab: LabUnderTest, family: str) -> None:
     script = f"for n in $(seq 12); do curl -sS {family} --max-time 3 http://web/ || exit 1; done"
-    done = lab.exec("web-1", "sh", "-c", script)
+    done = lab.inside("web-1", "sh", "-c", script)
     assert done.returncode == 0, done.stderr
     assert "web-1" in {json.loads(line)["pod"] for line in done.stdout.splitlines()}, "2 ** -12 to be unlucky"
 
@@ -151,7 +151,7 @@ def test_a_pod_reaches_itself_by_its_service(lab: LabUnderTest, family: str) -> 
     ("url", "why"), [("http://nobody/", "no endpoint"), ("http://web:81/", "no such port")]
 )
 def test_what_nobody_serves_is_refused_at_once(lab: LabUnderTest, url: str, why: str, family: str) -> None:
-    done = lab.exec("sleep", "curl", "-sS", family, "--max-time", "5", "-w", "%{time_total}", url)
+    done = lab.inside("sleep", "curl", "-sS", family, "--max-time", "5", "-w", "%{time_total}", url)
     assert done.returncode == 7, f"{why}: {done.stderr}"
     assert float(done.stdout) < 0.9, "before the second SYN"
 
@@ -161,7 +161,7 @@ def test_pods_see_each_others_true_addresses(lab: LabUnderTest) -> None:
     for index in (0, 1):
         target = addresses["web-2"][index]
         url = f"http://[{target}]:8080/" if ":" in target else f"http://{target}:8080/"
-        done = lab.exec("sleep", "curl", "-gsS", "--max-time", "5", url)
+        done = lab.inside("sleep", "curl", "-gsS", "--max-time", "5", url)
         assert json.loads(done.stdout)["remote"]["ip"] == addresses["sleep"][index]
 
 
@@ -172,21 +172,22 @@ def test_udp_services(lab: LabUnderTest, family: str) -> None:
         "s.connect(socket.getaddrinfo('udp', 53, f, socket.SOCK_DGRAM)[0][4]);"
         "s.send(b'hi'); print(s.recv(99))"
     )
-    done = lab.exec("sleep", "python3", "-c", program)
+    done = lab.inside("sleep", "python3", "-c", program)
     assert done.stdout.strip() == "b'udp:hi'", done.stderr
 
 
 def test_names_of_the_lab_by_the_machines_own_resolver(lab: LabUnderTest) -> None:
-    found = {line.split()[0] for line in lab.exec("sleep", "getent", "ahosts", "web").stdout.splitlines()}
+    found = {line.split()[0] for line in lab.inside("sleep", "getent", "ahosts", "web").stdout.splitlines()}
     assert found == {lab.virtual_ip("default/web", 4), lab.virtual_ip("default/web", 6)}
     headless = {
-        line.split()[0] for line in lab.exec("sleep", "getent", "ahosts", "web-headless").stdout.splitlines()
+        line.split()[0]
+        for line in lab.inside("sleep", "getent", "ahosts", "web-headless").stdout.splitlines()
     }
     assert headless == {a for name in ("web-1", "web-2") for a in lab.pod(f"default/{name}")["ips"]}
-    back = lab.exec("sleep", "getent", "hosts", lab.virtual_ip("default/web"))
+    back = lab.inside("sleep", "getent", "hosts", lab.virtual_ip("default/web"))
     assert back.stdout.split()[1] == "web.default.svc.cluster.local"
-    assert lab.exec("sleep", "getent", "hosts", "web-2.web-headless").returncode == 0
-    assert lab.exec("sleep", "getent", "hosts", "example.com").returncode == 2
+    assert lab.inside("sleep", "getent", "hosts", "web-2.web-headless").returncode == 0
+    assert lab.inside("sleep", "getent", "hosts", "example.com").returncode == 2
 
 
 @pytest.mark.parametrize("tcp", [False, True])
@@ -197,14 +198,14 @@ def test_dns_by_udp_and_tcp(lab: LabUnderTest, server: str, tcp: bool) -> None:
         f"r = dnslib.DNSRecord.parse(q.send('{server}', 53, tcp={tcp}, timeout=3, ipv6={':' in server}));"
         "print(r.short())"
     )
-    done = lab.exec("sleep", "python3", "-c", program)
+    done = lab.inside("sleep", "python3", "-c", program)
     assert done.stdout.strip() == "0 100 80 web.default.svc.cluster.local.", done.stderr
 
 
 def test_many_clients_at_once(lab: LabUnderTest) -> None:
     request = "curl -sS -o /dev/null -w '%{http_code}\\n' --max-time 5 http://web/"
     script = f"for n in $(seq 40); do {request} & done; wait"
-    done = lab.exec("sleep", "sh", "-c", script)
+    done = lab.inside("sleep", "sh", "-c", script)
     assert Counter(done.stdout.split()) == {"200": 40}, done.stderr
 
 

@@ -59,7 +59,7 @@ def lab(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LabUnderTest]:
 
 def code(lab: LabUnderTest, url: str) -> int:
     """curl's exit status: 0 answered, 6 no such name, 7 refused."""
-    return lab.exec("sleep", "curl", "-s", "-o", "/dev/null", "--max-time", "3", url).returncode
+    return lab.inside("sleep", "curl", "-s", "-o", "/dev/null", "--max-time", "3", url).returncode
 
 
 # -- exec --

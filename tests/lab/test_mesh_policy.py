@@ -5,7 +5,6 @@ from __future__ import annotations
 import datetime
 import json
 import os
-import subprocess
 import time
 from collections.abc import Iterable, Iterator
 from pathlib import Path
@@ -14,7 +13,8 @@ from typing import Any
 import jwt
 import pytest
 from harness import pki
-from harness.mesh import NODEAGENT, ROOT, Mesh, eventually, run
+from harness.asking import AskingMesh
+from harness.mesh import NODEAGENT, eventually, run
 from harness.policy_cases import (
     ALICE,
     BOB,
@@ -85,14 +85,13 @@ data:
         port: 80
         includeRequestHeadersInCheck: [x-echo-status]
 """
-ASKER = ROOT / "tests" / "harness" / "asker.py"
 
 
 @pytest.fixture(scope="module")
-def mesh(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Mesh]:
+def mesh(tmp_path_factory: pytest.TempPathFactory) -> Iterator[AskingMesh]:
     if os.geteuid() != 0:
         pytest.fail("labs need root: network namespaces and cgroups are made")
-    mesh = Mesh(f"tp{os.getpid()}", tmp_path_factory.mktemp("mesh-policy"))
+    mesh = AskingMesh(f"tp{os.getpid()}", tmp_path_factory.mktemp("mesh-policy"))
     try:
         mesh.up(LAB, services=SERVICES)
         for node in ("node-a", "node-b"):
@@ -107,30 +106,17 @@ def mesh(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Mesh]:
         mesh.down()
 
 
-def asked(mesh: Mesh, asks: Iterable[Ask], *headers: str) -> list[int | str]:
-    """What becomes of each, in order."""
-    asks = tuple(asks)
-    verdicts: dict[int, int | str] = {}
-    for client in dict.fromkeys(ask.client for ask in asks):
-        own = [index for index, ask in enumerate(asks) if ask.client == client]
-        items = json.dumps([asks[index].as_item(headers) for index in own])
-        command = [str(NODEAGENT), "lab", "exec", "--name", mesh.name, client, "--", "python3", str(ASKER)]
-        done = subprocess.run(command, input=items, capture_output=True, text=True, timeout=60, check=True)
-        verdicts.update(zip(own, json.loads(done.stdout), strict=True))
-    return [verdicts[index] for index in range(len(asks))]
-
-
-def expect(mesh: Mesh, asks: Iterable[Ask], *headers: str) -> None:
+def expect(mesh: AskingMesh, asks: Iterable[Ask], *headers: str) -> None:
     """Everything asked is answered as it should be, within the time that a change takes, and stays so."""
     asks = tuple(asks)
     wanted = [ask.verdict for ask in asks]
-    eventually(lambda: asked(mesh, asks, *headers), lambda got: got == wanted)
-    assert asked(mesh, asks, *headers) == wanted
+    eventually(lambda: mesh.asked(asks, *headers), lambda got: got == wanted)
+    assert mesh.asked(asks, *headers) == wanted
 
 
 class TestTable:
     @pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
-    def test_case(self, mesh: Mesh, case: Case) -> None:
+    def test_case(self, mesh: AskingMesh, case: Case) -> None:
         if not case.text:
             expect(mesh, case.asks)
             return
@@ -146,11 +132,11 @@ class TestTable:
         assert len(names) == len(set(names))
 
 
-def addresses(mesh: Mesh, pod: str) -> list[str]:
+def addresses(mesh: AskingMesh, pod: str) -> list[str]:
     return next(list(each["ips"]) for each in mesh.state()["pods"] if each["name"] == pod)
 
 
-def test_by_address(mesh: Mesh) -> None:
+def test_by_address(mesh: AskingMesh) -> None:
     """Of who connects, not of who says so."""
     ips = ", ".join(f"'{ip}'" for ip in addresses(mesh, "outsider"))
     policy = authorization(
@@ -176,7 +162,7 @@ def bearer(**claims: Any) -> str:
 
 
 @pytest.fixture(scope="class")
-def tokens_wanted(mesh: Mesh) -> Iterator[None]:
+def tokens_wanted(mesh: AskingMesh) -> Iterator[None]:
     """A RequestAuthentication is in force."""
     public = json.loads(jwt.algorithms.RSAAlgorithm.to_jwk(TOKEN_KEY.public_key()))
     keys = json.dumps({"keys": [{**public, "kid": "k", "alg": "RS256", "use": "sig"}]})
@@ -197,7 +183,7 @@ spec:
 class TestTokens:
     """RequestAuthentication, and policies by what tokens say."""
 
-    def test_a_token_must_be_good_if_there_is_one(self, mesh: Mesh) -> None:
+    def test_a_token_must_be_good_if_there_is_one(self, mesh: AskingMesh) -> None:
         stolen = jwt.encode(
             {"iss": TEST_ISSUER, "sub": "me"}, pki.rsa_key(), algorithm="RS256", headers={"kid": "k"}
         )
@@ -215,7 +201,7 @@ class TestTokens:
             ),
         )
 
-    def test_by_who_the_token_is_of(self, mesh: Mesh) -> None:
+    def test_by_who_the_token_is_of(self, mesh: AskingMesh) -> None:
         spec = f"rules: [{{from: [{{source: {{requestPrincipals: ['{TEST_ISSUER}/me']}}}}]}}]"
         policy = authorization("by-token", spec)
         mesh.apply(policy)
@@ -232,7 +218,7 @@ class TestTokens:
         finally:
             mesh.delete(policy)
 
-    def test_by_claim(self, mesh: Mesh) -> None:
+    def test_by_claim(self, mesh: AskingMesh) -> None:
         spec = "rules: [{when: [{key: 'request.auth.claims[groups]', values: [admins]}]}]"
         policy = authorization("by-claim", spec)
         mesh.apply(policy)
@@ -267,7 +253,7 @@ with socket.create_connection((sys.argv[1], int(sys.argv[2])), timeout=20) as co
 class Live:
     """A connection in a pod that is used now and then."""
 
-    def __init__(self, mesh: Mesh, client: str, port: int) -> None:
+    def __init__(self, mesh: AskingMesh, client: str, port: int) -> None:
         self.process = mesh.popen(client, "python3", "-c", LIVE, SERVER, str(port))
 
     def say(self, data: bytes) -> str:
@@ -283,7 +269,7 @@ class Live:
 
 
 @pytest.mark.parametrize("client", [ALICE, "shop/bob", OUT])
-def test_a_change_reaches_live_connections(mesh: Mesh, client: str) -> None:
+def test_a_change_reaches_live_connections(mesh: AskingMesh, client: str) -> None:
     """TCP is reset; HTTP is judged anew at the next request, and the connection stays."""
     request = f"GET / HTTP/1.1\r\nHost: {SERVER}\r\n\r\n".encode()
     plain, http = Live(mesh, client, 9000), Live(mesh, client, 80)
@@ -322,11 +308,13 @@ except OSError:
 class TestStrangers:
     """Who comes to the port for tunnels with another certificate than one of the mesh."""
 
-    def knock(self, mesh: Mesh, *certificate: str) -> str:
+    def knock(self, mesh: AskingMesh, *certificate: str) -> str:
         (address, *_) = addresses(mesh, "web")
         return mesh.exec("outsider", "python3", "-c", HANDSHAKE, address, *certificate).strip()
 
-    def certificate(self, mesh: Mesh, folder: Path, *identities: str, signer: Path | None = None) -> str:
+    def certificate(
+        self, mesh: AskingMesh, folder: Path, *identities: str, signer: Path | None = None
+    ) -> str:
         ca = signer or Path("/run/nodeagent/lab", mesh.name, "identity", "ca")
         key = pki.p256()
         now = datetime.datetime.now(datetime.UTC)
@@ -335,15 +323,15 @@ class TestStrangers:
         path.write_bytes(pki.key_pem(key) + "".join(chain).encode())
         return str(path)
 
-    def test_a_member_is_taken(self, mesh: Mesh, tmp_path: Path) -> None:
+    def test_a_member_is_taken(self, mesh: AskingMesh, tmp_path: Path) -> None:
         pair = self.certificate(mesh, tmp_path, "spiffe://cluster.local/ns/default/sa/alice")
         assert self.knock(mesh, pair) == "taken"
 
-    def test_another_trust_domain_is_refused(self, mesh: Mesh, tmp_path: Path) -> None:
+    def test_another_trust_domain_is_refused(self, mesh: AskingMesh, tmp_path: Path) -> None:
         pair = self.certificate(mesh, tmp_path, "spiffe://other.example/ns/default/sa/alice")
         assert self.knock(mesh, pair) == "refused"
 
-    def test_another_authority_is_refused(self, mesh: Mesh, tmp_path: Path) -> None:
+    def test_another_authority_is_refused(self, mesh: AskingMesh, tmp_path: Path) -> None:
         pki.authority(tmp_path / "ca")
         identity = "spiffe://cluster.local/ns/default/sa/alice"
         assert (
@@ -360,15 +348,15 @@ class TestStrangers:
         ],
     )
     def test_a_name_that_may_be_read_in_two_ways_is_refused(
-        self, mesh: Mesh, tmp_path: Path, identities: tuple[str, ...]
+        self, mesh: AskingMesh, tmp_path: Path, identities: tuple[str, ...]
     ) -> None:
         assert self.knock(mesh, self.certificate(mesh, tmp_path, *identities)) == "refused"
 
-    def test_nobody_is_refused(self, mesh: Mesh) -> None:
+    def test_nobody_is_refused(self, mesh: AskingMesh) -> None:
         assert self.knock(mesh) == "refused"
 
 
-def test_http2_is_not_let_past_policies_on_requests(mesh: Mesh) -> None:
+def test_http2_is_not_let_past_policies_on_requests(mesh: AskingMesh) -> None:
     """It is not parsed yet, so that nobody can tell which request it would be."""
     url = f"http://{SERVER}:7100/free"
     command = (
@@ -394,7 +382,7 @@ def test_http2_is_not_let_past_policies_on_requests(mesh: Mesh) -> None:
 
 
 class TestShown:
-    def test_what_is_in_force_and_for_whom(self, mesh: Mesh) -> None:
+    def test_what_is_in_force_and_for_whom(self, mesh: AskingMesh) -> None:
         policy = authorization("shown", "action: DENY\nrules: [{to: [{operation: {paths: [/x]}}]}]")
         mesh.apply(policy)
         try:
@@ -409,7 +397,7 @@ class TestShown:
         finally:
             mesh.delete(policy)
 
-    def test_who_decided_is_in_the_access_log(self, mesh: Mesh) -> None:
+    def test_who_decided_is_in_the_access_log(self, mesh: AskingMesh) -> None:
         policy = authorization(
             "logged", "action: DENY\nrules: [{to: [{operation: {paths: [/logged-path]}}]}]"
         )
@@ -428,7 +416,7 @@ class TestShown:
         )
 
 
-def test_a_pod_is_a_member_for_its_own_address_too(mesh: Mesh) -> None:
+def test_a_pod_is_a_member_for_its_own_address_too(mesh: AskingMesh) -> None:
     """What no service stands for is tunnelled as well: STRICT takes it."""
     strict = peer("STRICT")
     mesh.apply(strict)
@@ -447,7 +435,7 @@ def test_a_pod_is_a_member_for_its_own_address_too(mesh: Mesh) -> None:
         mesh.delete(strict)
 
 
-def test_strict_and_back_again(mesh: Mesh) -> None:
+def test_strict_and_back_again(mesh: AskingMesh) -> None:
     """The mode changes what new connections may; members notice nothing."""
     strict = peer("STRICT")
     expect(mesh, (get(OUT, 200), tcp(OUT, OPEN)))
@@ -459,7 +447,7 @@ def test_strict_and_back_again(mesh: Mesh) -> None:
     expect(mesh, (get(OUT, 200), tcp(OUT, OPEN)))
 
 
-def test_what_is_explained_is_what_happens(mesh: Mesh) -> None:
+def test_what_is_explained_is_what_happens(mesh: AskingMesh) -> None:
     policy = authorization(
         "explained",
         "rules: [{from: [{source: {principals: ['*/sa/alice']}}], to: [{operation: {paths: ['/x*']}}]}]",
