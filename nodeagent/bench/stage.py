@@ -266,9 +266,9 @@ def _pins_name(pid: int) -> str:
 
 def _unload(pins: Path) -> None:
     if pins.exists():
-        from nodeagent.dataplane.ebpf_node import unload  # loads the extension, which few scenarios need
+        from nodeagent.dataplane.direct import unload_all  # loads the extension, which few scenarios need
 
-        unload(pins)
+        unload_all(pins)
 
 
 def _remove_leftovers() -> None:

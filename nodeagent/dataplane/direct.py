@@ -26,6 +26,7 @@ from nodeagent.dataplane.direct_probes import Verdict, probe_direct
 from nodeagent.dataplane.direct_programs import ABI, REDIRECTED, DirectPrograms, Sweep, unload
 from nodeagent.dataplane.ebpf_node import ABI as CAPTURE_ABI
 from nodeagent.dataplane.ebpf_node import LOCK_SECONDS, netns_cookie, root_of_cgroups
+from nodeagent.dataplane.ebpf_node import unload as unload_capture
 from nodeagent.dataplane.netns import NetworkNamespace
 from nodeagent.errors import CapabilityError, DataplaneError
 
@@ -243,3 +244,12 @@ class Direct:
                 time.sleep(max(0.0, self._quiet - time.monotonic()))
                 self._tend(self._programs)
             self._let_go()
+
+
+def unload_all(pins: Path) -> None:
+    """End acceleration and capture that are pinned below a folder, and leave nothing of them, for when there is neither
+    an agent nor a workload any more."""
+    for version in (pins / "direct").glob("v*"):
+        unload(version)
+    remove_pins(pins / "direct")
+    unload_capture(pins)

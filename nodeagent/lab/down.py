@@ -54,10 +54,10 @@ def _remove_pins(names: LabNames) -> None:
     """What the agents pinned to outlive them."""
     if not names.pins.exists():
         return
-    from nodeagent.dataplane.ebpf_node import unload
+    from nodeagent.dataplane.direct import unload_all
 
     for node in list(names.pins.iterdir()):
-        unload(node)
+        unload_all(node)
     names.pins.rmdir()
 
 

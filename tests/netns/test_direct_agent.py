@@ -18,8 +18,7 @@ from harness import xds_resources as xds
 from harness.ads import MeshServer
 from harness.cgroups import ScratchCgroup
 
-from nodeagent.dataplane.bpffs import remove_pins
-from nodeagent.dataplane.ebpf_node import unload
+from nodeagent.dataplane.direct import unload_all
 from nodeagent.lab.zds import Enrolment, ZdsServer
 from nodeagent.xds.types import ADDRESS, LISTENER
 
@@ -108,8 +107,7 @@ async def node(tmp_path: Path) -> AsyncIterator[DirectNode]:
             finally:
                 await node.kill()
                 await node.zds.close()
-                unload(pins)
-                remove_pins(pins)
+                unload_all(pins)
 
 
 def _names(found: dict[str, Any]) -> dict[str, str]:
