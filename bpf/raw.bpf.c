@@ -11,6 +11,7 @@
 #include <bpf/bpf_helpers.h>
 
 #include "counters.h"
+#include "kernel_types.h"
 
 #define NFPROTO_IPV4     2
 #define SOCK_RAW         3
@@ -36,28 +37,7 @@
 
 char LICENSE[] SEC("license") = "Dual BSD/GPL";
 
-// The kernel's, as far as needed here (CO-RE).
-#define KERNEL __attribute__((preserve_access_index))
-struct sock_common {
-  volatile unsigned char skc_state;
-} KERNEL;
-struct sock {
-  struct sock_common __sk_common;
-  __u16 sk_type;
-} KERNEL;
-struct sk_buff {
-  struct sock *sk;
-  unsigned int len;
-  unsigned int data_len;
-  unsigned char *data;
-} KERNEL;
-struct net_device {
-  int ifindex;
-} KERNEL;
-struct nf_hook_state {
-  __u8 pf;
-  struct net_device *out;
-} KERNEL;
+// What the program is called with.
 struct bpf_nf_ctx {
   const struct nf_hook_state *state;
   struct sk_buff *skb;

@@ -13,6 +13,7 @@
 #include "address.h"
 #include "counters.h"
 #include "events.h"
+#include "kernel_types.h"
 #include "liveness.h"
 #include "nodeagent_abi.h"
 #include "verdict.h"
@@ -66,26 +67,18 @@ static __always_inline int is_plain_client(const struct bpf_sock *sk, const stru
   return !(workload->flags & NA_WORKLOAD_SHARED) && !sk->bound_dev_if && (is_any(from) || is_own(workload, from));
 }
 
-/* The kernel's, as far as needed here (CO-RE). */
-struct sock_common___ipv6 {
-  unsigned char skc_ipv6only : 1;
-} __attribute__((preserve_access_index));
-struct sock___ipv6 {
-  struct sock_common___ipv6 __sk_common;
-} __attribute__((preserve_access_index));
-
 /* Whether a socket that asked for an address can connect to an endpoint. The families are the same, or the socket is
  * one of IPv6 that speaks IPv4, too, as an address of a service in either family means the same endpoints. */
 static __always_inline int can_reach(struct bpf_sock_addr *ctx, const struct na_address *from,
                                      const struct na_address *asked, const struct na_address *endpoint) {
-  const struct sock___ipv6 *sk;
+  const struct tcp_sock *tcp;
 
   if (is_mapped(asked) == is_mapped(endpoint))
     return 1;
   if (ctx->family != AF_INET6 || !is_mapped(endpoint) || !is_any(from))
     return 0;
-  sk = (void *)bpf_skc_to_tcp_sock(ctx->sk);
-  return sk && !BPF_CORE_READ_BITFIELD(&sk->__sk_common, skc_ipv6only);
+  tcp = bpf_skc_to_tcp_sock(ctx->sk);
+  return tcp && !BPF_CORE_READ_BITFIELD(&tcp->inet_conn.icsk_inet.sk.__sk_common, skc_ipv6only);
 }
 
 static __always_inline void tell_denied(struct bpf_sock_addr *ctx, const struct na_address *from,

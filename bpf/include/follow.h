@@ -15,21 +15,9 @@
 #include "counters.h"
 #include "events.h"
 #include "flows.h"
+#include "kernel_types.h"
 #include "nodeagent_abi.h"
 #include "redirected.h"
-
-/* The kernel's, as far as needed here (CO-RE). */
-enum sock_flags { SOCK_DONE = 1 };
-struct sock_common {
-  unsigned long skc_flags;
-} __attribute__((preserve_access_index));
-struct sock {
-  struct sock_common __sk_common;
-  int sk_err;
-} __attribute__((preserve_access_index));
-struct tcp_sock {
-  __u32 write_seq;
-} __attribute__((preserve_access_index));
 
 static __always_inline void read_ends(struct bpf_sock_ops *ops, struct na_bypass_key *out) {
   if (ops->family == AF_INET) {

@@ -36,8 +36,12 @@ struct proto {
   unsigned long *memory_pressure;
 };
 
+enum sock_flags { SOCK_DONE = 1 };
+
 struct sock_common {
   volatile unsigned char skc_state;
+  unsigned char skc_ipv6only : 1;
+  unsigned long skc_flags;
   struct proto *skc_prot;
   atomic64_t skc_cookie;
 };
@@ -48,6 +52,7 @@ struct sock {
     atomic_t rmem_alloc;
   } sk_backlog;
   int sk_err;
+  __u16 sk_type;
   int sk_rcvbuf;
   int sk_rcvlowat;
   unsigned char sk_userlocks : 4;
@@ -72,6 +77,22 @@ struct tcp_sock {
   __u32 copied_seq;
   __u32 snd_una;
   __u32 rcv_nxt;
+};
+
+struct sk_buff {
+  struct sock *sk;
+  unsigned int len;
+  unsigned int data_len;
+  unsigned char *data;
+};
+
+struct net_device {
+  int ifindex;
+};
+
+struct nf_hook_state {
+  __u8 pf;
+  struct net_device *out;
 };
 
 struct list_head {

@@ -149,7 +149,10 @@ class EbpfMode:
         return EbpfCapture(self._node, namespace, self._rules)
 
     def bypass(self, *, identities: bool) -> tuple[NodeBypass | None, str]:
-        """What lets connections pass the engine, or why nothing can: those that may not be any more must be ended."""
+        """What lets connections pass the engine, or why nothing can: those that may not be any more must be ended, and
+        raw sockets kept from doing the same."""
+        if self._node.bypass_lacks:
+            return None, self._node.bypass_lacks
         try:
             with NetworkNamespace.open("/proc/self/ns/net") as own:
                 probe_destroy(own)
