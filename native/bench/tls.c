@@ -4,6 +4,7 @@
 #include <errno.h>
 #include <openssl/err.h>
 #include <openssl/ssl.h>
+#include <string.h>
 
 #include "net.h"
 
@@ -117,20 +118,32 @@ ssize_t tls_recv(SSL *ssl, void *buffer, size_t size) {
   return errno ? -1 : 0;
 }
 
-ssize_t tls_send(SSL *ssl, const struct iovec *parts, int n) {
-  ssize_t total = 0;
-  ERR_clear_error();
-  for (int i = 0; i < n; i++) {
-    if (parts[i].iov_len == 0)
-      continue;
-    int sent = SSL_write(ssl, parts[i].iov_base, (int)parts[i].iov_len);
-    if (sent <= 0) {
-      errno = error_of(ssl, sent);
-      return total ? total : -1;
-    }
-    total += sent;
-    if ((size_t)sent < parts[i].iov_len)
-      break;
+/* As much of the parts behind `skip` as goes into a record. */
+static size_t gather(char *record, size_t room, const struct iovec *parts, int n, size_t skip) {
+  size_t total = 0;
+  for (int i = 0; i < n && total < room; i++) {
+    size_t past = skip < parts[i].iov_len ? skip : parts[i].iov_len, more = parts[i].iov_len - past;
+    skip -= past;
+    if (more > room - total)
+      more = room - total;
+    memcpy(record + total, (const char *)parts[i].iov_base + past, more);
+    total += more;
   }
   return total;
+}
+
+/* Head and body leave together, as without TLS: two segments would have the kernel acknowledge each answer at once. */
+ssize_t tls_send(SSL *ssl, const struct iovec *parts, int n) {
+  static char record[SSL3_RT_MAX_PLAIN_LENGTH];
+  size_t total = 0, more;
+  ERR_clear_error();
+  while ((more = gather(record, sizeof record, parts, n, total))) {
+    int sent = SSL_write(ssl, record, (int)more);
+    if (sent <= 0) {
+      errno = error_of(ssl, sent);
+      return total ? (ssize_t)total : -1;
+    }
+    total += (size_t)sent;
+  }
+  return (ssize_t)total;
 }
