@@ -14,7 +14,7 @@ ADDRESS, OTHER = bytes(range(1, 17)), bytes(range(101, 117))
 FLOW = layout.Flow(ADDRESS, 80, 1 << 40, 1 << 41, 1 << 42, 7, 8, 9, 10)
 ENDS = layout.Ends(ADDRESS, OTHER, 40_000, 8080)
 EVENT = layout.Event(
-    ENDS, FLOW, 1 << 43, 1 << 44, 1 << 45, layout.EventKind.CLOSED, layout.End.RESET, 11, 12, 13
+    ENDS, FLOW, 1 << 43, 1 << 44, 1 << 45, layout.EventKind.CLOSED, layout.End.RESET, 11, 12, 13, 14
 )
 
 PROGRAM = """
@@ -55,7 +55,7 @@ int main(void) {
   SHOW(na_bypass, fill_flow(&it))
   SHOW(na_bypass_event, fill_ends(&it.ends), fill_flow(&it.flow), it.at_ns = 1ULL << 43, it.sent = 1ULL << 44,
        it.received = 1ULL << 45, it.kind = NA_BYPASS_CLOSED, it.end = NA_BYPASS_END_RESET, it.policy = 11,
-       it.srtt_us = 12, it.retransmits = 13)
+       it.srtt_us = 12, it.retransmits = 13, it.error = 14)
 }
 """
 
