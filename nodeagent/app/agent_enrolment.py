@@ -194,6 +194,13 @@ class Enrolment:
 
     async def remove(self, uid: str) -> None:
         """Restore plain networking, let connections end, and forget the pod."""
+        await self._let_go(uid, again=False)
+
+    async def retire(self, uid: str) -> None:
+        """As remove(), of a workload that is taken on again at once: it stays captured, and is refused in between."""
+        await self._let_go(uid, again=True)
+
+    async def _let_go(self, uid: str, *, again: bool) -> None:
         workload = self._workloads.get(uid)
         if workload is None or workload.state != "enrolled":
             return
@@ -203,9 +210,11 @@ class Enrolment:
         if changing := [task for task in (workload.moving, workload.turning) if task is not None]:
             await asyncio.wait(changing)
         try:
-            await asyncio.to_thread(workload.capture.release)
+            if not again:
+                await asyncio.to_thread(workload.capture.release)
             await self._engine.remove_workload(uid, int(self._config.drain * 1000))
-            await asyncio.to_thread(workload.capture.remove)
+            if not again:
+                await asyncio.to_thread(workload.capture.remove)
         finally:
             await self._forget(workload)
             workload.netns.close()

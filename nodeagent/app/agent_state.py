@@ -231,6 +231,8 @@ class State:
             yield parts.saver.last_error
         yield from parts.identities.warnings()
         yield from parts.policies.warnings()
+        if parts.file is not None:
+            yield from parts.file.warnings()
         yield from parts.acceleration.warnings()
         for rejection in parts.configuration.rejections:
             yield f"{rejection.kind} {rejection.table}: {rejection.message}"

@@ -164,7 +164,7 @@ class EbpfMode:
         """Forget the workloads that went while no agent ran."""
         namespaces = list(namespaces)
         shares = [each for each in namespaces if isinstance(each, NamespaceShare)]
-        gone = self._node.sweep(netns_cookie(each) for each in namespaces) + self._shared.settle(shares)
+        gone = self._shared.settle(shares) + self._node.sweep(netns_cookie(each) for each in namespaces)
         if gone:
             logger.info("%d workloads went while no agent ran", gone)
 

@@ -32,6 +32,7 @@ from nodeagent.dataplane.ebpf_node import (
     EbpfNode,
     GroupEntry,
     WorkloadEntry,
+    flags_of,
     inbound_link,
     netns_cookie,
     sources,
@@ -423,10 +424,20 @@ class SharedNamespaces:
                 del self._namespaces[namespace.inode]
 
     def settle(self, shares: Collection[NamespaceShare]) -> int:
-        """These are all workloads that there are; returns how many of an earlier agent are forgotten."""
+        """These are all workloads that there are; returns how many of an earlier agent are forgotten, of those in
+        namespaces that are still shared. To be called before the others are forgotten."""
+        if not shares:
+            self._end_own()
         with self._lock:
             keep = {each.share.owner for each in shares}
             return sum(shared.settle(keep) for shared in self._namespaces.values())
+
+    def _end_own(self) -> None:
+        """Take away the ruleset that an earlier agent has left in this namespace, where it had workloads."""
+        with NetworkNamespace.open("/proc/thread-self/ns/net") as own:
+            entry = self._node.workloads.get(struct.pack("=Q", netns_cookie(own)))
+            if entry is not None and flags_of(entry) & SHARED:
+                remove_ruleset(own)
 
     def close(self) -> None:
         """Let go; capture stays."""

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from contextlib import aclosing
 from dataclasses import dataclass
 from pathlib import Path
@@ -33,6 +33,10 @@ _Signature = tuple[int, int, int]
 
 class GroupEnroller(Enroller, Protocol):
     """What takes on workloads that are cgroups."""
+
+    async def retire(self, uid: str) -> None:
+        """As remove(), of a workload that is taken on again at once, changed: in between its connections are refused,
+        not left alone."""
 
     async def regrouped(self, uid: str) -> None:
         """The cgroup of a workload came, went, or is another one of the same name. A NodeagentError says why its
@@ -114,8 +118,8 @@ class WorkloadFile:
         if self._wanted is None:
             return
         wanted = {workload.uid: workload for workload in self._wanted}
-        gone = [uid for uid, known in self._known.items() if wanted.get(uid) != known.workload]
-        await asyncio.gather(*(self._remove(uid) for uid in gone))
+        changed = [uid for uid, known in self._known.items() if wanted.get(uid) != known.workload]
+        await asyncio.gather(*(self._remove(uid, again=uid in wanted) for uid in changed))
         for uid in set(self._failures).difference(wanted):
             del self._failures[uid]
         for workload in self._wanted:
@@ -160,6 +164,9 @@ class WorkloadFile:
             known.cgroup = cgroup
         except NodeagentError as error:
             self._note_failure(workload, str(error))
+        except Exception as error:
+            log.exception("enrolling %s failed", workload.uid)
+            self._note_failure(workload, f"{type(error).__name__}: {error}")
         else:
             self._failures.pop(workload.uid, None)
 
@@ -182,12 +189,19 @@ class WorkloadFile:
             log.error("workload %s/%s is not captured: %s", workload.namespace, workload.name, error)
         self._failures[workload.uid] = error
 
-    async def _remove(self, uid: str) -> None:
+    async def _remove(self, uid: str, *, again: bool) -> None:
         del self._known[uid]
         try:
-            await self._enroller.remove(uid)
-        except NodeagentError as error:
-            log.error("letting go of workload %s failed: %s", uid, error)
+            await (self._enroller.retire(uid) if again else self._enroller.remove(uid))
+        except Exception:
+            log.exception("letting go of workload %s failed", uid)
+
+    def warnings(self) -> Iterator[str]:
+        """Workloads of which nothing goes out that could be captured."""
+        for known in self._known.values():
+            if not known.cgroup:
+                workload = known.workload
+                yield f"workload {workload.namespace}/{workload.name}: there is no cgroup {workload.cgroup} now"
 
 
 def _group(workload: MachineWorkload) -> Path:

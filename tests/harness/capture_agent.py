@@ -15,7 +15,6 @@ import subprocess
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
-from ipaddress import ip_address
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -69,11 +68,10 @@ class CaptureAgent:
         """Serve and capture the namespace."""
         self.ask("enrol", uid=uid, netns=str(namespace.path))
 
-    def share(
-        self, uid: str, cgroup: str, *, ports: Sequence[int] = (), addresses: Sequence[str] = ()
-    ) -> None:
-        """Serve and capture a cgroup of the namespace that the agent is in."""
-        self.ask("share", uid=uid, cgroup=cgroup, ports=list(ports), addresses=list(addresses))
+    def share(self, uid: str, cgroup: str, *, ports: Sequence[int] = (), identity: str = "") -> None:
+        """Serve and capture a cgroup of the namespace that the agent is in. With an `identity` it takes tunnels, though
+        there is no certificate."""
+        self.ask("share", uid=uid, cgroup=cgroup, ports=list(ports), identity=identity)
 
     def kill(self) -> None:
         """SIGKILL: what a crash leaves."""
@@ -148,13 +146,13 @@ async def main(wanted: str, pins: Path, *, dns: bool) -> None:
     async def enrol(uid: str, netns: str) -> None:
         take_on(uid, NetworkNamespace.open(netns))
 
-    async def share(uid: str, cgroup: str, ports: list[int], addresses: list[str]) -> None:
-        known = tuple(widen_address(ip_address(address).packed) for address in addresses)
-        take_on(uid, NamespaceShare.of_own(Share(uid, cgroup, tuple(ports), known)))
+    async def share(uid: str, cgroup: str, ports: list[int], identity: str) -> None:
+        take_on(uid, NamespaceShare.of_own(Share(uid, cgroup, tuple(ports))), identity)
 
-    def take_on(uid: str, namespace: NetworkNamespace) -> None:
+    def take_on(uid: str, namespace: NetworkNamespace, identity: str = "") -> None:
         addresses = [widen_address(raw) for raw in read_addresses(namespace)]
-        engine.add_workload(uid, namespace, "view", addresses, search=SEARCH if dns else "")
+        search = SEARCH if dns else ""
+        engine.add_workload(uid, namespace, "view", addresses, identity=identity, search=search)
         engine.apply(replace(engine.applied, inbound={**engine.applied.inbound, uid: Inbound()}))
         capture = mode.capture(namespace)
         capture.apply()

@@ -23,6 +23,7 @@ pytestmark = pytest.mark.netns
 families = pytest.mark.parametrize("family", ["v4", "v6"])
 PORT = 8080
 UNDECLARED = 2222
+HBONE = 15008
 OUTBOUND, INBOUND = 15200, 15328  # of the first slot
 _numbers = itertools.count()
 
@@ -170,6 +171,34 @@ def test_a_dead_agent_means_refused_and_a_new_one_recovers(vm: Machine, family: 
         with vm.web.dial(outside, PORT) as out, dial(vm.outside, here, PORT) as back:
             read_line(out), read_line(back)
         assert _by_workload(vm) == {"web": 2}
+
+
+def test_the_last_one_may_have_gone_while_no_agent_ran(vm: Machine) -> None:
+    assert vm.pins is not None
+    vm.agent.kill()
+    vm.start_agent().ask("settle")
+    assert not vm.here.state()["nft"]
+    assert not list(vm.pins.glob("v*/netns/*"))
+    with peer_server(vm.outside, PORT), vm.web.dial(vm.outside.v4, PORT) as client:
+        read_line(client)
+    assert vm.connections() == 0
+
+
+def test_at_one_address_one_workload_takes_tunnels(vm: Machine) -> None:
+    """A tunnel's server says who it is before it is asked for a port."""
+    inner, other = vm.inner(vm.web, "inner"), vm.inner(vm.api, "inner")
+    with peer_server(vm.here, HBONE), dial(vm.outside, vm.here.v4, HBONE) as client:
+        assert read_line(client), "while nobody takes tunnels the port is free"
+    vm.agent.share("first", inner.path, identity="spiffe://cluster.local/ns/x/sa/first")
+    vm.agent.share("second", other.path, identity="spiffe://cluster.local/ns/x/sa/second")
+    with peer_server(vm.here, HBONE):
+        # Without a certificate it resets.
+        with contextlib.suppress(ConnectionError), dial(vm.outside, vm.here.v4, HBONE) as client:
+            assert client.recv(1000) == b""
+        assert vm.connections() == 0
+        vm.agent.ask("remove", uid="first")
+        with dial(vm.outside, vm.here.v4, HBONE) as client:
+            assert read_line(client), "the second one has none"
 
 
 def test_what_went_while_no_agent_ran_is_forgotten(vm: Machine) -> None:

@@ -27,6 +27,7 @@ pytestmark = pytest.mark.netns
 FABRIC = "10.99.0.254"
 VIP = "10.96.0.1"
 PORT, PLAIN = 8080, 2222
+STARTED = 60  # seconds, on a machine that has much to do
 NODEAGENT = (sys.executable, "-m", "nodeagent.cli.main")
 ENTRY = """\
 apiVersion: networking.istio.io/v1
@@ -164,7 +165,7 @@ class Mesh:
         for each in (self.api, self.web):
             each.start()
         for each in (self.api, self.web):
-            wait_until(each.is_served, f"{each.name} is served: {each.output()}", 20)
+            wait_until(each.is_served, f"{each.name} is served: {each.output()}", STARTED)
 
     def _entry(self, machine: Machine) -> str:
         return ENTRY.format(name=machine.name, node=machine.name, address=machine.namespace.v4)
@@ -250,18 +251,20 @@ def test_an_open_service_goes_on_without_its_agent_while_policy_lets_it(mesh: Me
     finally:
         mesh.web.say(ports=f"[{PORT}]")
         mesh.web.start()
-    wait_until(mesh.web.is_served, f"web is served again: {mesh.web.output()}", 20)
+    wait_until(mesh.web.is_served, f"web is served again: {mesh.web.output()}", STARTED)
     assert mesh.plaintext().split()[0] == mesh.web.namespace.v4
     mesh.web.stop(signal.SIGKILL)
     assert not mesh.plaintext(), "closed as the file says now"
     mesh.web.start()
-    wait_until(mesh.web.is_served, f"web is served again: {mesh.web.output()}", 20)
+    wait_until(mesh.web.is_served, f"web is served again: {mesh.web.output()}", STARTED)
 
 
 def test_the_file_is_followed_and_its_errors_are_shown(mesh: Mesh) -> None:
-    more = f"- {{name: more, namespace: default, serviceAccount: web, cgroup: {mesh.web.slice.path}/more, ports: [{PLAIN}]}}\n"
+    names = "name: more, namespace: default, serviceAccount: web"
+    more = f"- {{{names}, cgroup: {mesh.web.slice.path}/more, ports: [{PLAIN}]}}\n"
     mesh.web.say(more, ports=f"[{PORT}]")
     wait_until(lambda: mesh.web.rows().get("more", {}).get("state") == "enrolled", "more is enrolled")
+    assert "default/more: there is no cgroup" in "\n".join(mesh.web.status()["warnings"])
     mesh.web.say("nonsense: true\n", ports=f"[{PORT}]")
     wait_until(lambda: "unknown field" in mesh.web.status()["enrolment"]["file_error"], "the error is shown")
     assert set(mesh.web.rows()) == {"web", "more"}, "the last good file is in force"

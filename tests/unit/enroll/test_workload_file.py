@@ -99,16 +99,21 @@ class Recorder:
         self.calls: list[str] = []
         self.pods: dict[str, tuple[EnrolledPod, NamespaceShare]] = {}
         self.refusing: set[str] = set()
+        self.refusal: Exception = NetnsError("no room")
 
     async def add(self, pod: EnrolledPod, netns: NetworkNamespace) -> None:
         self.calls.append(f"add {pod.name}")
         if pod.name in self.refusing:
-            raise NetnsError("no room")
+            raise self.refusal
         assert isinstance(netns, NamespaceShare)
         self.pods[pod.uid] = (pod, netns)
 
     async def remove(self, uid: str) -> None:
         self.calls.append(f"remove {uid}")
+        self.pods.pop(uid)[1].close()
+
+    async def retire(self, uid: str) -> None:
+        self.calls.append(f"retire {uid}")
         self.pods.pop(uid)[1].close()
 
     async def regrouped(self, uid: str) -> None:
@@ -162,7 +167,10 @@ async def test_what_is_enrolled_follows_the_file(tmp_path: Path) -> None:
         assert netns.share.ports == (80,)
         assert netns.share.cgroup == f"{GONE}/api.service"
         _write(path, _item(), _item("api", ports="[81]"))
-        await recorder.told("remove workloads/shop/api", "add api")
+        await recorder.told("retire workloads/shop/api", "add api")
+        assert list(source.warnings()) == [
+            f"workload shop/{name}: there is no cgroup {GONE}/{name}.service now" for name in ("web", "api")
+        ]
         path.write_text("workloads: nonsense")
         await recorder.until(lambda: bool(source.last_error))
         assert f"{path}:1: workloads: must be a list" in source.last_error
@@ -183,12 +191,16 @@ async def test_without_a_file_nothing_is_said_to_be_complete(tmp_path: Path) -> 
         await recorder.told("add web", "synced")
 
 
-async def test_one_that_is_refused_holds_up_no_other(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("refusal", [NetnsError("no room"), RuntimeError("a defect")])
+async def test_one_that_is_refused_holds_up_no_other(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, refusal: Exception
+) -> None:
     monkeypatch.setattr("nodeagent.enroll.workload_file.LOOK_SECONDS", 0.05)
     path = tmp_path / "workloads.yaml"
     _write(path, _item(), _item("api"))
     async with _following(path) as (source, recorder):
         recorder.refusing.add("web")
+        recorder.refusal = refusal
         await recorder.until(lambda: recorder.calls.count("add web") > 1)
         assert set(recorder.pods) == {"workloads/shop/api"}
         assert source.counters.add_failures >= 1
