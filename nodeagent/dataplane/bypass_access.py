@@ -24,7 +24,7 @@ class PortVerdicts:
         stages = None if inbound is None else stages_of(inbound, target.port)
         self._judge = None if stages is None else Judge(stages)
         self._target = target
-        self._by_peer: dict[Peer, Verdict] = {}
+        self._by_peer: dict[object, Verdict] = {}
         self.anyone = self._ask(Peer(None if identities else ""))
         """What it says to each peer of the node whoever that is; ENGINE if that depends."""
 
@@ -35,7 +35,7 @@ class PortVerdicts:
         """What it says to a peer."""
         if self._judge is None:
             return ENGINE
-        key = Peer(peer.identity, peer.addresses if self._judge.asks_for_address else ())
+        key = (peer.identity, peer.addresses) if self._judge.asks_for_address else peer.identity
         found = self._by_peer.get(key)
         if found is None:
             found = self._ask(Peer(peer.identity, peer.addresses))
