@@ -78,9 +78,6 @@ class Acceleration:
 
     async def run(self) -> None:
         """Keep it so."""
-        await asyncio.to_thread(
-            self._guarded, "take over what an earlier agent accelerated", self._accelerator.start
-        )
         while True:
             self._wake.clear()
             wishes = dict(self._wishes())

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterable, Mapping, Sequence
 
 from nodeagent.app.agent_ports import Bypass, Capture, Engine, Flows
@@ -17,9 +18,11 @@ from nodeagent.dataplane.node_flows import NodeFlows
 from nodeagent.dataplane.routing import read_addresses
 from nodeagent.dataplane.share import NamespaceShare
 from nodeagent.dataplane.virtual_host import make_virtual_host
-from nodeagent.errors import EngineError
+from nodeagent.errors import CapabilityError, DataplaneError, EngineError
 from nodeagent.snapshot.address import widen_address
 from nodeagent.snapshot.values import VirtualHost
+
+logger = logging.getLogger(__name__)
 
 
 class KernelDataplane:
@@ -38,10 +41,18 @@ class KernelDataplane:
         self._engine: EngineOwner | None = None
         self._bypass: NodeBypass | None = None
         self.accelerator = Direct(config.bpf_pins, group, config.direct_limit, refusal)
+        if config.static is None:
+            self._take_over_acceleration()
         self.mode = self._mode.name if config.static is None else "none"
         self.reason = (
             f"{reason}; the agent is known by its cgroup {group.nft_path}" if self.mode != "none" else ""
         )
+
+    def _take_over_acceleration(self) -> None:
+        try:
+            self.accelerator.start()
+        except (CapabilityError, DataplaneError) as error:
+            logger.warning("what an earlier agent accelerated stays as it is: %s", error)
 
     def engine(self) -> Engine:
         """The engine, stopped."""

@@ -132,9 +132,6 @@ class Accelerator(Protocol):
     """The owner of the acceleration `direct` (dataplane.direct.Direct). Each call but state() blocks; CapabilityError
     or DataplaneError where something cannot be."""
 
-    def start(self) -> None:
-        """Take over what an earlier agent has left."""
-
     def admit(self, namespace: NetworkNamespace, addresses: Iterable[bytes]) -> int:
         """Accelerate a workload; returns what it is known by."""
 

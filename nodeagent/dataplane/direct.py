@@ -74,11 +74,14 @@ class Direct:
     # -- workloads --
 
     def start(self) -> None:
-        """Take over what an earlier agent has left, if there is anything. CapabilityError or DataplaneError if that
-        is impossible; it stays as it is then."""
+        """Take over what an earlier agent has left, if there is anything; before this agent opens connections in
+        workloads' namespaces, for its sockets are its own from now on. CapabilityError or DataplaneError if that is
+        impossible; it stays as it is then."""
         with self._guard:
             if self._folder.exists():
-                self._open()
+                programs = self._open()
+                for cookie in programs.workloads():
+                    self._put(programs, cookie)
 
     def admit(self, namespace: NetworkNamespace, addresses: Iterable[bytes]) -> int:
         """Accelerate a workload, known by its namespace, which no other one may share, and its addresses (16 bytes
@@ -100,7 +103,7 @@ class Direct:
                     self._owners.setdefault(address, set()).add(cookie)
                     self._publish(programs, address)
                 # Last, for then it begins.
-                programs.put_workload(cookie, self._group.directory.stat().st_ino, self._group.level)
+                self._put(programs, cookie)
             except DataplaneError:
                 self._withdraw(programs, cookie)
                 raise
@@ -136,6 +139,9 @@ class Direct:
         if failed := [verdict for verdict in self._verdicts if not verdict.ok]:
             reason = "; ".join(f"{verdict.name}: {verdict.detail}" for verdict in failed)
             raise CapabilityError(f"acceleration `direct` is not safe on this kernel: {reason}")
+
+    def _put(self, programs: DirectPrograms, cookie: int) -> None:
+        programs.put_workload(cookie, self._group.directory.stat().st_ino, self._group.level)
 
     def _publish(self, programs: DirectPrograms, address: bytes) -> None:
         """Say whose an address is: its one owner's."""
@@ -224,7 +230,8 @@ class Direct:
         verdicts = tuple(self._verdicts)
         if self._programs is None:
             return DirectState(verdicts)
-        self._sweep = self._programs.sweep()
+        if time.monotonic() >= self._quiet:
+            self._sweep = self._programs.sweep()
         return DirectState(verdicts, self._sweep, self._programs.counters())
 
     def maps(self) -> Sequence[MapUsage]:

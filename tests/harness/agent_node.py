@@ -179,9 +179,6 @@ class FakeAccelerator:
         self.remaining = 0
         self.events: dict[str, int] = {}
 
-    def start(self) -> None:
-        pass
-
     def admit(self, namespace: Any, addresses: Iterable[bytes]) -> int:
         if self.refusal:
             raise CapabilityError(self.refusal)

@@ -138,6 +138,7 @@ def test_a_crash_leaves_it_in_force_and_the_next_agent_takes_over(pods: DirectPo
         connect_meanwhile = connect(pods.one, pods.two)
         pods.direct.start()
         assert pods.counted("bytes") == 8, "the counters are the same ones"
+        assert _joined_of_agent(pods) == 1, "of the agent that is there now"
         for near, far in (live, connect_meanwhile):
             before = pods.counted("bytes")
             near.sendall(b"12345")
@@ -150,24 +151,29 @@ def test_a_crash_leaves_it_in_force_and_the_next_agent_takes_over(pods: DirectPo
     assert _bytes(pods, pods.one, pods.two) == 0, "who did not come again is forgotten"
 
 
-def test_the_agents_own_sockets_are_left_alone(pods: DirectPods) -> None:
-    """Those that were made in its cgroup, in whichever namespace."""
+def _joined_of_agent(pods: DirectPods) -> int:
+    """How many ends of a connection are taken in that the agent makes from one of the pods: the server's is."""
     script = (
         f"import socket; s = socket.create_connection(('{pods.two.v4}', 7000)); s.sendall(b'x'); s.recv(1)"
     )
-    joined = pods.counted("joined")
-    own = direct_module.Cgroup
     group = pods.direct._group  # the one that the fixture made for the agent
-    assert isinstance(group, own)
-    with pods.two.start(["nc", "-lk", "7000"]) as server:
-        server.wait_for_port(7000)
+    joined, redirected = pods.counted("joined"), pods.counted("redirected")
+    with pods.two.run(lambda: socket.create_server(("", 7000))) as listener:
         process = pods.one.start(
             [sys.executable, "-c", script],
             prepare=lambda: (group.directory / "cgroup.procs").write_text("0") and None,
         )
-        wait_until(lambda: pods.counted("joined") == joined + 1, "the server's end is taken in")
-        process.close()
-    assert pods.counted("redirected") == 0
+        with listener.accept()[0] as server:
+            assert server.recv(1) == b"x"
+            server.sendall(b"y")
+            process.close()
+    assert pods.counted("redirected") == redirected
+    return pods.counted("joined") - joined
+
+
+def test_the_agents_own_sockets_are_left_alone(pods: DirectPods) -> None:
+    """Those that were made in its cgroup, in whichever namespace."""
+    assert _joined_of_agent(pods) == 1
 
 
 def test_an_address_of_two_is_nobodys(pods: DirectPods, caplog: pytest.LogCaptureFixture) -> None:
