@@ -64,14 +64,14 @@ class Registry:
         return self.services.get(host) if host else None
 
     def services_sharing(self) -> list[tuple[str, list[Service]]]:
-        """Virtual addresses that several services claim, with the services, the oldest first."""
+        """Virtual addresses that several Kubernetes Services claim, with the services, the oldest first."""
         return [
             (
                 address,
                 sorted((self.services[host] for host in hosts), key=lambda item: (item.created, item.host)),
             )
             for address, hosts in sorted(self._by_vip.items())
-            if len(hosts) > 1
+            if sum(not self.services[host].is_entry for host in hosts) > 1
         ]
 
     def workload_at(self, address: str) -> Workload | None:
@@ -142,7 +142,7 @@ class Registry:
         before = self.services.pop(host, None)
         self.headless.discard(host)
         for old in (before,) if before else ():
-            self._by_service_name.pop((old.namespace, old.name), None)
+            self._by_service_name.pop(old.key, None)
             for port in old.ports:
                 self._ports[port.port].discard(host)
             for address in old.addresses:
@@ -153,7 +153,7 @@ class Registry:
             self.services[host] = service
             if service.headless:
                 self.headless.add(host)
-            self._by_service_name[service.namespace, service.name] = host
+            self._by_service_name[service.key] = host
             for port in service.ports:
                 self._ports[port.port].add(host)
             for address in service.addresses:
@@ -247,7 +247,7 @@ class Registry:
     # -- endpoints --------------------------------------------------------------------------------------------
 
     def _has_slices(self, service: Service) -> bool:
-        return (service.namespace, service.name) in self._slices_of
+        return service.key in self._slices_of
 
     def _selected(self, service: Service) -> list[str]:
         """Uids of the pods that a service's selector takes, in a stable order."""
@@ -263,7 +263,7 @@ class Registry:
         ports = service.tcp_ports
         pods = [self.workloads[uid] for uid in self._selected(service)]
         if self._has_slices(service):
-            slices = self._slices_of[service.namespace, service.name]
+            slices = self._slices_of[service.key]
             ordered = [slices[key] for key in sorted(slices)]
             others = [each for each in pods if not each.is_pod]
             return {

@@ -98,7 +98,7 @@ def service_called(view: View, host: str) -> Service | None:
     if found is None and "." in text:
         # pod.service: a pod of a headless service is called by name.
         behind = service_called(view, text.partition(".")[2])
-        return behind if behind is not None and behind.headless else None
+        return behind if behind is not None and behind.headless and not behind.is_entry else None
     return found
 
 

@@ -28,6 +28,7 @@ from nodeagent.controlplane.istio.security_values import (
     PeerAuthentication,
     SecurityPolicy,
 )
+from nodeagent.controlplane.istio.service_entry import decode_service_entry
 from nodeagent.controlplane.istio.trust import TrustBundle
 from nodeagent.controlplane.istio.virtual_service import decode_virtual_service
 from nodeagent.controlplane.istio.workload_entry import decode_workload_entry
@@ -40,6 +41,7 @@ from nodeagent.controlplane.kubernetes.objects import (
 )
 from nodeagent.controlplane.registry import Registry
 from nodeagent.controlplane.report import Issue, Report, Severity
+from nodeagent.controlplane.service_entries import ServiceEntries
 from nodeagent.controlplane.sources.base import Batch, ObjectKey, RawObject
 from nodeagent.controlplane.sources.mesh_file import CONFIG_MAP, MESH_KEY
 from nodeagent.controlplane.touched import Touched
@@ -93,6 +95,7 @@ KINDS: Final[dict[tuple[str, str], _KnownKind]] = {
     ("discovery.k8s.io", "EndpointSlice"): _KnownKind(_CORE, decode_endpoint_slice),
     (_NETWORKING, "VirtualService"): _KnownKind(_ISTIO, decode_virtual_service),
     (_NETWORKING, "DestinationRule"): _KnownKind(_ISTIO, decode_destination_rule),
+    (_NETWORKING, "ServiceEntry"): _KnownKind(_ISTIO, decode_service_entry),
     (_NETWORKING, "WorkloadEntry"): _KnownKind(_ISTIO, decode_workload_entry),
     (_SECURITY, "AuthorizationPolicy"): _KnownKind(_SECURITY_VERSIONS, decode_authorization_policy),
     (_SECURITY, "PeerAuthentication"): _KnownKind(_SECURITY_VERSIONS, decode_peer_authentication),
@@ -106,7 +109,7 @@ LATER_KINDS: Final = frozenset(
     {
         *(
             (_NETWORKING, kind)
-            for kind in ("EnvoyFilter", "Gateway", "ProxyConfig", "ServiceEntry", "Sidecar", "WorkloadGroup")
+            for kind in ("EnvoyFilter", "Gateway", "ProxyConfig", "Sidecar", "WorkloadGroup")
         ),
         ("telemetry.istio.io", "Telemetry"),
         ("extensions.istio.io", "WasmPlugin"),
@@ -125,6 +128,7 @@ class World:
         self.registry = Registry()
         self.rules = Rules(settings.root_namespace)
         self.security = SecurityPolicies(settings.root_namespace)
+        self.entries = ServiceEntries(self.registry)
         self.waypoints = Waypoints(self.registry)
         self.mesh = MeshConfig()
         self.key_sets = KeySets()
@@ -177,6 +181,7 @@ class World:
             analyze(self.rules, self.registry),
             analyze_security(self.security, self.registry, self.mesh, has_ca=self.settings.hbone),
             self.waypoints.findings(),
+            self.entries.findings(),
             self._mesh_findings(),
         ):
             for key, issues in found.items():
@@ -256,6 +261,7 @@ class World:
             case "Service":
                 host = names.service_host(key.name, key.namespace, self.settings.domain)
                 self.registry.put_service(host, value, change)
+                self.entries.settle(host, change)
                 if self.waypoints.is_one(key.namespace, key.name):
                     self._touched.waypoints.add((key.namespace, key.name))
             case "Pod":
@@ -266,6 +272,8 @@ class World:
                 self.registry.put_workload(uid, value, change)
             case "EndpointSlice":
                 self.registry.put_slice(key, value, change)
+            case "ServiceEntry":
+                self.entries.put(key, value, change)
             case "VirtualService":
                 self._note_routes(self.rules.put_virtual_service(key, value), change)
             case "DestinationRule":

@@ -39,6 +39,15 @@ class Service:
     created: float = 0.0
     """Seconds since the epoch; decides who comes first when two claim one thing."""
     publish_not_ready: bool = False
+    is_entry: bool = False
+    """A host of a ServiceEntry, not a Kubernetes Service."""
+    passes_through: bool = False
+    """Connections go where they were going (ServiceEntry, resolution NONE)."""
+
+    @property
+    def key(self) -> tuple[str, str]:
+        """Namespace and name by which endpoints are given to it. A ServiceEntry may be called as a Service is."""
+        return self.namespace, f"ServiceEntry/{self.name}" if self.is_entry else self.name
 
     @property
     def headless(self) -> bool:

@@ -62,7 +62,12 @@ def _outbound(service: Service, port: ServicePort, subset: str, blocks: PolicyBl
         metadata=_service_metadata([service]),
     )
     found.circuit_breakers.CopyFrom(_breakers(pool))
-    found.common_lb_config.locality_weighted_lb_config.SetInParent()
+    if service.passes_through:
+        found.ClearField("eds_cluster_config")
+        found.type = Cluster.ORIGINAL_DST
+        found.lb_policy = Cluster.CLUSTER_PROVIDED
+    else:
+        found.common_lb_config.locality_weighted_lb_config.SetInParent()
     options = _outbound_http_options(port, pool)
     if options is not None:
         found.typed_extension_protocol_options[_HTTP_OPTIONS].CopyFrom(pack(options))

@@ -35,7 +35,7 @@ def short_names(host: str, namespace: str, domain: str) -> tuple[str, ...]:
 def domains(view: View, service: Service, port: int) -> list[str]:
     """Every Host under which requests to a port of a service come, each also with the port."""
     hosts = [service.host, *short_names(service.host, view.namespace, view.world.settings.domain)]
-    if service.headless:
+    if service.headless and not service.is_entry:
         # A pod of a headless service is called by name: pod.service.
         hosts += [f"*.{host}" for host in hosts if "." in host]
     hosts += [f"[{address}]" if is_ipv6(address) else address for address in service.addresses]

@@ -374,7 +374,7 @@ def test_field_without_effect_yet_is_warned_of(configured: Any, text: str) -> No
     assert len(rules.virtual_services) + len(rules.destination_rules) == 1
 
 
-@pytest.mark.parametrize("kind", ["Gateway", "ServiceEntry", "Sidecar", "EnvoyFilter", "WorkloadGroup"])
+@pytest.mark.parametrize("kind", ["Gateway", "ProxyConfig", "Sidecar", "EnvoyFilter", "WorkloadGroup"])
 def test_kind_without_effect_yet_is_warned_of(configured: Any, kind: str) -> None:
     configured.put(f"apiVersion: networking.istio.io/v1\nkind: {kind}\nmetadata: {{name: a}}\nspec: {{}}")
     assert configured.messages() == [f"{kind} default/a: kind {kind} is not supported yet; it has no effect"]
