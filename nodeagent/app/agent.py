@@ -163,7 +163,7 @@ class Agent:
             return None
         parts = self.engine, self.configuration, self.enrolment, self.identities
         keeper = BypassKeeper(self.bypass, *parts)
-        self.configuration.after = keeper.refresh
+        self.configuration.after = keeper.configured
         self.identities.follow(lambda identity: keeper.refresh())
         return keeper
 

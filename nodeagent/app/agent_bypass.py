@@ -21,7 +21,8 @@ logger = logging.getLogger(__name__)
 
 
 class BypassKeeper:
-    """Keeps bypass by what is in force. refresh() is to be called when any of it changes."""
+    """Keeps bypass by what is in force. It is to be told when any of it changes: refresh() of workloads and identities,
+    configured() of configuration alone, which is often."""
 
     def __init__(
         self,
@@ -36,20 +37,28 @@ class BypassKeeper:
         self._configuration = configuration
         self._enrolment = enrolment
         self._identities = identities
+        self._here: list[tuple[LocalWorkload, NetworkNamespace]] = []
+        self._defect = ""
         self._judge_again = False
         self._judging: asyncio.Task[None] | None = None
 
     def refresh(self) -> None:
-        """Go by configuration, workloads and identities as they are now. A defect here concerns bypass alone."""
+        """Go by workloads and identities as they are now, and by the configuration in force."""
+        self._here = list(self._workloads())
+        self.configured()
+
+    def configured(self) -> None:
+        """Go by the configuration in force. A defect here concerns bypass alone."""
         unusable = {each.table for each in self._configuration.rejections if each.kind == "workload"}
         try:
-            self._judge_again |= self._bypass.update(
-                self._configuration.applied, list(self._workloads()), unusable
-            )
-        except Exception:
-            logger.exception("what passes the engine is not up to date")
+            self._judge_again |= self._bypass.update(self._configuration.applied, self._here, unusable)
+        except Exception as error:
+            if repr(error) != self._defect:
+                logger.exception("what passes the engine is not up to date")
+            self._defect = repr(error)
             self._bypass.suspend("a defect of the agent; its log tells")
             return
+        self._defect = ""
         if self._judge_again and self._judging is None:
             self._judging = asyncio.create_task(self._judge(), name="judge connections past the engine")
 

@@ -119,9 +119,10 @@ class Bypass:
 
     def suspend(self, error: str) -> None:
         """Let nothing pass the engine, for a reason, until the next apply() begins anew."""
+        if error != self.error:
+            logger.error("no connections pass the engine until that is mended: %s", error)
         self.error = error
         self._has_begun = False
-        logger.error("no connections pass the engine until that is mended: %s", error)
         try:
             self._maps.begin_life(NO_BYPASS)
         except BpfError as failure:

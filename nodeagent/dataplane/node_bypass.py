@@ -85,7 +85,8 @@ class NodeBypass:
         return True
 
     def suspend(self, reason: str) -> None:
-        """Let nothing pass the engine until the next update()."""
+        """Let nothing pass the engine until the next update(), which begins anew."""
+        self.plan = Plan(identities=self._identities)
         self.maps.suspend(reason)
 
     def revoke(self) -> int:
