@@ -28,7 +28,7 @@ _LAB: Final = """\
 nodes: [{nodes}]
 identity: {identity}
 pods:
-- {{name: client, node: node, serviceAccount: client, mesh: {client_mesh}, labels: {{app: client}}}}
+- {{name: client, node: node, serviceAccount: client, mesh: {client_mesh}, labels: {{app: client{labels}}}}}
 - name: backend
   node: {backend_node}
   serviceAccount: backend
@@ -36,7 +36,7 @@ pods:
 config: [{config}]
 """
 _BACKEND: Final = """\
-  labels: {{app: backend}}
+  labels: {{app: backend{labels}}}
   command: [{command}]"""
 _SIDECAR: Final = """\
   mesh: false
@@ -76,6 +76,10 @@ class Shape:
     """The client is captured."""
     sidecar: bool = False
     """The back end's pod has a sidecar: it is not captured, and nothing runs in it that the stage does not start."""
+    opaque: bool = False
+    """All services are declared TCP, whatever is spoken there."""
+    labels: str = ""
+    """Further labels of both pods, `name: value, ...`."""
 
 
 class BenchLab:
@@ -96,7 +100,7 @@ class BenchLab:
         status = up.bring_up(
             names,
             file,
-            AgentOptions(config.capture_mode),
+            AgentOptions(config.capture_mode, bypass="on"),
             plain=shape.plain,
             timeout=_UP_SECONDS,
             progress=lambda _: None,
@@ -184,17 +188,22 @@ class BenchLab:
 
 def _write(folder: Path, key: str, nodes: Sequence[str], shape: Shape) -> Path:
     ports = ", ".join(
-        f"{{name: {'http' if s.http else 'tcp'}-{s.name}, port: {s.backend_port}}}" for s in SERVICES
+        f"{{name: {'http' if s.http and not shape.opaque else 'tcp'}-{s.name}, port: {s.backend_port}}}"
+        for s in SERVICES
     )
     objects = folder / f"{key}-services.yaml"
     objects.write_text(_SERVICE.format(ports=ports))
     file = folder / f"{key}-lab.yaml"
+    labels = f", {shape.labels}" if shape.labels else ""
     text = _LAB.format(
+        labels=labels,
         nodes=", ".join(f"{{name: {node}}}" for node in nodes),
         identity=_yes(shape.identity),
         client_mesh=_yes(shape.client_mesh),
         backend_node=nodes[-1],
-        backend=_SIDECAR if shape.sidecar else _BACKEND.format(command=", ".join(_backend_command())),
+        backend=_SIDECAR
+        if shape.sidecar
+        else _BACKEND.format(labels=labels, command=", ".join(_backend_command())),
         config=objects,
     )
     file.write_text(text)

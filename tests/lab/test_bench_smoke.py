@@ -80,6 +80,18 @@ def test_other_proxies(tmp_path: Path) -> None:
     assert ratios["nodeagent"] is None
 
 
+def test_same_node(tmp_path: Path) -> None:
+    found = bench(tmp_path, "same-node", "--peers", "direct")
+    assert len(found["cases"]) == 4
+    requests, _, bulk, connects = found["cases"]
+    for peer in ("nodeagent", "accelerated", "no-mesh", "nft"):
+        assert values(requests, peer)["rate"] > 500
+        assert values(bulk, peer)["mb"] > 10
+        assert 1 < values(connects, peer)["p50"] < 5000
+    # The engine has nothing to do; its Python looks around now and then.
+    assert values(requests, "nodeagent")["cpu"] < 5
+
+
 def test_tcp(tmp_path: Path) -> None:
     small, bulk = bench(tmp_path, "tcp", "--peers", "direct,floor")["cases"]
     assert values(small, "nodeagent")["rate"] > 500

@@ -67,6 +67,11 @@ NA_API int na_bpf_map_count(int map_fd, uint32_t key_size, uint32_t value_size);
 /* CPUs that a per-CPU value has room for. */
 NA_API int na_bpf_cpus(void);
 
+/* Have the kernel count how long programs run, until the descriptor that is returned is closed (Linux 5.8). */
+NA_API int na_bpf_stats_begin(void);
+/* Nanoseconds and runs that were counted of all loaded programs whose names begin with one of the prefixes. */
+NA_API int na_bpf_run_time(const char *const *prefixes, size_t n, uint64_t *ns, uint64_t *runs);
+
 /* What libbpf and the verifier said, their last lines; "" if nothing. Valid until the thread's next call. */
 NA_API const char *na_bpf_error(void);
 
