@@ -7,19 +7,22 @@ outlives agents, so some may be of an earlier one, whose numbers of workloads me
 from __future__ import annotations
 
 import logging
+import struct
 from collections.abc import Callable, Iterable, Iterator, Set
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
-from typing import Protocol
+from typing import Final, Protocol
 
 from nodeagent.dataplane import sock_diag
 from nodeagent.dataplane.bpf import BpfMap
-from nodeagent.dataplane.bypass_layout import Ends, Flow
+from nodeagent.dataplane.bypass_layout import Ends, Flow, Redirected
 from nodeagent.dataplane.netns import NetworkNamespace
 from nodeagent.dataplane.sock_diag import CONNECTED, UNFINISHED, DiagSocket, TcpSocket, TcpState
 from nodeagent.errors import NetnsError
 
 logger = logging.getLogger(__name__)
+
+_COOKIE: Final = struct.Struct("=Q")
 
 
 class LocalWorkload(Protocol):
@@ -72,9 +75,12 @@ class Sample:
 class FlowTable:
     """The map, with who is enrolled. Calls block; they may come from several threads."""
 
-    def __init__(self, flows: BpfMap, workloads: LocalWorkloads, life: int) -> None:
-        """`flows` (bypassed) stays the caller's; `life` is that of this agent."""
+    def __init__(
+        self, flows: BpfMap, workloads: LocalWorkloads, life: int, redirected: BpfMap | None = None
+    ) -> None:
+        """`flows` (bypassed) and `redirected` stay the caller's; `life` is that of this agent."""
         self._flows = flows
+        self._redirected = redirected
         self._workloads = workloads
         self._life = life
         self._missing: set[bytes] = set()
@@ -109,7 +115,16 @@ class FlowTable:
             if sockets is not None:
                 found.sockets.extend(sockets)
                 found.looked_at.append(cookie)
-        return found
+        past_tcp = self._past_tcp()
+        return (
+            Sample([_add(past_tcp, each) for each in found.sockets], found.looked_at) if past_tcp else found
+        )
+
+    def _past_tcp(self) -> dict[int, Redirected]:
+        """By the cookie of the client's socket."""
+        if self._redirected is None:
+            return {}
+        return {_COOKIE.unpack(key)[0]: Redirected.unpack(value) for key, value in self._redirected.items()}
 
     def _sockets(self, cookie: int, states: Set[TcpState]) -> list[TcpSocket] | None:
         """None: they cannot be looked at."""
@@ -188,6 +203,14 @@ class FlowTable:
             if server is not None:
                 doomed.setdefault(server.namespace, set()).add(_seen_by_server(each.ends))
         return sum(namespace.run(partial(_destroy, frozenset(), ends)) for namespace, ends in doomed.items())
+
+
+def _add(past_tcp: dict[int, Redirected], found: TcpSocket) -> TcpSocket:
+    """TCP's own counters do not know of that."""
+    past = past_tcp.get(found.cookie)
+    if past is None:
+        return found
+    return replace(found, sent=found.sent + past.sent, received=found.received + past.received)
 
 
 def _seen_by_server(ends: Ends) -> sock_diag.Ends:

@@ -23,6 +23,7 @@ _BACKEND: Final = struct.Struct("=16sIH2x")
 _ACCESS_KEY: Final = struct.Struct("=IIHBx")
 _ENDS: Final = struct.Struct("=16s16sHH4x")
 _FLOW: Final = struct.Struct("=16sH6xQQQIIII")
+_REDIRECTED: Final = struct.Struct("=QQ")
 _EVENT: Final = struct.Struct("=40s64sQQQIIIIII")
 
 LIFE_SIZE: Final = _LIFE.size
@@ -36,6 +37,7 @@ ACCESS_SIZE: Final = _PAIR.size
 HERE_SIZE: Final = _PAIR.size
 ENDS_SIZE: Final = _ENDS.size
 FLOW_SIZE: Final = _FLOW.size
+REDIRECTED_SIZE: Final = _REDIRECTED.size
 EVENT_SIZE: Final = _EVENT.size
 
 
@@ -259,3 +261,20 @@ class Event:
         return cls(
             Ends.unpack(ends), Flow.unpack(flow), at_ns, sent, received, EventKind(kind), End(end), *rest
         )
+
+
+@dataclass(frozen=True, slots=True)
+class Redirected:
+    """struct na_redirected (direct_abi.h): what a connection carried past TCP, as its client sees it."""
+
+    sent: int = 0
+    received: int = 0
+
+    def pack(self) -> bytes:
+        """As in the map."""
+        return _REDIRECTED.pack(self.sent, self.received)
+
+    @classmethod
+    def unpack(cls, raw: bytes) -> Redirected:
+        """From the map."""
+        return cls(*_REDIRECTED.unpack(raw))

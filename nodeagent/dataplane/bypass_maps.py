@@ -37,6 +37,8 @@ class BypassMaps:
     access: BpfMap
     bypassed: BpfMap
     """Live connections: Ends to Flow. Programs write it."""
+    redirected: BpfMap
+    """What connections carried past TCP, by the cookie of the client's socket. `direct` writes it."""
     events: BpfMap
     """A ring buffer, read by its descriptor. Its reader is woken only when a quarter is full, and looks by itself
     before that."""
@@ -51,6 +53,7 @@ class BypassMaps:
             backends=outbound.map("backends", layout.BACKEND_KEY_SIZE, layout.BACKEND_SIZE),
             access=outbound.map("access", layout.ACCESS_KEY_SIZE, layout.ACCESS_SIZE),
             bypassed=outbound.map("bypassed", layout.ENDS_SIZE, layout.FLOW_SIZE),
+            redirected=outbound.map("redirected", _COOKIE_SIZE, layout.REDIRECTED_SIZE),
             events=outbound.map("events", 0, 0),
         )
 
@@ -60,7 +63,7 @@ class BypassMaps:
 
     def counted(self) -> tuple[BpfMap, ...]:
         """Those that fill up."""
-        return (self.sources, self.services, self.backends, self.access, self.bypassed)
+        return (self.sources, self.services, self.backends, self.access, self.bypassed, self.redirected)
 
     def all(self) -> tuple[BpfMap, ...]:
         """All of them."""

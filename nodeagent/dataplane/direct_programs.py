@@ -99,6 +99,7 @@ class DirectPrograms:
             for name in ("maps", "links"):
                 make_folder(folder / name)
         shared = {name: folder / "maps" / name for name in _SIZES} if folder is not None else {}
+        self._has_own = redirected is None
         if redirected is not None:
             shared[REDIRECTED] = redirected
         self._object = BpfObject("direct", shared, objects)
@@ -193,9 +194,11 @@ class DirectPrograms:
         return found
 
     def usage(self) -> Sequence[MapUsage]:
-        """What the maps take."""
+        """What the maps take, but for those of other owners."""
         found = []
         for name, each in self._maps.items():
+            if name == REDIRECTED and not self._has_own:
+                continue
             memory, limit = each.memory_and_limit()
             if name in ("direct_workloads", "direct_addresses", "direct_flows", REDIRECTED):
                 found.append(MapUsage(name, memory, each.count(), limit, self._full[name]))

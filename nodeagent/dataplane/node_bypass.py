@@ -48,8 +48,9 @@ class NodeBypass:
         self._node = node
         self._identities = identities
         self.plan = Plan(identities=identities)
-        self.maps = Bypass(node.bypass_maps(), node.count_full)
-        self.flows = FlowTable(node.bypass_maps().bypassed, self, self.maps.life)
+        maps = node.bypass_maps()
+        self.maps = Bypass(maps, node.count_full)
+        self.flows = FlowTable(maps.bypassed, self, self.maps.life, maps.redirected)
         self._snapshot = Snapshot()
         self._namespaces: dict[int, NetworkNamespace] = {}
         self._named: dict[int, int] = {}

@@ -140,7 +140,8 @@ def test_a_node_counts_the_workloads_that_it_has_no_room_for(folder: Path) -> No
                 node.put(node.workloads, _no_namespace(4096), entry)
             usage = {each.name: each for each in node.maps()}
             capture = {"workloads", "groups", "destinations", "original", "counters", "listeners"}
-            assert set(usage) == capture | {"sources", "services", "backends", "access", "bypassed", "events"}
+            bypass = {"sources", "services", "backends", "access", "bypassed", "redirected", "events"}
+            assert set(usage) == capture | bypass
             workloads = usage["workloads"]
             assert (workloads.entries, workloads.limit, workloads.full) == (4096, 4096, 1)
             assert workloads.memory >= 4096 * len(entry)

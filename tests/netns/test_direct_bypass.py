@@ -5,14 +5,19 @@ from __future__ import annotations
 import contextlib
 import socket
 from collections.abc import Iterator
+from dataclasses import dataclass
 
 import pytest
 from harness import require, scratch_cgroup
-from harness.bypass_scene import FAMILIES, BypassScene
+from harness.bypass_scene import CLIENT, FAMILIES, LIFE, BypassScene
 from harness.processes import wait_until
 
-from nodeagent.dataplane.bypass_layout import Event, EventKind
+from nodeagent.dataplane.bpf import BpfMap, pinned_map
+from nodeagent.dataplane.bypass_flows import FlowTable
+from nodeagent.dataplane.bypass_layout import REDIRECTED_SIZE, Event, EventKind
 from nodeagent.dataplane.direct import Direct
+from nodeagent.dataplane.ebpf_node import ABI, netns_cookie
+from nodeagent.dataplane.netns import NetworkNamespace
 from nodeagent.dataplane.routing import read_addresses
 from nodeagent.dataplane.sock_diag import DiagSocket
 from nodeagent.snapshot.address import widen_address
@@ -55,6 +60,44 @@ def _connect(scene: BypassScene, family: str) -> tuple[socket.socket, socket.soc
         return client, listener.accept()[0]
 
 
+@dataclass
+class _Client:
+    number: int
+    namespace: NetworkNamespace
+
+
+@dataclass
+class _Node:
+    """Knows the client."""
+
+    client: _Client
+
+    def by_cookie(self, cookie: int) -> _Client:
+        return self.client
+
+    def by_address(self, address: bytes) -> None:
+        return None
+
+
+def _sampled(scene: BypassScene) -> list[tuple[int, int]]:
+    """What live connections of the client have sent and received, as the agent samples it."""
+    with _redirected(scene) as redirected:
+        table = FlowTable(scene.maps.bypassed, _Node(_Client(CLIENT, scene.client.handle)), LIFE, redirected)
+        found = table.sample([netns_cookie(scene.client.handle)]).sockets
+    return [(each.sent, each.received) for each in found if each.ends.destination_port == 8080]
+
+
+@contextlib.contextmanager
+def _redirected(scene: BypassScene) -> Iterator[BpfMap]:
+    assert scene.agent.pins is not None
+    found = pinned_map(scene.agent.pins / f"v{ABI}" / "maps" / "redirected", 8, REDIRECTED_SIZE)
+    assert found is not None
+    try:
+        yield found
+    finally:
+        found.close()
+
+
 def _ended(scene: BypassScene) -> Event:
     wait_until(lambda: not scene.maps.flows(), "the connection to end")
     event = scene.maps.events()[-1]
@@ -71,6 +114,7 @@ def test_all_bytes_are_told_of(bypass: BypassScene, direct: Direct, family: str,
         client.sendall(b"x" * 1234)
         server.sendall(b"y" * 567)
         assert (len(server.recv(2000)), len(client.recv(2000))) == (1234, 567)
+        assert _sampled(bypass) == [(1234, 567)], "also while it lives"
         order = (client, server) if first == "client" else (server, client)
         for end in order:
             end.close()
@@ -79,7 +123,8 @@ def test_all_bytes_are_told_of(bypass: BypassScene, direct: Direct, family: str,
     counters = direct.state().counters
     assert counters["bytes"] - before["bytes"] == 1234 + 567
     assert bypass.captured() == 0
-    assert {each.name: each.entries for each in direct.maps()}["redirected"] == 0, "nothing is left"
+    with _redirected(bypass) as redirected:
+        assert redirected.count() == 0, "nothing is left"
 
 
 def test_bytes_of_both_ways_are_added_up(bypass: BypassScene, direct: Direct) -> None:
