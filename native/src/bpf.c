@@ -113,10 +113,31 @@ void na_bpf_close(na_bpf *object) {
   free(object);
 }
 
+int na_bpf_limit_map(na_bpf *object, const char *map, uint32_t entries) {
+  log_begin();
+  struct bpf_map *found = bpf_object__find_map_by_name(object->object, map);
+  return found ? bpf_map__set_max_entries(found, entries) : -ENOENT;
+}
+
+/* libbpf takes a pinned map only when all of its layout is the same, its size too. */
+static int take_pinned_size(struct bpf_map *map, const char *path) {
+  struct bpf_map_info info = {0};
+  uint32_t size = sizeof info;
+  int fd = bpf_obj_get(path);
+  if (fd < 0)
+    return errno == ENOENT ? 0 : -errno;
+  int error = bpf_obj_get_info_by_fd(fd, &info, &size);
+  close(fd);
+  return error ? error : bpf_map__set_max_entries(map, info.max_entries);
+}
+
 int na_bpf_share_map(na_bpf *object, const char *map, const char *path) {
   log_begin();
   struct bpf_map *found = bpf_object__find_map_by_name(object->object, map);
-  return found ? bpf_map__set_pin_path(found, path) : -ENOENT;
+  if (!found)
+    return -ENOENT;
+  int error = take_pinned_size(found, path);
+  return error ? error : bpf_map__set_pin_path(found, path);
 }
 
 int na_bpf_load(na_bpf *object) {

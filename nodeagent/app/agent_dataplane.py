@@ -8,6 +8,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from nodeagent.app.agent_ports import Bypass, Capture, Engine, Flows
 from nodeagent.config.agent import AgentConfig
 from nodeagent.dataplane.bpf import MapUsage
+from nodeagent.dataplane.bypass_maps import NO_ROOM, BypassLimits
 from nodeagent.dataplane.capture_mode import EbpfMode, choose_mode
 from nodeagent.dataplane.cgroup import Cgroup
 from nodeagent.dataplane.direct import Direct
@@ -25,6 +26,14 @@ from nodeagent.snapshot.values import VirtualHost
 logger = logging.getLogger(__name__)
 
 
+def _limits(config: AgentConfig) -> BypassLimits:
+    if config.bypass == "off":
+        return NO_ROOM
+    return BypassLimits(
+        config.bypass_services, config.bypass_endpoints, config.bypass_verdicts, config.bypass_connections
+    )
+
+
 class KernelDataplane:
     """The real thing: the C engine, and capture in the workloads' namespaces by the mode that is asked for."""
 
@@ -34,7 +43,12 @@ class KernelDataplane:
         # Nobody is captured with explicit listeners: nothing shall be attached, nor an earlier run's be taken away.
         wanted = config.capture if config.static is None else "nft"
         self._mode, reason = choose_mode(
-            wanted, group, config.bpf_pins, hbone=bool(config.ca), dns=config.captures_dns
+            wanted,
+            group,
+            config.bpf_pins,
+            hbone=bool(config.ca),
+            dns=config.captures_dns,
+            limits=_limits(config),
         )
         # Captured by nft, no connection goes past the engine.
         refusal = "" if self._mode.name == "ebpf" else "acceleration needs capture by eBPF (--capture ebpf)"

@@ -86,6 +86,12 @@ def run(
             "kernel; off.",
         ),
     ] = "off",
+    bypass_services: Annotated[
+        int, Option("bypass-services", "Room of the kernel's tables for that: addresses of services.")
+    ] = 65_536,
+    bypass_endpoints: Annotated[int, Option("bypass-endpoints", "Endpoints of services.")] = 131_072,
+    bypass_verdicts: Annotated[int, Option("bypass-verdicts", "Verdicts on a client and a port.")] = 65_536,
+    bypass_connections: Annotated[int, Option("bypass-connections", "Live connections.")] = 65_536,
     xds_mode: Annotated[
         str,
         Option("xds-mode", "on-demand (only what is used), wildcard (all that a sidecar gets), or auto."),
@@ -178,6 +184,10 @@ def run(
         direct_workloads=_names(direct_workloads),
         direct_limit=direct_limit,
         bypass=bypass,
+        bypass_services=bypass_services,
+        bypass_endpoints=bypass_endpoints,
+        bypass_verdicts=bypass_verdicts,
+        bypass_connections=bypass_connections,
         xds_mode=xds_mode,
         on_demand_ttl=on_demand_ttl,
         on_demand_limit=on_demand_limit,

@@ -25,6 +25,7 @@ ACCESS_LOGS: Final = ("off", "text", "json")
 CAPTURE_MODES: Final = ("auto", "ebpf", "nft")
 DNS_CAPTURES: Final = ("on", "off")
 DIRECT_MODES: Final = ("labelled", "off")
+MIN_BYPASS_LIMIT, MAX_BYPASS_LIMIT = 16, 1 << 22
 MIN_DIRECT_LIMIT, MAX_DIRECT_LIMIT = 1 << 14, 1 << 26
 SWITCH: Final = ("on", "off")
 DEFAULT_PINS: Final = Path("/sys/fs/bpf/nodeagent")
@@ -77,6 +78,15 @@ class AgentConfig:
     bypass: str = "off"
     """on: with capture by eBPF, plain TCP between workloads of the node passes the engine where policy can be told
     beforehand."""
+    bypass_services: int = 65_536
+    """How many addresses of services, in each view, the kernel's tables for that have room for; what finds none goes to
+    the engine."""
+    bypass_endpoints: int = 131_072
+    """The same, of endpoints of services."""
+    bypass_verdicts: int = 65_536
+    """The same, of verdicts on a client and a port."""
+    bypass_connections: int = 65_536
+    """The same, of live connections."""
     xds_mode: str = "auto"
     """on-demand: only what is used; wildcard: everything a sidecar gets; auto: by what the server does."""
     on_demand_ttl: float = 600.0
@@ -126,6 +136,10 @@ class AgentConfig:
             if not all(name.partition("/")) or name.count("/") > 1:
                 raise ConfigError(f"--direct-workloads {name}: must be NAMESPACE/SERVICE-ACCOUNT")
         _one_of("--bypass", self.bypass, SWITCH)
+        for kind in ("services", "endpoints", "verdicts", "connections"):
+            entries = getattr(self, f"bypass_{kind}")
+            _at_least(f"--bypass-{kind}", entries, MIN_BYPASS_LIMIT)
+            _at_most(f"--bypass-{kind}", entries, MAX_BYPASS_LIMIT)
         _one_of("--xds-mode", self.xds_mode, XDS_MODES)
         _one_of("--access-log", self.access_log, ACCESS_LOGS)
         _at_least("--workers", self.workers, 1)

@@ -182,8 +182,16 @@ class BpfLink:
 class BpfObject:
     """An object file in the kernel: its maps made, its programs checked. Usable as a context manager."""
 
-    def __init__(self, name: str, shared: Mapping[str, Path] | None = None, folder: Path = OBJECTS) -> None:
-        """Load `name` from `folder`. Maps in `shared` are taken from a pin, or pinned there when they are new.
+    def __init__(
+        self,
+        name: str,
+        shared: Mapping[str, Path] | None = None,
+        folder: Path = OBJECTS,
+        *,
+        limits: Mapping[str, int] | None = None,
+    ) -> None:
+        """Load `name` from `folder`. Maps in `shared` are taken from a pin, or pinned there when they are new; new
+        ones are made for as many entries as `limits` says.
 
         BpfError names the object, and the program with the verifier's last lines.
         """
@@ -193,6 +201,9 @@ class BpfObject:
         _check(lib.na_bpf_open(os.fsencode(path), slot), f"open BPF object {path}")
         self._object: Any = slot[0]
         try:
+            for map_name, entries in (limits or {}).items():
+                code = lib.na_bpf_limit_map(self._object, map_name.encode(), entries)
+                _check(code, f"give map {map_name} of BPF object {name} room for {entries} entries")
             for map_name, pin in (shared or {}).items():
                 code = lib.na_bpf_share_map(self._object, map_name.encode(), os.fsencode(pin))
                 _check(code, f"share map {map_name} of BPF object {name} at {pin}")

@@ -6,6 +6,7 @@ earlier agent's is ever acted on. Live connections, and what is told of them, ou
 
 from __future__ import annotations
 
+import mmap
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -24,6 +25,36 @@ HERE: Final = "here"
 _ONLY: Final = bytes(4)
 _KEY_SIZE: Final = 4
 _COOKIE_SIZE: Final = 8
+
+
+@dataclass(frozen=True, slots=True)
+class BypassLimits:
+    """How many entries the maps are made for. What has no room goes to the engine."""
+
+    services: int = 65_536
+    """Addresses of services and workloads, in each view that knows them."""
+    endpoints: int = 131_072
+    """Slots of services that endpoints of this node are in."""
+    verdicts: int = 65_536
+    """Of clients on ports of workloads."""
+    connections: int = 65_536
+    """That live. While there are some, that many as under the agent before."""
+    event_bytes: int = 1 << 20
+    """Of what is told of them and not read yet; a power of two, and whole pages."""
+
+    def entries(self) -> dict[str, int]:
+        """By the maps' names."""
+        return {
+            "services": self.services,
+            "backends": self.endpoints,
+            "access": self.verdicts,
+            "bypassed": self.connections,
+            "events": self.event_bytes,
+        }
+
+
+NO_ROOM: Final = BypassLimits(1, 1, 1, 1, mmap.PAGESIZE)
+"""Where nothing is to pass the engine: a map of 65,536 entries takes a megabyte when it is empty, too."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,15 +106,22 @@ class BypassMaps:
             each.close()
 
 
-def end_life(maps: Path) -> None:
-    """Let nothing more of an earlier agent's take effect, and unpin what only it had. Programs that are still
-    attached have these maps until they are replaced."""
+def end_life(maps: Path, limits: BypassLimits) -> None:
+    """Let nothing more of an earlier agent's take effect, and unpin what only it had, or was made for other limits.
+    Programs that are still attached have these maps until they are replaced."""
     life = pinned_map(maps / "life", _KEY_SIZE, layout.LIFE_SIZE)
     if life is not None:
         life[_ONLY] = layout.Life(layout.NO_BYPASS).pack()
         life.close()
     for name in PER_LIFE:
         remove_pins(maps / name)
+    for name in ("bypassed", "events"):
+        lasting = pinned_map(maps / name, layout.ENDS_SIZE, layout.FLOW_SIZE)
+        if lasting is not None:
+            is_other = lasting.memory_and_limit()[1] != limits.entries()[name]
+            if is_other and not (name == "bypassed" and lasting.count()):
+                remove_pins(maps / name)
+            lasting.close()
 
 
 def name_namespace(folder: Path, here: layout.Here) -> None:

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Protocol
 
 from nodeagent.dataplane.bpf import MapUsage
+from nodeagent.dataplane.bypass_maps import BypassLimits
 from nodeagent.dataplane.capture import Capture as NftCapture
 from nodeagent.dataplane.cgroup import Cgroup
 from nodeagent.dataplane.ebpf_capture import EbpfCapture, EbpfListeners, end_all
@@ -126,8 +127,10 @@ class EbpfMode:
 
     name = "ebpf"
 
-    def __init__(self, group: Cgroup, rules: CaptureRules, pins: Path) -> None:
-        self._node = EbpfNode(pins, group, dns=rules.dns)
+    def __init__(
+        self, group: Cgroup, rules: CaptureRules, pins: Path, limits: BypassLimits | None = None
+    ) -> None:
+        self._node = EbpfNode(pins, group, dns=rules.dns, limits=limits)
         self._rules = replace(rules, steered=True)
         self._shared = SharedNamespaces(self._node, self._rules)
         self.opener: Opener = EbpfListeners(self._node, self._shared)
@@ -183,16 +186,23 @@ class EbpfMode:
 
 
 def choose_mode(
-    wanted: str, group: Cgroup, pins: Path, *, hbone: bool = False, dns: bool = False
+    wanted: str,
+    group: Cgroup,
+    pins: Path,
+    *,
+    hbone: bool = False,
+    dns: bool = False,
+    limits: BypassLimits | None = None,
 ) -> tuple[Mode, str]:
-    """The mode that is `wanted` (ebpf, nft, or auto: ebpf where it works), started, and why it is this one.
+    """The mode that is `wanted` (ebpf, nft, or auto: ebpf where it works), started, and why it is this one. `limits`
+    are those of what passes the engine; None: the usual ones.
 
     CapabilityError or DataplaneError if ebpf is asked for and this machine cannot.
     """
     rules = CaptureRules.for_agent(group, hbone=hbone, dns=dns)
     if wanted == "nft":
         return NftMode(rules, pins), "asked for"
-    ebpf = EbpfMode(group, rules, pins)
+    ebpf = EbpfMode(group, rules, pins, limits)
     try:
         ebpf.start()
     except (CapabilityError, DataplaneError) as error:

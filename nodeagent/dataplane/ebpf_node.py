@@ -36,7 +36,16 @@ from nodeagent.dataplane.bpf import (
 )
 from nodeagent.dataplane.bpffs import ensure_bpffs, lock_folder, make_folder, remove_pins
 from nodeagent.dataplane.bypass_layout import Here
-from nodeagent.dataplane.bypass_maps import INBOUND, LASTING, PER_LIFE, BypassMaps, end_life, name_namespace
+from nodeagent.dataplane.bypass_maps import (
+    INBOUND,
+    LASTING,
+    NO_ROOM,
+    PER_LIFE,
+    BypassLimits,
+    BypassMaps,
+    end_life,
+    name_namespace,
+)
 from nodeagent.dataplane.cgroup import Cgroup, find_mount
 from nodeagent.dataplane.ebpf_dns import EbpfDns, detach_dns
 from nodeagent.dataplane.liveness import LIVENESS, Liveness
@@ -194,14 +203,18 @@ class EbpfNode:
     workload's entry is a thread's own.
     """
 
-    def __init__(self, pins: Path, group: Cgroup, *, dns: bool = False) -> None:
-        """`group` is the agent's, and not the root, which holds everyone. `dns`: name servers are captured, too."""
+    def __init__(
+        self, pins: Path, group: Cgroup, *, dns: bool = False, limits: BypassLimits | None = None
+    ) -> None:
+        """`group` is the agent's, and not the root, which holds everyone. `dns`: name servers are captured, too.
+        `limits` of what passes the engine are as usual where none are given."""
         assert group.level > 0
         self.folder = pins / f"v{ABI}"
         self.group_id = group.directory.stat().st_ino
         self.group_level = group.level
         self._pins = pins
         self._group = group
+        self._limits = limits or BypassLimits()
         self._lock = -1
         self.dns = EbpfDns(self.folder) if dns else None
         self._hook: BpfLink | None = None
@@ -228,11 +241,12 @@ class EbpfNode:
         for name in ("maps", "links", "netns"):
             make_folder(self.folder / name)
         try:
-            end_life(self.folder / "maps")
-            for name, shared in (("inbound", INBOUND_MAPS), ("shared", ("counters",))):
-                with BpfObject(name, self.map_pins(shared)):
-                    """Its programs are checked now: a workload must not be the first to find out."""
-            with BpfObject("outbound", self.map_pins(SHARED_MAPS)) as outbound:
+            end_life(self.folder / "maps", self._limits)
+            shared = self.map_pins(SHARED_MAPS)
+            with BpfObject("outbound", shared, limits=self._limits.entries()) as outbound:
+                for name, maps in (("inbound", INBOUND_MAPS), ("shared", ("counters",))):
+                    with BpfObject(name, self.map_pins(maps)):
+                        """Its programs are checked now: a workload must not be the first to find out."""
                 self._open_maps(outbound)
                 self._attach(outbound, root)
                 self._liveness = Liveness(outbound)
@@ -389,9 +403,11 @@ class EbpfNode:
         assert self._groups is not None
         destinations, original = self._unread
         bypass = self.bypass_maps()
-        full = (self.workloads, self._groups, destinations, *bypass.counted())
+        passing = self._limits != NO_ROOM
+        full = (self.workloads, self._groups, destinations, *(bypass.counted() if passing else ()))
         found = [self._usage(each, counted=True) for each in full]
-        found += [self._usage(each, counted=False) for each in (original, self._counters, bypass.events)]
+        rest = (original, self._counters, *((bypass.events,) if passing else ()))
+        found += [self._usage(each, counted=False) for each in rest]
         return [*found, self._listeners()]
 
     def _usage(self, each: BpfMap, *, counted: bool) -> MapUsage:

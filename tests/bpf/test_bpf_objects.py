@@ -17,6 +17,9 @@ from harness.bpf_source import compile_bpf
 from nodeagent.dataplane import ebpf_node, ebpf_shared
 from nodeagent.dataplane.bpf import BpfMap, BpfObject, object_names
 from nodeagent.dataplane.bpffs import ensure_bpffs, find_bpffs
+from nodeagent.dataplane.bypass_layout import Flow
+from nodeagent.dataplane.bypass_maps import NO_ROOM, BypassLimits
+from nodeagent.dataplane.ebpf_node import EbpfNode
 from nodeagent.errors import BpfError, BpfMapFullError, CapabilityError
 
 ABI = Path(__file__).parents[2] / "bpf" / "include" / "nodeagent_abi.h"
@@ -162,7 +165,11 @@ def test_a_shared_map_outlives_its_object(tmp_path: Path, folder: Path) -> None:
         numbers = second.map("m", 4, 4)
         assert numbers.get(_number(1)) == _number(2)
         numbers.close()
-    compile_bpf(tmp_path, "counted", COUNTED, "-DSIZE=200")
+    with BpfObject("counted", {"m": folder / "m"}, tmp_path, limits={"m": 200}) as third:
+        numbers = third.map("m", 4, 4)
+        assert numbers.memory_and_limit()[1] == 100, "as many as it was made for"
+        numbers.close()
+    compile_bpf(tmp_path, "counted", COUNTED.replace("__type(key, int)", "__type(key, long)"), "-DSIZE=100")
     with pytest.raises(BpfError, match="counted"):
         BpfObject("counted", {"m": folder / "m"}, tmp_path)
 
@@ -265,3 +272,37 @@ def test_a_start_that_fails_leaves_what_is_captured(folder: Path, monkeypatch: p
         with pytest.raises(BpfError):
             ebpf_node.EbpfNode(pins, group.group).start()
         assert not pins.exists()
+
+
+def test_maps_of_bypass_are_as_large_as_is_asked_for(folder: Path) -> None:
+    """Without bypass next to nothing; where connections live their table stays."""
+    pins = folder / "pins"
+    flow = Flow(bytes(16), 1, 1, 1, 1, 1, 1, 1, 1).pack()
+
+    def start(limits: BypassLimits) -> tuple[EbpfNode, list[int]]:
+        node = EbpfNode(pins, group.group, limits=limits)
+        node.start()
+        node.workloads[_no_namespace(1)] = ebpf_node.WorkloadEntry(1, 1).pack()
+        maps = node.bypass_maps()
+        sized = (maps.services, maps.backends, maps.access, maps.bypassed, maps.events)
+        return node, [each.memory_and_limit()[1] for each in sized]
+
+    with scratch_cgroup("size") as group:
+        try:
+            node, sizes = start(NO_ROOM)
+            assert sizes == [1, 1, 1, 1, 4096]
+            assert not {"services", "events"} & {each.name for each in node.maps()}
+            node.close()
+            node, sizes = start(BypassLimits(10, 20, 30, 40))
+            assert sizes == [10, 20, 30, 40, 1 << 20]
+            node.bypass_maps().bypassed[bytes(40)] = flow
+            node.close()
+            node, sizes = start(NO_ROOM)
+            assert sizes == [1, 1, 1, 40, 4096]
+            node.bypass_maps().bypassed.discard(bytes(40))
+            node.close()
+            node, sizes = start(BypassLimits())
+            assert sizes == [65_536, 131_072, 65_536, 65_536, 1 << 20]
+            node.close()
+        finally:
+            ebpf_node.unload(pins)

@@ -22,8 +22,10 @@ NA_API int na_bpf_open(const char *path, na_bpf **out);
 /* Unload what is neither pinned nor attached, and free. */
 NA_API void na_bpf_close(na_bpf *object);
 /* Before na_bpf_load(): share the map with other objects and later runs by a pin at `path`; a map that is pinned there
- * already is taken instead of a new one. -ENOENT: the object has no such map. */
+ * already is taken instead of a new one, with as many entries as it has. -ENOENT: the object has no such map. */
 NA_API int na_bpf_share_map(na_bpf *object, const char *map, const char *path);
+/* Before na_bpf_share_map(): make the map for so many entries. -ENOENT. */
+NA_API int na_bpf_limit_map(na_bpf *object, const char *map, uint32_t entries);
 /* Create the maps and have the verifier check the programs. -EINVAL also when a pinned map has another layout. */
 NA_API int na_bpf_load(na_bpf *object);
 /* The descriptor of a map, which stays the object's; -ENOENT. */

@@ -28,6 +28,8 @@ from nodeagent.snapshot.address import parse_address
         ({"workers": 0}, "--workers 0: must be at least 1"),
         ({"workers": 65}, "--workers 65: must be at most 64"),
         ({"drain": -1}, "--drain -1: must be at least 0"),
+        ({"bypass_services": 1}, "--bypass-services 1: must be at least 16"),
+        ({"bypass_connections": 1 << 23}, "--bypass-connections 8.38861e"),
         ({"on_demand_limit": 1}, "--on-demand-limit 1: must be at least 16"),
     ],
 )
