@@ -206,7 +206,7 @@ static __always_inline void join(struct bpf_sock_ops *ops, struct bpf_sock *sk) 
     return;
   end = bpf_sk_storage_get(&direct_ends, sk, 0, BPF_SK_STORAGE_GET_F_CREATE);
   if (!end) {
-    count(NA_DIRECT_MAP_FULL, 1);
+    count(NA_DIRECT_NOT_JOINED, 1);
     return;
   }
   __builtin_memset(end, 0, sizeof(*end)); // it may be of an earlier connection of the socket
@@ -219,7 +219,7 @@ static __always_inline void join(struct bpf_sock_ops *ops, struct bpf_sock *sk) 
     count(NA_DIRECT_JOINED, 1);
     return;
   }
-  count(NA_DIRECT_MAP_FULL, 1);
+  count(NA_DIRECT_NOT_JOINED, 1);
   forget_end(end);
   bpf_sk_storage_delete(&direct_ends, sk);
 }

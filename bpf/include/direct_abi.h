@@ -87,7 +87,7 @@ struct na_direct_row {
 /* Indexes of the per-CPU counters. */
 enum na_direct_counter {
   NA_DIRECT_JOINED = 0,          /* sockets that became an end */
-  NA_DIRECT_MAP_FULL = 1,        /* sockets for which a map had no room */
+  NA_DIRECT_NOT_JOINED = 1,      /* sockets that did not: a map is full, or another program has them in its own */
   NA_DIRECT_REDIRECTED = 2,      /* messages given to the peer at once */
   NA_DIRECT_BYTES = 3,           /* their bytes */
   NA_DIRECT_PASS_UNPAIRED = 4,   /* messages that went by TCP: the peer is not an end (yet) */

@@ -31,7 +31,7 @@ ABI: Final = 1
 MESSAGE_COST: Final = 1024
 COUNTERS: Final = (
     "joined",
-    "map_full",
+    "not_joined",
     "redirected",
     "bytes",
     "pass_unpaired",

@@ -11,6 +11,7 @@ import ctypes
 import errno
 import os
 import select
+import signal
 import socket
 import struct
 import threading
@@ -28,7 +29,7 @@ from nodeagent.dataplane.direct_probes import send_by_tcp, unread
 pytestmark = pytest.mark.netns
 
 ARCHITECTURE = Path(__file__).parents[2] / "ARCHITECTURE.md"
-SO_ZEROCOPY, MSG_ZEROCOPY, TCP_INQ = 60, 0x4000000, 36
+SO_ZEROCOPY, SO_PEEK_OFF, MSG_ZEROCOPY, TCP_INQ = 60, 42, 0x4000000, 36
 libc = ctypes.CDLL(None, use_errno=True)
 
 Socket = socket.socket
@@ -195,6 +196,31 @@ def receive_beside_send(client: Socket, server: Socket) -> Any:
     return found[0]
 
 
+def interrupted(client: Socket, server: Socket) -> Any:
+    """A signal comes while a receiver waits; plain recv() is asked again by Python."""
+    found: list[bytes | str] = []
+    receiver = threading.Thread(target=lambda: found.append(_soon(server)))
+    before = signal.signal(signal.SIGUSR1, lambda number, frame: None)
+    try:
+        receiver.start()
+        threading.Event().wait(0.03)
+        assert receiver.ident is not None
+        signal.pthread_kill(receiver.ident, signal.SIGUSR1)
+        threading.Event().wait(0.03)
+        client.sendall(b"later")
+        receiver.join()
+    finally:
+        signal.signal(signal.SIGUSR1, before)
+    return found[0]
+
+
+def peek_on(client: Socket, server: Socket) -> Any:
+    server.setsockopt(socket.SOL_SOCKET, SO_PEEK_OFF, 0)
+    client.sendall(b"12345")
+    _arrived(server)
+    return _now(server, 2, socket.MSG_PEEK), _now(server, 2, socket.MSG_PEEK)
+
+
 def times_out(client: Socket, server: Socket) -> Any:
     server.setsockopt(socket.SOL_SOCKET, socket.SO_RCVTIMEO, struct.pack("=qq", 0, 20_000))
     try:
@@ -328,7 +354,9 @@ CASES = [
     Case(stalled, (True, True)),
     Case(peek, (b"12", b"12345")),
     Case(trunc, (False, b"45"), (True, b"45"), "MSG_TRUNC"),
-    Case(receive_beside_send, b"later", "EAGAIN", "beside a `send()`"),
+    Case(receive_beside_send, b"later", "EAGAIN", "a `send()` beside it"),
+    Case(interrupted, b"later", "EAGAIN", "or a signal"),
+    Case(peek_on, (b"12", b"34"), (b"12", b"12"), "SO_PEEK_OFF"),
     Case(times_out, "EAGAIN"),
     Case(half_close, [b"question", b"", b"answer", b""]),
     Case(half_close_unread, (b"greeting", b"")),
