@@ -74,7 +74,10 @@ class Plan:
         """Go by these from now on. `unusable`: uids of workloads whose guards the engine could not make."""
         changes = PlanChanges()
         dirty = self._note_guards(snapshot, frozenset(unusable), changes)
-        moved, clients = self._note_workloads({each.uid: each for each in workloads}, dirty)
+        here = {each.uid: each for each in workloads}
+        # Of those who arrive there may be connections that an earlier agent has let past.
+        changes.judge_again |= not here.keys() <= self._workloads.keys()
+        moved, clients = self._note_workloads(here, dirty)
         self._snapshot = snapshot
         self._note_views(moved, changes, dirty)
         self._note_sources(changes)

@@ -288,14 +288,18 @@ spec: {selector: {gateway.networking.k8s.io/gateway-name: way}, ports: [{name: m
 
 def test_an_agent_that_begins_anew_knows_nothing_stale(clients: Clients) -> None:
     mesh = clients.mesh
-    with clients.connect() as connection:
-        pid = mesh.agent_pid("node-a")
-        mesh.lab("restart", "node-a")
-        eventually(lambda: mesh.agent_pid("node-a"), lambda found: found not in (None, pid))
-        clients.await_way("open", PAST)
-        connection.sendall(b"again\n")
-        assert connection.recv(100) == b"again\n", "it does not need an agent"
-        # Of an earlier life, and judged all the same.
-        with applied(mesh, policy("action: DENY, rules: [{}]")):
-            assert ends(connection)
+    by_alice, by_bob = clients.connect(), clients.connect(BOB)
+    with by_alice, by_bob:
+        mesh.lab("stop", "node-a")
+        assert clients.outcome() == "ConnectionRefusedError"
+        for connection in (by_alice, by_bob):
+            connection.sendall(b"again\n")
+            assert connection.recv(100) == b"again\n", "it does not need an agent"
+        with applied(mesh, policy(f"action: DENY, rules: [{{{_BY_ALICE}}}]")):
+            mesh.lab("start", "node-a")
+            assert ends(by_alice), "it is of an earlier life, and judged all the same"
+            clients.await_way("PermissionError", DENIED)
+            clients.await_way("open", PAST, BOB)
+            by_bob.sendall(b"still\n")
+            assert by_bob.recv(100) == b"still\n"
     clients.await_way("open", PAST)
