@@ -160,7 +160,7 @@ class Acceleration:
         )
 
     def warnings(self) -> Iterator[str]:
-        """Labels that say nothing, and wishes that were refused."""
+        """Labels that say nothing, wishes that were refused, and what makes them useless."""
         for workload in self._workloads:
             label = self._label(workload)
             if label not in ("", DIRECT, NONE):
@@ -168,9 +168,12 @@ class Acceleration:
                     f"{workload.pod.namespace}/{workload.pod.name}: label {LABEL}: {label!r} is not known; "
                     f"use {DIRECT} or {NONE}"
                 )
-        for row in self._rows.values():
+        rows = tuple(self._rows.values())
+        for row in rows:
             if row.state == "refused":
                 yield f"{row.namespace}/{row.name} is not accelerated: {row.reason}"
+        if self._config.bypass == "off" and any(row.state == "accelerated" for row in rows):
+            yield "acceleration has no effect without --bypass on: the engine is between workloads"
 
 
 class AccelerationCollector(Collector):

@@ -115,6 +115,14 @@ async def test_a_refusal_is_told_and_tried_again(
         assert _states(node) == {"swift": "accelerated"}
 
 
+async def test_what_makes_it_useless_is_told(server: MeshServer, tmp_path: Path) -> None:
+    _told(server, "swift", "direct")
+    async with running(server, tmp_path) as node:
+        await node.enroll("swift")
+        await _settled(node)
+        assert any("no effect without --bypass on" in each for each in node.agent.acceleration.warnings())
+
+
 async def test_a_label_that_says_nothing_is_told(server: MeshServer, tmp_path: Path) -> None:
     _told(server, "swift", "direkt")
     async with running(server, tmp_path) as node:
