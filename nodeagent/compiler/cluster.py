@@ -283,8 +283,8 @@ def _endpoint(item: Any, priority: int, scope: Scope, report: Report, target: st
         item.load_balancing_weight.value or 1,
         int(item.health_status) not in _UNHEALTHY,
         priority,
-        scope.workload_at(raw) or _workload_of(item),
-        scope.tunnel_to(raw, target),
+        scope.workload_at(raw, socket_address.port_value) or _workload_of(item),
+        scope.tunnel_to(raw, target, socket_address.port_value),
     )
 
 

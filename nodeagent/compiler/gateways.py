@@ -74,7 +74,7 @@ class Gateways:
 
     def of_workload(self, address: bytes, port: int, own: str) -> tuple[Endpoint, ...] | None:
         """The same for a workload, by one of its own addresses."""
-        entry = self._index.entry_at(address)
+        entry = self._index.entry_at(address, port)
         return None if entry is None else self._endpoints(entry.waypoint, address, port, own)
 
     def of_cluster(self, cluster: Cluster, own: str) -> tuple[Endpoint, ...] | None:
@@ -97,18 +97,20 @@ class Gateways:
         return tuple(Endpoint(address, port, workload=workload, tunnel=tunnel) for workload, tunnel in ways)
 
     def of_address(self, address: bytes, port: int) -> tuple[Endpoint, ...] | None:
-        """How a workload's own address is reached: through a tunnel, whatever the port; None: as it is."""
-        tunnel = self.tunnel_to(address)
+        """How a workload's own address is reached: through a tunnel, whatever the port (of a machine: at the ports of
+        its workloads); None: as it is."""
+        tunnel = self.tunnel_to(address, port=port)
         if tunnel is None:
             return None
-        return (Endpoint(address, port, workload=self._index.workload_at(address), tunnel=tunnel),)
+        return (Endpoint(address, port, workload=self._index.workload_at(address, port), tunnel=tunnel),)
 
     # -- networks --
 
-    def tunnel_to(self, address: bytes, target: str = "") -> Tunnel | None:
+    def tunnel_to(self, address: bytes, target: str = "", port: int = 0) -> Tunnel | None:
         """How the workload at an address is reached by HBONE, or by a sidecar's mTLS; None if by neither. `target` is
-        the service's `host:port` that it is reached for: in another network it has no address."""
-        entry = self._index.entry_at(address)
+        the service's `host:port` that it is reached for: in another network it has no address. `port` is the
+        workload's, by which those of a machine are told apart."""
+        entry = self._index.entry_at(address, port)
         if entry is not None and entry.mtls:
             return Tunnel((entry.ref.principal,), kind=TunnelKind.MTLS)
         if entry is None or not entry.hbone:

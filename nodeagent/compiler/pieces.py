@@ -33,11 +33,12 @@ class Scope:
     takes."""
 
     view: str
-    workload_at: Callable[[bytes], WorkloadRef | None] = lambda _: None
+    workload_at: Callable[[bytes, int], WorkloadRef | None] = lambda *_: None
     check: Callable[[VirtualHost], None] = lambda _: None
     """Raises ValueError for what the engine would refuse (a bad regular expression)."""
-    tunnel_to: Callable[[bytes, str], Tunnel | None] = lambda *_: None
-    """How the workload at an address is reached by HBONE or mTLS (Gateways.tunnel_to); None: in plaintext."""
+    tunnel_to: Callable[[bytes, str, int], Tunnel | None] = lambda *_: None
+    """How the workload at an address is reached by HBONE or mTLS, for a target and at a port (Gateways.tunnel_to);
+    None: in plaintext."""
     waypoint_of: Callable[[Cluster], tuple[Endpoint, ...] | None] = lambda _: None
     """The endpoints of a cluster whose service has a waypoint (Gateways.of_cluster); None: its own."""
     beyond: Callable[[Cluster], tuple[Endpoint, ...]] = lambda _: ()
@@ -181,10 +182,10 @@ class EndpointsPiece:
 
 
 def _resolved(endpoint: Endpoint, scope: Scope, target: str) -> Endpoint:
-    workload = scope.workload_at(endpoint.address)
+    workload = scope.workload_at(endpoint.address, endpoint.port)
     if workload is None:
         return endpoint
-    tunnel = scope.tunnel_to(endpoint.address, target)
+    tunnel = scope.tunnel_to(endpoint.address, target, endpoint.port)
     if (workload, tunnel) == (endpoint.workload, endpoint.tunnel):
         return endpoint
     return replace(endpoint, workload=workload, tunnel=tunnel)

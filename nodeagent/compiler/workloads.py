@@ -19,6 +19,8 @@ from nodeagent.snapshot.values import ApplicationTunnel, Hints, InboundName, Ser
 logger = logging.getLogger(__name__)
 
 LABELS_EXTENSION: Final = "nodeagent.labels"
+MACHINE_EXTENSION: Final = "nodeagent.machine"
+"""Of a workload whose addresses are a machine's: its ports are those that services lead to, others are not its."""
 _TYPES: Final = ("deployment", "cronjob", "pod", "job")  # enum WorkloadType
 _HBONE: Final = 1
 _LEGACY_ISTIO_MTLS: Final = 2
@@ -86,6 +88,12 @@ class WorkloadEntry:
 
     mtls: bool = False
     """A sidecar takes its connections with Istio's mTLS, without a tunnel."""
+    machine: bool = False
+    """Its addresses are a machine's, where others may serve other ports."""
+
+    def serves(self, port: int) -> bool:
+        """Whether a service leads to a port of it."""
+        return any(target == port for _, ports in self.services for _, target in ports)
 
 
 @dataclass(frozen=True, slots=True)
@@ -156,6 +164,8 @@ class WorkloadIndex:
         self._workloads: dict[str, WorkloadEntry] = {}
         self._services: dict[str, ServiceEntry] = {}
         self._by_address: dict[bytes, str] = {}
+        self._sharing: dict[bytes, tuple[str, ...]] = {}
+        """Those that have an address in common, the last one last."""
         self._by_name: dict[tuple[str, str], str] = {}
         self._by_vip: dict[bytes, tuple[str, ...]] = {}
         self._http_ports: Counter[int] = Counter()
@@ -211,6 +221,9 @@ class WorkloadIndex:
         self._by_name[entry.ref.namespace, entry.ref.name] = name
         if not entry.host_network:
             for address in entry.addresses:
+                other = self._by_address.get(address)
+                if other is not None and other != name:
+                    self._sharing[address] = (*self._sharing.get(address, (other,)), name)
                 self._by_address[address] = name
         for service, _ in entry.services:
             if entry.is_beyond:
@@ -223,9 +236,7 @@ class WorkloadIndex:
         if self._by_name.get(key) == name:
             del self._by_name[key]
         for address in entry.addresses:
-            # An address may have gone to another workload already.
-            if self._by_address.get(address) == name:
-                del self._by_address[address]
+            self._drop_address(address, name)
         for service, _ in entry.services:
             if entry.is_beyond:
                 self._beyond[service].pop(name)
@@ -233,6 +244,16 @@ class WorkloadIndex:
                     del self._beyond[service]
             _decrease(self._members, service, 1)
             _decrease(self._healthy, service, int(entry.healthy))
+
+    def _drop_address(self, address: bytes, name: str) -> None:
+        """An address may have gone to another workload already."""
+        left = tuple(other for other in self._sharing.pop(address, ()) if other != name)
+        if len(left) > 1:
+            self._sharing[address] = left
+        if left:
+            self._by_address[address] = left[-1]
+        elif self._by_address.get(address) == name:
+            del self._by_address[address]
 
     def _add_service(self, name: str, entry: ServiceEntry) -> None:
         self._services[name] = entry
@@ -281,6 +302,7 @@ class WorkloadIndex:
             _application_tunnel(message),
             message.capacity.value if message.HasField("capacity") else 1,
             mtls,
+            any(extension.name == MACHINE_EXTENSION for extension in message.extensions),
         )
 
     def _share(self, value: T) -> T:
@@ -301,15 +323,21 @@ class WorkloadIndex:
         uid = self._by_name.get((namespace, name))
         return None if uid is None else self._workloads[uid]
 
-    def workload_at(self, address: bytes) -> WorkloadRef | None:
-        """Who is at an address (16 bytes); None also for addresses that workloads share with their host."""
-        uid = self._by_address.get(address)
-        return None if uid is None else self._workloads[uid].ref
+    def workload_at(self, address: bytes, port: int = 0) -> WorkloadRef | None:
+        """Who is at an address (16 bytes); None also for addresses that workloads share with their host. Of a machine
+        it is who serves the port, if one is given; None if that is nobody."""
+        entry = self.entry_at(address, port)
+        return None if entry is None else entry.ref
 
-    def entry_at(self, address: bytes) -> WorkloadEntry | None:
+    def entry_at(self, address: bytes, port: int = 0) -> WorkloadEntry | None:
         """The workload at an address, as workload_at()."""
         uid = self._by_address.get(address)
-        return None if uid is None else self._workloads[uid]
+        if uid is None:
+            return None
+        if not port or not self._workloads[uid].machine:
+            return self._workloads[uid]
+        sharing = (self._workloads[other] for other in self._sharing.get(address, (uid,)))
+        return next((entry for entry in sharing if entry.machine and entry.serves(port)), None)
 
     @property
     def network(self) -> str:
@@ -434,7 +462,8 @@ def apply_addresses(
 def _whereabouts(entry: WorkloadEntry) -> tuple[Any, ...]:
     """What endpoints at a workload's addresses depend on."""
     return (
-        entry.ref, entry.addresses, entry.hbone, entry.mtls, entry.host_network, entry.network, entry.gateway
+        entry.ref, entry.addresses, entry.hbone, entry.mtls, entry.host_network, entry.network, entry.gateway,
+        entry.services if entry.machine else (),
     )  # fmt: skip
 
 

@@ -87,6 +87,13 @@ class _Member:
     group: Cgroup | None = None
     """Where its cgroup was when it was last looked for."""
 
+    def cgroup_id(self) -> int:
+        """Of its cgroup as it is now; 0: there is none."""
+        try:
+            return self.group.directory.stat().st_ino if self.group is not None else 0
+        except FileNotFoundError:
+            return 0
+
 
 class SharedNamespace:
     """What the workloads of one namespace have together. Safe for several threads."""
@@ -246,8 +253,8 @@ class SharedNamespace:
         """Whether the captured state is there."""
         with self._lock:
             member = self._member(share)
-            group = member.group
-            known = group is None or group.directory.stat().st_ino in self._node.groups(self.cookie)
+            cgroup = member.cgroup_id()
+            known = not cgroup or cgroup in self._node.groups(self.cookie)
             link = inbound_link(self._node.namespace_folder(self.cookie))
             return (
                 member.applied and known and link.exists() and is_in_force(self._namespace, self._ruleset())
@@ -302,7 +309,7 @@ class SharedNamespace:
 
     def _put_group(self, member: _Member) -> None:
         """Under the id that its cgroup has now; one that is made anew has another."""
-        cgroup = member.group.directory.stat().st_ino if member.group is not None else 0
+        cgroup = member.cgroup_id()
         if cgroup:
             flags = (OPEN if member.open else 0) | (RELEASED if member.released else 0)
             entry = GroupEntry(member.share.owner, member.slot, flags, *sources(member.share.addresses))

@@ -35,11 +35,11 @@ kind: WorkloadEntry
 metadata: {{name: {name}, labels: {{networking.istio.io/tunnel: http}}, annotations: {{nodeagent.io/node: {node}}}}}
 spec: {{address: {address}, serviceAccount: {name}, labels: {{app: {name}}}}}
 """
-SERVICE = f"""\
+SERVICE = """\
 apiVersion: v1
 kind: Service
-metadata: {{name: web}}
-spec: {{clusterIP: {VIP}, selector: {{app: web}}, ports: [{{name: tcp, port: 80, targetPort: {PORT}}}]}}
+metadata: {{name: {name}}}
+spec: {{clusterIP: {vip}, selector: {{app: {name}}}, ports: [{{name: tcp, port: 80, targetPort: {port}}}]}}
 """
 STRICT = """\
 apiVersion: security.istio.io/v1
@@ -150,7 +150,8 @@ class Mesh:
         self.api, self.web = (
             Machine(name, network.add(name, default_route=True), root, stack) for name in ("api", "web")
         )
-        self.put("mesh", SERVICE, *(self._entry(each) for each in (self.api, self.web)))
+        web = SERVICE.format(name="web", vip=VIP, port=PORT)
+        self.put("mesh", web, *(self.entry(each.name, each) for each in (self.api, self.web)))
         options = (
             "--config", str(self.config), "--listen", "127.0.0.1:15010", "--admin", str(root / "cp.sock"),
             "--listen-tls", f"{FABRIC}:15012", "--tls-name", FABRIC, "--ca-dir", str(root / "ca"),
@@ -167,8 +168,8 @@ class Mesh:
         for each in (self.api, self.web):
             wait_until(each.is_served, f"{each.name} is served: {each.output()}", STARTED)
 
-    def _entry(self, machine: Machine) -> str:
-        return ENTRY.format(name=machine.name, node=machine.name, address=machine.namespace.v4)
+    def entry(self, name: str, machine: Machine) -> str:
+        return ENTRY.format(name=name, node=machine.name, address=machine.namespace.v4)
 
     def put(self, name: str, *documents: str) -> None:
         scratch = self.root / "scratch"
@@ -178,10 +179,10 @@ class Mesh:
     def drop(self, name: str) -> None:
         (self.config / f"{name}.yaml").unlink()
 
-    def plaintext(self) -> str:
+    def plaintext(self, port: int = PORT) -> str:
         """What somebody outside the mesh is answered by web's port; "" if the connection is refused or reset."""
         try:
-            with dial(self.outside, self.web.namespace.v4, PORT) as client:
+            with dial(self.outside, self.web.namespace.v4, port) as client:
                 return read_line(client)
         except (OSError, AssertionError):
             return ""
@@ -218,6 +219,8 @@ def test_services_of_machines_meet_in_tunnels(mesh: Mesh, service: GroupProcess)
     assert _reaches(service, VIP, 80).split()[0] == mesh.web.namespace.v4, (
         "asked from the machine's own address"
     )
+    assert _reaches(service, mesh.web.namespace.v4, PORT), "by its address, too"
+    assert _reaches(service, mesh.web.namespace.v4, PLAIN), "where nobody is who could answer a tunnel"
     assert mesh.plaintext(), "others are let in without"
     mesh.put("strict", STRICT)
     try:
@@ -231,6 +234,36 @@ def test_services_of_machines_meet_in_tunnels(mesh: Mesh, service: GroupProcess)
         wait_until(lambda: bool(_reaches(service, VIP, 80)), "policy denies nobody")
     finally:
         mesh.drop("strict")
+    wait_until(lambda: bool(mesh.plaintext()), "plaintext is let in again")
+
+
+def test_services_of_one_machine_answer_each_for_itself(mesh: Mesh, service: GroupProcess) -> None:
+    """With a certificate of its own on its own port, since who answers on HBONE's could not be said."""
+    other_vip, other_port = "10.96.0.2", 9090
+    names = "name: more, namespace: default, serviceAccount: more"
+    more = f"- {{{names}, cgroup: {mesh.web.slice.path}/more, ports: [{other_port}]}}\n"
+    mesh.put(
+        "more", SERVICE.format(name="more", vip=other_vip, port=other_port), mesh.entry("more", mesh.web)
+    )
+    mesh.put("strict", STRICT)
+    mesh.web.say(more, ports=f"[{PORT}]")
+    try:
+        with peer_server(mesh.web.namespace, other_port):
+            for vip in (other_vip, VIP):
+                wait_until(
+                    lambda vip=vip: bool(_reaches(service, vip, 80)), f"{vip}: {mesh.web.output()}", STARTED
+                )
+            certificates = {
+                row["identity"].rpartition("/")[2]: row["state"] for row in mesh.web.status()["certificates"]
+            }
+            assert certificates == {"web": "Available", "more": "Available"}
+            assert not mesh.plaintext(other_port)
+            assert not mesh.plaintext()
+    finally:
+        mesh.drop("more")
+        mesh.drop("strict")
+        mesh.web.say(ports=f"[{PORT}]")
+    wait_until(lambda: set(mesh.web.rows()) == {"web"}, "more is let go")
     wait_until(lambda: bool(mesh.plaintext()), "plaintext is let in again")
 
 

@@ -20,6 +20,9 @@ from nodeagent.proto import workload_pb2 as pb
 NETWORK: Final = ""
 LABELS_EXTENSION: Final = "nodeagent.labels"
 """Workload extension that carries the pod's labels; receivers that do not know it skip it."""
+MACHINE_EXTENSION: Final = "nodeagent.machine"
+"""Workload extension that says: the addresses are a machine's, and the workload's ports are those that services lead
+to."""
 
 _TLS_MODE: Final = "security.istio.io/tlsMode"
 _TYPES: Final = {
@@ -102,19 +105,20 @@ def workload_address(view: View, workload: Workload) -> pb.Address:
     found.authorization_policies.extend(names_for(view.world.security, workload))
     _add_services(view, workload, found)
     found.extensions.append(_labels_extension(workload))
+    if not workload.is_pod:
+        found.extensions.append(pb.Extension(name=MACHINE_EXTENSION))
     return pb.Address(workload=found)
 
 
 def _tunnel_protocol(view: View, workload: Workload) -> pb.TunnelProtocol:
     """HBONE to where an agent answers it with a certificate; mTLS to where a sidecar does, by its injector's label.
-    Pods of the host's network are never captured. What is told is a machine's address, not a workload's, where several
-    have it: who answers there cannot be said."""
+    Pods of the host's network are never captured. Where workloads share a machine's address it is mTLS, which goes to
+    each one's own port: who answers a tunnel there could not be said."""
     if not view.world.settings.hbone or workload.host_network:
         return pb.NONE
-    if not workload.is_pod and not view.world.registry.is_alone(workload):
-        return pb.NONE
     if workload.captured:
-        return pb.HBONE
+        alone = workload.is_pod or view.world.registry.is_alone(workload)
+        return pb.HBONE if alone else pb.LEGACY_ISTIO_MTLS
     return pb.LEGACY_ISTIO_MTLS if workload.labels.get(_TLS_MODE) == "istio" else pb.NONE
 
 

@@ -90,3 +90,43 @@ def test_a_tunnelled_workload_that_nobody_could_prove_to_be_is_rejected_by_name(
     assert list(rejected) == [UID]
     assert "service account" in rejected[UID]
     assert Gateways(index).tunnel_to(ADDRESS) == WEB, "the last good one stays"
+
+
+MACHINE = "192.0.2.7"
+
+
+def on_machine(name: str, protocol: int, *ports: int) -> tuple[str, Any]:
+    services = {f"{name}-{port}": (80, port) for port in ports}
+    address = xds.workload(f"{name}-1", MACHINE, account=name, services=services)
+    address.workload.tunnel_protocol = protocol
+    address.workload.extensions.add(name="nodeagent.machine")
+    return address.workload.uid, address
+
+
+def test_the_services_of_a_machine_are_told_apart_by_their_ports(index: WorkloadIndex) -> None:
+    web = on_machine("web", workload_pb2.LEGACY_ISTIO_MTLS, 80, 443)
+    api = on_machine("api", workload_pb2.LEGACY_ISTIO_MTLS, 9090)
+    apply_addresses(index, (web, api), ())
+    gateways, address = Gateways(index), parse_address(MACHINE)
+
+    def who(port: int) -> str | None:
+        tunnel = gateways.tunnel_to(address, port=port)
+        assert tunnel is None or tunnel.kind is TunnelKind.MTLS
+        return tunnel.identities[0].rpartition("/")[2] if tunnel is not None else None
+
+    assert [who(port) for port in (80, 443, 9090, 22)] == ["web", "web", "api", None]
+    assert gateways.of_address(address, 22) is None, "what is nobody's is reached as it is"
+    apply_addresses(index, (), (api[0],))
+    assert [who(port) for port in (80, 9090)] == ["web", None]
+    assert index.workload_at(address).name == "web-1"  # type: ignore[union-attr]
+
+
+def test_an_endpoint_on_a_machine_waits_for_no_other_word_than_its_service(index: WorkloadIndex) -> None:
+    """Endpoints may come before the workload is known to serve the port."""
+    scope = Scope("v", index.workload_at, tunnel_to=Gateways(index).tunnel_to)
+    apply_addresses(index, [on_machine("web", workload_pb2.HBONE)], ())
+    piece = compile_endpoints(xds.assignment("c", MACHINE, port=8080), scope)
+    assert piece.endpoints[0].tunnel is None
+    change, _ = apply_addresses(index, [on_machine("web", workload_pb2.HBONE, 8080)], ())
+    assert change.addresses == {parse_address(MACHINE)}, "endpoints there are to be looked at again"
+    assert piece.resolved(scope).endpoints[0].tunnel == WEB

@@ -116,6 +116,7 @@ def _tunnels(configured: Any, *texts: str) -> dict[str, int]:
     told = [workload_address(view, each).workload for each in world.registry.workloads.values()]
     entries = [each for each in told if "networking.istio.io" in each.uid]
     assert all(each.addresses for each in entries)
+    assert all("nodeagent.machine" in [extension.name for extension in each.extensions] for each in entries)
     return {each.name: each.tunnel_protocol for each in entries}
 
 
@@ -129,10 +130,10 @@ def test_it_is_reached_by_hbone_if_it_says_so(configured: Any) -> None:
     }
 
 
-def test_who_answers_at_a_shared_address_cannot_be_said(configured: Any) -> None:
+def test_at_a_shared_address_each_answers_at_its_own_port(configured: Any) -> None:
     own_network = "apiVersion: v1\nkind: Pod\nmetadata: {name: p}\nspec: {%s}\nstatus: {podIP: 10.0.0.5}\n"
     two = entry(metadata=HBONE), entry("api-vm", HBONE)
-    assert set(_tunnels(configured, *two).values()) == {workload_pb2.NONE}
+    assert set(_tunnels(configured, *two).values()) == {workload_pb2.LEGACY_ISTIO_MTLS}
     assert _tunnels(configured, two[0], own_network % "hostNetwork: true") == {"web-vm": workload_pb2.HBONE}
     first = configured.put(two[0])
     assert first.workloads == {"Kubernetes/networking.istio.io/WorkloadEntry/default/web-vm"}
