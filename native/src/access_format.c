@@ -186,9 +186,10 @@ static value start_time(formatter *f, uint64_t us) {
   return ours(f->scratch);
 }
 
+/* With port 0 it is of a socket that has none yet. */
 static value endpoint(formatter *f, const uint8_t ip[16], uint16_t port) {
   char *at = f->scratch;
-  if (!port)
+  if (!port && na_ip_is_any(ip))
     return ours(NULL);
   if (na_ip_is_v4(ip)) {
     for (int i = 12; i < 16; i++) {

@@ -48,6 +48,18 @@ static uint32_t workload_of(const na_flow_labels *labels, bool inbound) {
   return inbound ? labels->destination : labels->source;
 }
 
+/* Whether that side knows who is at the other end: a client whom nobody has answered does not. */
+static bool has_met(const na_flow *flow, bool inbound) {
+  return flow->labels.mutual_tls && (inbound || flow->fate == NA_FLOW_MET);
+}
+
+static uint32_t principal_of(const na_flow *flow, bool inbound) {
+  const na_flow_labels *labels = &flow->labels;
+  if (!has_met(flow, inbound))
+    return 0;
+  return inbound ? labels->source_principal : labels->destination_principal;
+}
+
 /* NULL also for a side that nobody reports of. */
 static na_stat_row *row_of(na_flow_reporter *reporter, const na_flow *flow, bool inbound, uint32_t kind,
                            uint32_t flags) {
@@ -58,8 +70,8 @@ static na_stat_row *row_of(na_flow_reporter *reporter, const na_flow *flow, bool
                      .endpoint_tag = inbound ? 0 : labels->endpoint_tag,
                      .flags = flags,
                      .inbound = inbound,
-                     .principal = inbound ? labels->source_principal : labels->destination_principal,
-                     .mutual_tls = labels->mutual_tls};
+                     .principal = principal_of(flow, inbound),
+                     .mutual_tls = has_met(flow, inbound)};
   memcpy(key.peer, inbound ? &flow->ends.source : &flow->ends.destination, sizeof key.peer);
   return key.workload ? na_stats_row(&reporter->stats, &key) : NULL;
 }
@@ -117,11 +129,16 @@ static void fill_ends(na_access_record *record, const na_flow *flow, bool inboun
   const struct na_bypass *facts = &flow->facts;
   memcpy(record->downstream_remote, &ends->source, 16);
   memcpy(record->downstream_local, inbound ? &ends->destination : &facts->asked.address, 16);
-  memcpy(record->upstream_remote, &ends->destination, 16);
-  memcpy(record->upstream_local, &ends->source, 16);
-  record->downstream_remote_port = record->upstream_local_port = ends->source_port;
+  record->downstream_remote_port = ends->source_port;
   record->downstream_local_port = inbound ? ends->destination_port : facts->asked.port;
+  if (inbound && flow->fate == NA_FLOW_REFUSED)
+    return; /* it got no further */
+  memcpy(record->upstream_remote, &ends->destination, 16);
   record->upstream_remote_port = ends->destination_port;
+  if (flow->fate != NA_FLOW_MET)
+    return;
+  memcpy(record->upstream_local, &ends->source, 16);
+  record->upstream_local_port = ends->source_port;
 }
 
 static void fill_record(na_access_record *record, const na_flow *flow, const na_flow_end *end, bool inbound) {
@@ -136,14 +153,14 @@ static void fill_record(na_access_record *record, const na_flow *flow, const na_
   record->cluster_tag = inbound ? labels->inbound_tag : labels->cluster_tag;
   record->endpoint_tag = inbound ? 0 : labels->endpoint_tag;
   record->flags = inbound ? end->destination_flags : end->source_flags;
-  record->principal = inbound ? labels->source_principal : labels->destination_principal;
-  record->mutual_tls = labels->mutual_tls;
+  record->principal = principal_of(flow, inbound);
+  record->mutual_tls = has_met(flow, inbound);
   record->rtt_us = flow->srtt_us;
   record->retransmits = flow->retransmits;
   fill_ends(record, flow, inbound);
   if (inbound)
     na_access_text(record->detail, sizeof record->detail, na_str_of(end->detail));
-  if (end->failure)
+  if (end->failure && (!inbound || flow->fate != NA_FLOW_REFUSED))
     na_access_text(record->upstream_failure, sizeof record->upstream_failure, na_str_of(end->failure));
 }
 

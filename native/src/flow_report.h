@@ -23,7 +23,7 @@ typedef struct na_flow_end {
   uint32_t source_flags;
   uint32_t destination_flags;
   const char *detail;  /* of the destination, "" none */
-  const char *failure; /* why it was not established; NULL: it was */
+  const char *failure; /* of the upstream, as who tried to reach it sees it; NULL: none */
 } na_flow_end;
 
 /* -ENOMEM. Nothing to free then. */

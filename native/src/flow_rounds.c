@@ -45,7 +45,9 @@ static void take_sample(na_flows *flows, const na_flow_sample *sample) {
   if (flow->inherited)
     flow->told = flow->carried;
   flow->inherited = false;
-  na_flow_report_bytes(&flows->reporter, flow);
+  /* One of an earlier life may not be known well enough yet (na_flows_adopt). */
+  if (flow->labels.cluster_tag || flow->facts.life == flows->life)
+    na_flow_report_bytes(&flows->reporter, flow);
 }
 
 static uint64_t now_ns(void) {

@@ -15,6 +15,13 @@ typedef struct na_flow_bytes {
   uint64_t received;
 } na_flow_bytes;
 
+/* How far a connection came. */
+enum na_flow_fate {
+  NA_FLOW_MET = 0,        /* established */
+  NA_FLOW_UNANSWERED = 1, /* nobody has accepted it */
+  NA_FLOW_REFUSED = 2,    /* connect() has failed by policy: nobody was asked */
+};
+
 typedef struct na_flow {
   struct na_flow *next; /* in its bucket */
   struct na_bypass_key ends;
@@ -28,6 +35,7 @@ typedef struct na_flow {
   uint32_t seen;  /* round of samples in which it was seen last */
   bool inherited; /* from an earlier agent, and not sampled yet: it has told of what was carried */
   char *detail;   /* why it was revoked; NULL: it was not */
+  enum na_flow_fate fate;
 } na_flow;
 
 typedef struct na_flow_table {

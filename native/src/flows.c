@@ -100,7 +100,9 @@ static bool on_denied(na_flows *flows, const struct na_bypass_event *event) {
   if (!name)
     return false;
   na_flow flow = passing(name, event);
-  const na_flow_end end = {.at_ns = event->at_ns, .source_flags = NA_FLAG_UC, .detail = name->detail};
+  flow.fate = NA_FLOW_REFUSED;
+  const na_flow_end end = {
+      .at_ns = event->at_ns, .source_flags = NA_FLAG_UF, .detail = name->detail, .failure = strerrordesc_np(EPERM)};
   flows->counters[NA_FLOW_DENIED]++;
   na_flow_report_denied(&flows->reporter, name);
   na_flow_report_opened(&flows->reporter, &flow);
@@ -113,6 +115,7 @@ static bool on_failed(na_flows *flows, const struct na_bypass_event *event) {
   if (!name)
     return false;
   na_flow flow = passing(name, event);
+  flow.fate = NA_FLOW_UNANSWERED;
   uint32_t flags = event->error ? NA_FLAG_UF : NA_FLAG_DC;
   const na_flow_end end = {.at_ns = event->at_ns,
                            .source_flags = flags,
@@ -179,10 +182,23 @@ static uint64_t larger(uint64_t a, uint64_t b) {
   return a > b ? a : b;
 }
 
+/* What leads past the engine has a cluster. For a connection of an earlier life it may have to be asked for first,
+ * which takes a while. False: names have to be asked for. */
+static bool label(na_flows *flows, na_flow *flow) {
+  if (flow->labels.cluster_tag || flow->facts.life == flows->life)
+    return true;
+  const na_flow_name *name = na_flows_look_up(flows, &flow->ends, &flow->facts, NULL);
+  if (name)
+    flow->labels = name->labels;
+  return name != NULL;
+}
+
 static bool on_closed(na_flows *flows, const struct na_bypass_event *event) {
   na_flow *flow = na_flow_table_find(&flows->table, event->flow.socket_cookie);
   if (!flow)
     return on_unknown_closed(flows, event);
+  if (!label(flows, flow))
+    return false;
   /* What a sample has seen leave may not have been acknowledged when the connection broke. */
   flow->carried.sent = larger(flow->told.sent, event->sent);
   flow->carried.received = larger(flow->told.received, event->received);
@@ -254,15 +270,15 @@ int na_flows_adopt(na_flows *flows, const void *key, const void *value, na_flow_
   struct na_bypass facts;
   memcpy(&ends, key, sizeof ends);
   memcpy(&facts, value, sizeof facts);
-  if (facts.life == flows->life || na_flow_table_find(&flows->table, facts.socket_cookie))
+  if (facts.life == flows->life)
     return NA_FLOWS_DONE;
-  const na_flow_name *name = na_flows_look_up(flows, &ends, &facts, NULL);
-  if (!name) {
+  na_flow *flow = na_flow_table_find(&flows->table, facts.socket_cookie);
+  const na_flow_name *name = flow ? NULL : na_flows_look_up(flows, &ends, &facts, NULL);
+  if (flow ? !label(flows, flow) : !name) {
     *question = flows->asked;
     return NA_FLOWS_UNNAMED;
   }
-  na_flow *flow = follow(flows, name, &ends, &facts);
-  if (flow)
+  if (!flow && (flow = follow(flows, name, &ends, &facts)))
     flow->inherited = true;
   return NA_FLOWS_DONE;
 }

@@ -252,6 +252,33 @@ static void a_later_agent_counts_what_it_has_seen(void **state) {
   end(&r);
 }
 
+static void a_connection_that_nobody_knows_yet_is_told_of_when_it_is_known(void **state) {
+  na_flow_names unknown = answer;
+  na_flow_question question;
+  rig r;
+  begin(&r, 0);
+  unknown.cluster_tag = 0;
+  struct na_bypass_event event = event_of(NA_BYPASS_OPENED, 5);
+  event.flow.life = EARLIER;
+  for (int i = 0; i < 2; i++) { /* asked for again, without success */
+    assert_int_equal(na_flows_adopt(r.flows, &event.ends, &event.flow, &question), NA_FLOWS_UNNAMED);
+    assert_int_equal(na_flows_name(r.flows, &unknown), 0);
+    assert_int_equal(na_flows_adopt(r.flows, &event.ends, &event.flow, &question), NA_FLOWS_DONE);
+    sample(&r, 5, 500 + 10 * (uint64_t)i, 500);
+    na_flows_forget_names(r.flows);
+  }
+  drain(&r);
+  assert_int_equal(r.nrows, 0);
+  assert_int_equal(na_flows_adopt(r.flows, &event.ends, &event.flow, &question), NA_FLOWS_UNNAMED);
+  assert_int_equal(na_flows_name(r.flows, &answer), 0);
+  assert_int_equal(na_flows_adopt(r.flows, &event.ends, &event.flow, &question), NA_FLOWS_DONE);
+  sample(&r, 5, 530, 500);
+  drain(&r);
+  assert_int_equal(row(&r, NA_STAT_TCP_BYTES, false)->bytes_in, 30);
+  assert_int_equal(row(&r, NA_STAT_TCP_BYTES, false)->cluster_tag, answer.cluster_tag);
+  end(&r);
+}
+
 static void what_ended_between_two_agents_is_counted_as_closed(void **state) {
   rig r;
   begin(&r, 0);
@@ -287,10 +314,14 @@ static void refusals_are_told_as_the_engine_tells_them(void **state) {
   const na_stat_row *decision = row(&r, NA_STAT_POLICY, true);
   assert_int_equal(decision->flags, NA_OUTCOME_DENIED);
   assert_string_equal(na_engine_policy(r.engine, decision->cluster_tag), denied.policy);
-  assert_int_equal(row(&r, NA_STAT_TCP_CLOSED, false)->flags, NA_FLAG_UC);
+  assert_int_equal(row(&r, NA_STAT_TCP_CLOSED, false)->flags, NA_FLAG_UF);
   assert_int_equal(row(&r, NA_STAT_TCP_CLOSED, true)->flags, 0);
   assert_int_equal(row(&r, NA_STAT_TCP_CLOSED, true)->mutual_tls, 0);
   assert_string_equal(r.records[0].detail, "");
+  assert_string_equal(r.records[0].upstream_failure, "Operation not permitted");
+  assert_string_equal(r.records[1].upstream_failure, "");
+  assert_int_equal(r.records[0].upstream_remote_port, 9000);
+  assert_int_equal(r.records[1].upstream_remote_port, 0);
   assert_string_equal(r.records[1].detail, denied.detail);
   assert_int_equal(counter(&r, NA_FLOW_DENIED), 1);
   end(&r);
@@ -307,6 +338,9 @@ static void failures_have_their_reason(void **state) {
     assert_int_equal(row(&r, NA_STAT_TCP_OPENED, inbound)->count, 1);
     assert_int_equal(row(&r, NA_STAT_TCP_CLOSED, inbound)->flags, NA_FLAG_UF);
     assert_string_equal(r.records[inbound].upstream_failure, "Connection refused");
+    assert_int_equal(r.records[inbound].mutual_tls, inbound); /* the client does not know whom it would have met */
+    assert_int_equal(row(&r, NA_STAT_TCP_OPENED, inbound)->principal != 0, inbound);
+    assert_int_equal(r.records[inbound].upstream_local_port, 0);
   }
   assert_int_equal(counter(&r, NA_FLOW_FAILED), 1);
   end(&r);
@@ -542,6 +576,7 @@ int main(void) {
       cmocka_unit_test(policies_that_allow_are_counted),
       cmocka_unit_test(bytes_are_counted_once),
       cmocka_unit_test(a_later_agent_counts_what_it_has_seen),
+      cmocka_unit_test(a_connection_that_nobody_knows_yet_is_told_of_when_it_is_known),
       cmocka_unit_test(what_ended_between_two_agents_is_counted_as_closed),
       cmocka_unit_test(refusals_are_told_as_the_engine_tells_them),
       cmocka_unit_test(failures_have_their_reason),

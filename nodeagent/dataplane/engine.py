@@ -121,6 +121,7 @@ class EngineOwner:
         self._watched: asyncio.AbstractEventLoop | None = None
         self._access_log = settings.access_log
         self._flows: FlowReader | None = None
+        self._on_need: Callable[[Need], None] = lambda need: None
 
     @staticmethod
     def _create(settings: EngineSettings) -> Any:
@@ -442,6 +443,7 @@ class EngineOwner:
         """Call `on_need` from the loop for each thing that traffic waits for."""
         self.unwatch()
         self._watched = loop
+        self._on_need = on_need
         loop.add_reader(lib.na_engine_event_fd(self._engine), self._dispatch, on_need)
 
     def unwatch(self) -> None:
@@ -500,7 +502,9 @@ class EngineOwner:
     def follow_flows(self, ring: int, directory: FlowDirectory) -> FlowReader:
         """Report of connections past the engine, too, which the ring buffer `ring` (its descriptor stays the caller's)
         tells of. EngineError if it cannot be read, or is already."""
-        namer = FlowNamer(directory, lambda: self._applied, self._tags.tag_of, self.explain_access)
+        namer = FlowNamer(
+            directory, lambda: self._applied, self._tags.tag_of, self.explain_access, self._on_need
+        )
         self._flows = FlowReader(
             self._engine, self._lock, ring, directory.life, namer, access_log=self._access_log
         )

@@ -11,7 +11,7 @@ from nodeagent.dataplane.access import AccessAnswer, AccessQuestion, Step
 from nodeagent.dataplane.bypass_layout import Access, Ends, Flow
 from nodeagent.dataplane.bypass_verdict import Verdict
 from nodeagent.errors import EngineError
-from nodeagent.snapshot.values import Destination, Endpoint, Snapshot, View
+from nodeagent.snapshot.values import DestinationNeeded, Endpoint, Need, Snapshot, View
 
 
 class FlowWorkload(Protocol):
@@ -114,19 +114,25 @@ class FlowNamer:
         snapshot: Callable[[], Snapshot],
         tag_of: Callable[[Hashable], int],
         explain: Callable[[str, AccessQuestion], AccessAnswer],
+        need: Callable[[Need], None],
     ) -> None:
-        """The rest is the engine owner's: what is in force, its numbers (builder.py), its guards."""
+        """The rest is the engine owner's: what is in force, its numbers (builder.py), its guards, and whom it tells of
+        what is missing."""
         self._directory = directory
         self._snapshot = snapshot
         self._tag_of = tag_of
         self._explain = explain
+        self._need = need
 
     def answer(self, question: FlowQuestion) -> FlowNames:
         """What there is to say."""
         source = self._directory.workload_of(question.netns_cookie)
         destination = self._directory.workload_at(question.destination)
         view = self._snapshot().views.get(source.view) if source is not None else None
-        asked = self._asked(view, question)
+        asked = view.destinations.get((question.asked, question.asked_port)) if view is not None else None
+        if asked is None and source is not None and question.life != self._directory.life:
+            # Configured on demand, and no connection has asked this agent for it.
+            self._need(DestinationNeeded(source.uid, source.view, question.asked, question.asked_port))
         cluster = asked.clusters[0].cluster if asked is not None and asked.clusters else ""
         endpoint = _endpoint(view, cluster, question)
         principals = _principals(source, destination, endpoint)
@@ -154,9 +160,6 @@ class FlowNamer:
         destination = self._directory.workload_at(question.destination)
         answer = self._ask(question, destination, _principals(source, destination, None)[0])
         return answer.detail if answer is not None else ""
-
-    def _asked(self, view: View | None, question: FlowQuestion) -> Destination | None:
-        return view.destinations.get((question.asked, question.asked_port)) if view is not None else None
 
     def _endpoint_tag(self, cluster: str, endpoint: Endpoint | None) -> int:
         if endpoint is None:

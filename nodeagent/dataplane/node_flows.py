@@ -71,7 +71,8 @@ class NodeFlows:
             self._adopt()
 
     def _adopt(self) -> None:
-        """What has ended already is told of by events that wait: they come first."""
+        """What has ended already is told of by events that wait: they come first. Said again, configuration that had to
+        be asked for may be there."""
         self._reader.read()
         self._reader.adopt(
             (key, value)

@@ -15,7 +15,7 @@ from typing import Final
 
 from nodeagent.dataplane.report import AccessRecord, ResponseFlag, WireProtocol, format_flags
 from nodeagent.errors import ConfigError
-from nodeagent.snapshot.address import format_address, format_endpoint
+from nodeagent.snapshot.address import LENGTH, V4_PREFIX, format_address, format_endpoint
 from nodeagent.telemetry.labels import INBOUND_PASSTHROUGH, PASSTHROUGH
 
 Value = str | int | None
@@ -74,12 +74,17 @@ IDENTITY_JSON: Final[Mapping[str, str]] = dict(sorted({**ISTIO_JSON, **_PEERS}.i
 # -- what the operators stand for --
 
 
+def _is_there(address: tuple[bytes, int]) -> bool:
+    """With port 0 it is of a socket that has none yet."""
+    return address[1] != 0 or address[0] not in (bytes(LENGTH), V4_PREFIX + bytes(4))
+
+
 def _endpoint(address: tuple[bytes, int]) -> str | None:
-    return format_endpoint(*address) if address[1] else None
+    return format_endpoint(*address) if _is_there(address) else None
 
 
 def _host(address: tuple[bytes, int]) -> str | None:
-    return format_address(address[0]) if address[1] else None
+    return format_address(address[0]) if _is_there(address) else None
 
 
 def _port(address: tuple[bytes, int]) -> int | None:

@@ -299,7 +299,8 @@ def test_a_denied_connection_is_told_as_the_engine_tells_it(reports: Reports) ->
         dial(reports.scene.client, VIP, 80)
     outbound, inbound = reports.records()
     assert inbound.detail == f"rbac_access_denied_matched_policy[{REFUSING}]"
-    assert (outbound.flags, inbound.flags) == (ResponseFlag.UC, 0)
+    assert (outbound.flags, inbound.flags) == (ResponseFlag.UF, 0)
+    assert outbound.upstream_failure == os.strerror(errno.EPERM)
     assert outbound.cluster is not None
     assert reports.told()[StatKind.TCP_CLOSED, True].count == 1
     assert reports.engine.drain_decisions() == {

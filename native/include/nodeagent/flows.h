@@ -85,8 +85,8 @@ NA_API int na_flows_name(na_flows *flows, const na_flow_names *names);
 NA_API void na_flows_forget_names(na_flows *flows);
 
 /* Follow a connection of an earlier life, by its key and value in the map `bypassed`: what it has carried until the
- * next sample is not counted (the earlier agent has). NA_FLOWS_DONE, also when it is followed already, or
- * NA_FLOWS_UNNAMED. */
+ * next sample is not counted (the earlier agent has). Said again, one whose names had no cluster is asked for once
+ * more. NA_FLOWS_DONE or NA_FLOWS_UNNAMED. */
 NA_API int na_flows_adopt(na_flows *flows, const void *key, const void *value, na_flow_question *question);
 
 /* What the client's socket of a connection has carried until now; payload. */

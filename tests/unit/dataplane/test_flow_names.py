@@ -14,7 +14,9 @@ from nodeagent.snapshot.address import parse_address
 from nodeagent.snapshot.values import (
     Cluster,
     Destination,
+    DestinationNeeded,
     Endpoint,
+    Need,
     Protocol,
     Snapshot,
     Tunnel,
@@ -50,6 +52,7 @@ class Node:
     )
     answer: AccessAnswer | None = field(default_factory=lambda: AccessAnswer((), True))
     asked: list[AccessQuestion] = field(default_factory=list)
+    needs: list[Need] = field(default_factory=list)
     life: int = LIFE
 
     def workload_of(self, cookie: int) -> Enrolled | None:
@@ -105,7 +108,8 @@ def node() -> Node:
 
 def _answer(node: Node, question: FlowQuestion = QUESTION, view: View = VIEW) -> FlowNames:
     snapshot = Snapshot(views={"default": view})
-    return FlowNamer(node, lambda: snapshot, lambda key: TAGS.get(key, 0), node.explain).answer(question)
+    namer = FlowNamer(node, lambda: snapshot, lambda key: TAGS.get(key, 0), node.explain, node.needs.append)
+    return namer.answer(question)
 
 
 def test_all_that_the_engine_would_have_found(node: Node) -> None:
@@ -185,8 +189,15 @@ def test_what_is_gone_is_left_out(node: Node) -> None:
     assert found.source_principal, "both have an identity, and what the endpoint was nobody knows"
 
 
+def test_what_an_earlier_life_was_asked_for_is_asked_for(node: Node) -> None:
+    _answer(node, view=View("default"))
+    assert not node.needs, "it may have gone a moment ago"
+    _answer(node, replace(QUESTION, life=LIFE - 1), View("default"))
+    assert node.needs == [DestinationNeeded("client", "default", VIP, 80)]
+
+
 def test_a_revoked_connection_ends_for_what_guards_say(node: Node) -> None:
-    namer = FlowNamer(node, Snapshot, lambda key: 0, node.explain)
+    namer = FlowNamer(node, Snapshot, lambda key: 0, node.explain, node.needs.append)
     node.answer = AccessAnswer((), False, 403, "rbac_access_denied_matched_policy[none]")
     assert namer.denial(QUESTION) == "rbac_access_denied_matched_policy[none]"
     node.answer = None

@@ -74,7 +74,9 @@ def _fill(record: Any, chance: random.Random, tags: TagTable[Tagged]) -> None:
     for name in _ADDRESSES:
         mapped = chance.random() < 0.6
         address = (
-            V4_PREFIX + chance.randbytes(4) if mapped else chance.choice((bytes(16), chance.randbytes(16)))
+            V4_PREFIX + chance.randbytes(4)
+            if mapped
+            else chance.choice((bytes(16), V4_PREFIX + bytes(4), chance.randbytes(16)))
         )
         ffi.memmove(getattr(record, name), address, 16)
         setattr(record, f"{name}_port", chance.choice((0, chance.randrange(65536))))
