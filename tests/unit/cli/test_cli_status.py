@@ -96,11 +96,11 @@ def subscribe(port: int, node: str, type_url: str, *, nack: str = "") -> tuple[g
 
 
 @pytest.fixture
-def controlplane(labs: Path) -> Iterator[tuple[Path, int]]:
+def controlplane(labs: Path, tmp_path: Path) -> Iterator[tuple[Path, int]]:
     """The control plane of lab `books`, a real one: its configuration folder and its port."""
     with socket.create_server(("127.0.0.1", 0)) as probe:
         port = probe.getsockname()[1]
-    config = labs.parent / "config"
+    config = tmp_path / "config"
     config.mkdir()
     admin = labs / "books/controlplane/admin.sock"
     command = [sys.executable, "-m", "nodeagent.cli.main", "controlplane", "--config", str(config)]
