@@ -8,15 +8,14 @@
 // that socket and tells in a map which name server it was. This is not done earlier, for a socket that is connected may
 // have no port before it sends.
 //
-// This is configuration, not policy: where it cannot be done, and while no agent lives, the datagram goes where it was
-// to go. A socket that is bound to a device is left alone, since loopback is another one.
+// This is configuration, not policy: where it cannot be done, and while the agent does not listen, the datagram goes
+// where it was to go. A socket that is bound to a device is left alone, since loopback is another one.
 //
-// Kernel: >= 5.15 (liveness.h).
+// Kernel: >= 5.14 (netns cookies).
 #include <linux/bpf.h>
 
 #include "address.h"
 #include "counters.h"
-#include "liveness.h"
 
 #define IPPROTO_UDP      17
 #define LOOPBACK4        bpf_htonl(0x7f000001)
@@ -59,6 +58,28 @@ static __always_inline int is_of_link(const struct na_address *a) {
   return first >> 24 == 0xff || first >> 22 == 0xfe80 >> 6;
 }
 
+// Whether the agent listens in the socket's namespace. It binds the port as soon as it serves a workload, and the
+// kernel lets nobody else have it then.
+static __always_inline int has_listener(struct bpf_sock_addr *ctx, const struct na_address *to) {
+  struct bpf_sock_tuple tuple = {};
+  struct bpf_sock *sk;
+  __u32 size = sizeof(tuple.ipv4);
+
+  if (is_mapped(to)) {
+    tuple.ipv4.daddr = LOOPBACK4;
+    tuple.ipv4.dport = bpf_htons(NA_PORT_DNS);
+  } else {
+    size = sizeof(tuple.ipv6);
+    tuple.ipv6.daddr[3] = bpf_htonl(1);
+    tuple.ipv6.dport = bpf_htons(NA_PORT_DNS);
+  }
+  sk = bpf_sk_lookup_udp(ctx, &tuple, size, BPF_F_CURRENT_NETNS, 0);
+  if (!sk)
+    return 0;
+  bpf_sk_release(sk);
+  return 1;
+}
+
 // Whether a datagram to `to` goes to the agent; if so it is remembered where it was to go.
 static __always_inline int decide(struct bpf_sock_addr *ctx, struct bpf_sock *sk, const struct na_address *to) {
   __u64 cookie = bpf_get_netns_cookie(ctx);
@@ -71,7 +92,7 @@ static __always_inline int decide(struct bpf_sock_addr *ctx, struct bpf_sock *sk
     return 0;
   if (bpf_get_current_ancestor_cgroup_id(workload->agent_level) == workload->agent_cgroup)
     return 0;
-  if (is_loopback(to) || is_any(to) || is_of_link(to) || is_own(workload, to) || !agent_is_alive())
+  if (is_loopback(to) || is_any(to) || is_of_link(to) || is_own(workload, to) || !has_listener(ctx, to))
     return 0;
   kept = bpf_sk_storage_get(&dns_servers, sk, 0, BPF_SK_STORAGE_GET_F_CREATE);
   if (!kept) {

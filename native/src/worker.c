@@ -270,6 +270,8 @@ static int init_tables(na_worker *worker, int event_fd) {
 
 static int init_buffers(na_worker *worker) {
   worker->scratch_size = (size_t)worker->config->max_head_bytes * 2 + 32768;
+  if (worker->scratch_size < NA_DNS_MAX_MESSAGE)
+    worker->scratch_size = NA_DNS_MAX_MESSAGE;
   worker->io_size = worker->config->buffer_bytes;
   worker->io = malloc(worker->io_size);
   worker->scratch = malloc(worker->scratch_size);

@@ -58,7 +58,8 @@ static int add_rest(na_builder *b) {
   int rc;
   (rc = na_builder_view(b, "view", 1)) ||
       (rc = na_builder_destination(b, "view", address, 80, &http, clusters, weights, 1)) ||
-      (rc = na_builder_inbound(b, 1, &port, 1, 0)) || (rc = na_builder_hints(b, address, 1, NULL, 0));
+      (rc = na_builder_inbound(b, 1, &port, 1, 0)) || (rc = na_builder_hints(b, address, 1, NULL, 0)) ||
+      (rc = na_builder_dns(b, "name.example", address, 1)) || (rc = na_builder_dns(b, "gone.example", NULL, 0));
   return rc;
 }
 

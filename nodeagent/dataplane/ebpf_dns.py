@@ -12,7 +12,7 @@ from typing import Final
 from nodeagent.dataplane.bpf import BpfLink, BpfMap, BpfObject, detach_pinned
 
 _OBJECT: Final = "dns"
-_SHARED_MAPS: Final = ("workloads", "counters", "liveness", "dns_servers", "dns_flows")
+_SHARED_MAPS: Final = ("workloads", "counters", "dns_servers", "dns_flows")
 _HOOKS: Final = (
     "dns_recvmsg4",
     "dns_recvmsg6",

@@ -248,6 +248,20 @@ def test_released_pods_ask_for_themselves(asking: Captured) -> None:
         assert asking.agent.ask("reapply", uid="pod")
 
 
+def test_while_the_agent_does_not_listen_it_is_as_without_one(asking: Captured) -> None:
+    """Such as when a new one has not taken the pod on yet."""
+    asking.agent.ask("drain", uid="pod", drain_ms=0)
+    for family in ("v4", "v6"):
+        with client(asking, family) as sock:
+            sock.connect(server_of(asking, family))
+            sock.send(query(KNOWN))
+            if asking.agent.pins is None:
+                with pytest.raises(ConnectionRefusedError):
+                    sock.recv(4096)
+            else:
+                assert addresses(sock.recv(4096)) == [FROM_SERVER]
+
+
 def test_without_an_agent_ebpf_lets_datagrams_pass_and_nft_has_them_refused(asking: Captured) -> None:
     """Last, for this agent does not come back."""
     asking.agent.kill()
