@@ -46,6 +46,7 @@ static void question_close(na_dns_question *question) {
   na_timer_disarm(&question->timer);
   na_link_remove(&question->link);
   worker->dns->nquestions--;
+  question->listener->nquestions--;
   na_count_down(&worker->counters, NA_COUNTER_DNS_ACTIVE);
   na_loop_bury(&worker->loop, &question->grave, question_free);
 }
@@ -128,6 +129,7 @@ static na_dns_question *question_new(na_dns_listener *listener, const na_address
   na_timer_init(&question->timer, on_timeout);
   na_list_push_back(&worker->dns->questions, &question->link);
   worker->dns->nquestions++;
+  listener->nquestions++;
   na_worker_count(worker, NA_COUNTER_DNS_ACTIVE);
   return question;
 }
@@ -161,7 +163,8 @@ void na_dns_forward(na_dns_listener *listener, const na_address *client, const n
                     size_t n, const na_dns_query *query) {
   na_worker *worker = listener->worker;
   na_dns_question *question = NULL;
-  if (worker->dns->nquestions >= worker->config->dns_max_questions)
+  if (worker->dns->nquestions >= worker->config->dns_max_questions ||
+      listener->nquestions >= worker->config->dns_socket_questions)
     na_worker_count(worker, NA_COUNTER_DNS_OVERFLOW);
   else
     question = question_new(listener, client, bytes, query);

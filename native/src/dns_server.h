@@ -27,6 +27,7 @@ typedef struct na_dns_listener {
   na_address address; /* where it is */
   uint64_t cookie;    /* of the workload's namespace, for the map of flows; 0: not known */
   int conntrack;      /* netlink socket there, or -1 */
+  uint32_t nquestions;
 } na_dns_listener;
 
 /* A worker's; NULL in na_worker until something of DNS is opened there. */

@@ -313,9 +313,17 @@ static na_dns_stream *stream_new(na_worker *worker, na_workload *workload, const
   return stream;
 }
 
+static bool is_full(const na_worker *worker, const na_workload *workload) {
+  const na_link *all = &worker->dns->streams;
+  uint32_t own = 0;
+  for (const na_link *link = all->next; link != all; link = link->next)
+    own += na_container_of(link, na_dns_stream, link)->workload == workload;
+  return worker->dns->nstreams >= worker->config->dns_max_streams || own >= worker->config->dns_workload_streams;
+}
+
 void na_dns_accept(na_worker *worker, na_workload *workload, int fd, const na_address *asked) {
   na_dns_stream *stream = NULL;
-  if (na_dns_of(worker) && worker->dns->nstreams >= worker->config->dns_max_streams)
+  if (na_dns_of(worker) && is_full(worker, workload))
     na_worker_count(worker, NA_COUNTER_DNS_OVERFLOW);
   else if (worker->dns)
     stream = stream_new(worker, workload, asked);

@@ -76,7 +76,9 @@ static int complete_config(na_config *c) {
       {&c->hbone_handshake_timeout_ms, 10000, 1, NA_NEVER},
       {&c->hbone_ping_ms, 10000, 1, NA_NEVER},
       {&c->dns_max_questions, 1024, 1, 1 << 16},
+      {&c->dns_socket_questions, 256, 1, 1 << 16},
       {&c->dns_max_streams, 256, 1, 1 << 16},
+      {&c->dns_workload_streams, 64, 1, 1 << 16},
       {&c->dns_timeout_ms, 5000, 1, NA_NEVER},
       {&c->dns_idle_timeout_ms, 10000, 1, NA_NEVER},
   };

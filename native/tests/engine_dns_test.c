@@ -12,7 +12,7 @@ static const char rules[] = "add table inet capture\n"
                             "add rule inet capture out udp sport 40000-60999 udp dport 53 redirect to :15053\n"
                             "add rule inet capture out tcp sport 40000-60999 tcp dport 53 redirect to :15053\n";
 
-enum { TIMEOUT_MS = 300, IDLE_MS = 400, MAX_QUESTIONS = 3, MAX_STREAMS = 2 };
+enum { TIMEOUT_MS = 300, IDLE_MS = 400, MAX_QUESTIONS = 5, SOCKET_QUESTIONS = 3, MAX_STREAMS = 2 };
 
 static rig engine;
 static bool ready;
@@ -57,6 +57,7 @@ static int set_up(void **state) {
   engine = rig_start(&(na_config){.dns_timeout_ms = TIMEOUT_MS,
                                   .dns_idle_timeout_ms = IDLE_MS,
                                   .dns_max_questions = MAX_QUESTIONS,
+                                  .dns_socket_questions = SOCKET_QUESTIONS,
                                   .dns_max_streams = MAX_STREAMS});
   if (!enter_namespace(rules))
     return 0;
@@ -278,18 +279,23 @@ static void gives_up_in_time(void **state) {
 
 static void bounds_the_questions_that_wait(void **state) {
   need_capture(ready);
-  int fd = client(false, SOCK_DGRAM);
+  enum { OTHERS = MAX_QUESTIONS - SOCKET_QUESTIONS };
+  int fds[] = {client(false, SOCK_DGRAM), client(true, SOCK_DGRAM)}, most[] = {SOCKET_QUESTIONS, OTHERS};
   request waiting[MAX_QUESTIONS];
-  for (uint16_t i = 0; i <= MAX_QUESTIONS; i++)
-    ask(fd, i, "elsewhere.example.org", NA_DNS_A);
-  expect_answer(fd, MAX_QUESTIONS, NA_DNS_SERVFAIL, 0);
-  for (int i = 0; i < MAX_QUESTIONS; i++)
-    waiting[i] = serve(datagrams[0]);
-  for (int i = 0; i < MAX_QUESTIONS; i++)
-    reply(datagrams[0], &waiting[i]);
-  for (int i = 0; i < MAX_QUESTIONS; i++)
-    expect_answer(fd, (uint16_t)i, NA_DNS_NOERROR, 0);
-  close(fd);
+  for (int v6 = 0, n = 0; v6 < 2; v6++) { /* one socket's limit first, then that of all */
+    for (uint16_t i = 0; i <= most[v6]; i++)
+      ask(fds[v6], i, "elsewhere.example.org", NA_DNS_A);
+    expect_answer(fds[v6], (uint16_t)most[v6], NA_DNS_SERVFAIL, 0);
+    for (int i = 0; i < most[v6]; i++)
+      waiting[n++] = serve(datagrams[v6]);
+  }
+  for (int v6 = 0, n = 0; v6 < 2; v6++) {
+    for (int i = 0; i < most[v6]; i++)
+      reply(datagrams[v6], &waiting[n++]);
+    for (int i = 0; i < most[v6]; i++)
+      expect_answer(fds[v6], (uint16_t)i, NA_DNS_NOERROR, 0);
+    close(fds[v6]);
+  }
 }
 
 static void refuses_what_was_meant_for_nobody(void **state) {

@@ -58,8 +58,9 @@ class KernelDataplane:
         if config.static is None:
             self._take_over_acceleration()
         self.mode = self._mode.name if config.static is None else "none"
+        dns = "; DNS, too" if config.captures_dns else ""
         self.reason = (
-            f"{reason}; the agent is known by its cgroup {group.nft_path}" if self.mode != "none" else ""
+            f"{reason}; the agent is known by its cgroup {group.nft_path}{dns}" if self.mode != "none" else ""
         )
 
     def _take_over_acceleration(self) -> None:

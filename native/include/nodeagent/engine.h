@@ -63,10 +63,12 @@ typedef struct na_config {
   uint32_t hbone_handshake_timeout_ms; /* of an accepted connection; 10000 */
   uint32_t
       hbone_ping_ms; /* silence after which the peer is pinged; twice that without an answer ends the tunnel; 10000 */
-  uint32_t dns_max_questions;   /* waiting for name servers, per worker; 1024 (SERVFAIL) */
-  uint32_t dns_max_streams;     /* DNS connections over TCP, per worker; 256 (reset) */
-  uint32_t dns_timeout_ms;      /* how long a name server may take; 5000 */
-  uint32_t dns_idle_timeout_ms; /* DNS connection without a question; 10000 */
+  uint32_t dns_max_questions;    /* waiting for name servers, per worker; 1024 (SERVFAIL) */
+  uint32_t dns_socket_questions; /* of those, by one listening socket, so that a workload starves no other; 256 */
+  uint32_t dns_max_streams;      /* DNS connections over TCP, per worker; 256 (closed) */
+  uint32_t dns_workload_streams; /* of those, of one workload; 64 */
+  uint32_t dns_timeout_ms;       /* how long a name server may take; 5000 */
+  uint32_t dns_idle_timeout_ms;  /* DNS connection without a question; 10000 */
   uint32_t dns_flows; /* descriptor of the BPF map from na_flow to na_destination (nodeagent_abi.h), which says whom a
                          client of NA_LISTENER_DNS asked; stays the caller's. 0: conntrack is asked */
 } na_config;
