@@ -1,9 +1,11 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 #include "aes_gcm.h"
 
+#include <stddef.h>
+
 #ifndef NODEAGENT_IPSEC_MB
 
-OSSL_provider_init_fn *na_aes_gcm_provider(void) {
+const OSSL_ALGORITHM *na_aes_gcm(void) {
   return NULL;
 }
 
@@ -253,7 +255,7 @@ static int finish(void *context, unsigned char *out, size_t *out_n, size_t out_s
   return g->tag_bytes && CRYPTO_memcmp(tag, g->tag, g->tag_bytes) == 0;
 }
 
-/* ---- the provider ---- */
+/* ---- the whole ---- */
 
 typedef void (*function)(void);
 
@@ -272,24 +274,11 @@ typedef void (*function)(void);
 
 static const OSSL_DISPATCH functions128[] = FUNCTIONS(128), functions256[] = FUNCTIONS(256);
 
-static const OSSL_ALGORITHM *query(void *provider, int operation, int *no_cache) {
-  static const char properties[] = "provider=nodeagent";
-  static const OSSL_ALGORITHM ciphers[] = {
-      {"AES-128-GCM:id-aes128-GCM:2.16.840.1.101.3.4.1.6", properties, functions128, NULL},
-      {"AES-256-GCM:id-aes256-GCM:2.16.840.1.101.3.4.1.46", properties, functions256, NULL},
-      {NULL, NULL, NULL, NULL},
-  };
-  *no_cache = 0;
-  return operation == OSSL_OP_CIPHER ? ciphers : NULL;
-}
-
-static int start_provider(const OSSL_CORE_HANDLE *handle, const OSSL_DISPATCH *core, const OSSL_DISPATCH **out,
-                          void **provider) {
-  static const OSSL_DISPATCH functions[] = {{OSSL_FUNC_PROVIDER_QUERY_OPERATION, (function)query}, {0, NULL}};
-  *out = functions;
-  *provider = (void *)handle;
-  return 1;
-}
+static const OSSL_ALGORITHM algorithms[] = {
+    {"AES-128-GCM:id-aes128-GCM:2.16.840.1.101.3.4.1.6", "provider=nodeagent", functions128, NULL},
+    {"AES-256-GCM:id-aes256-GCM:2.16.840.1.101.3.4.1.46", "provider=nodeagent", functions256, NULL},
+    {NULL, NULL, NULL, NULL},
+};
 
 /* The functions do not need the manager that knows them: it is of 200 KB and goes again. */
 static bool find_functions(void) {
@@ -318,9 +307,9 @@ static bool find_functions(void) {
   return able;
 }
 
-OSSL_provider_init_fn *na_aes_gcm_provider(void) {
+const OSSL_ALGORITHM *na_aes_gcm(void) {
   bool wanted = OpenSSL_version_num() < 0x30100000L;
-  return wanted && find_functions() ? start_provider : NULL;
+  return wanted && find_functions() ? algorithms : NULL;
 }
 
 #endif
