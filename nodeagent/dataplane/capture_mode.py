@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Protocol
 
 from nodeagent.dataplane.bpf import MapUsage
+from nodeagent.dataplane.bypass_end import end_flows
 from nodeagent.dataplane.bypass_maps import BypassLimits
 from nodeagent.dataplane.capture import Capture as NftCapture
 from nodeagent.dataplane.cgroup import Cgroup
@@ -134,6 +135,7 @@ class EbpfMode:
         self._rules = replace(rules, steered=True)
         self._shared = SharedNamespaces(self._node, self._rules)
         self.opener: Opener = EbpfListeners(self._node, self._shared)
+        self._bypass: NodeBypass | None = None
 
     def start(self) -> None:
         """Load and attach, or take over from an earlier agent."""
@@ -161,11 +163,15 @@ class EbpfMode:
                 probe_destroy(own)
         except (CapabilityError, NetnsError) as error:
             return None, str(error)
-        return NodeBypass(self._node, identities=identities), ""
+        self._bypass = NodeBypass(self._node, identities=identities)
+        return self._bypass, ""
 
     def settle(self, namespaces: Iterable[NetworkNamespace]) -> None:
-        """Forget the workloads that went while no agent ran."""
+        """Forget the workloads that went while no agent ran. Without bypass what an earlier agent let past the engine
+        ends."""
         namespaces = list(namespaces)
+        if self._bypass is None:
+            end_flows(self._node.bypass_maps().bypassed, namespaces)
         shares = [each for each in namespaces if isinstance(each, NamespaceShare)]
         gone = self._shared.settle(shares) + self._node.sweep(netns_cookie(each) for each in namespaces)
         if gone:

@@ -18,6 +18,7 @@ from typing import Final
 
 from nodeagent.dataplane.bpf import BpfMap, BpfObject, detach_pinned
 from nodeagent.dataplane.bpffs import lock_folder, make_folder
+from nodeagent.dataplane.bypass_end import end_flows
 from nodeagent.dataplane.bypass_maps import HERE
 from nodeagent.dataplane.ebpf_node import (
     DNS,
@@ -30,6 +31,7 @@ from nodeagent.dataplane.ebpf_node import (
     flags_of,
     inbound_link,
     netns_cookie,
+    pinned_flows,
     pinned_workloads,
     unload,
 )
@@ -144,8 +146,14 @@ class EbpfCapture:
 
 def end_all(pins: Path, namespaces: Iterable[NetworkNamespace]) -> None:
     """End all capture by eBPF that is pinned below a folder: another mode has taken these namespaces over, with their
-    ruleset and routing. Their sysctls return to what they were. CapabilityError while an agent captures so."""
+    ruleset and routing. Their sysctls return to what they were, and what has passed the engine ends. CapabilityError
+    while an agent captures so."""
     lock = lock_folder(pins, 0)
+    namespaces = list(namespaces)
+    flows = pinned_flows(pins)
+    if flows is not None:
+        end_flows(flows, namespaces)
+        flows.close()
     workloads = pinned_workloads(pins)
     if workloads is not None:
         for namespace in namespaces:

@@ -35,7 +35,7 @@ from nodeagent.dataplane.bpf import (
     possible_cpus,
 )
 from nodeagent.dataplane.bpffs import ensure_bpffs, lock_folder, make_folder, remove_pins
-from nodeagent.dataplane.bypass_layout import Here
+from nodeagent.dataplane.bypass_layout import ENDS_SIZE, FLOW_SIZE, Here
 from nodeagent.dataplane.bypass_maps import (
     INBOUND,
     LASTING,
@@ -165,6 +165,11 @@ class GroupEntry:
 def pinned_workloads(pins: Path) -> BpfMap | None:
     """The map of workloads that an agent of this version has pinned; None if there is none."""
     return pinned_map(pins / f"v{ABI}" / "maps" / "workloads", _COOKIE.size, _ENTRY.size)
+
+
+def pinned_flows(pins: Path) -> BpfMap | None:
+    """The map of connections past the engine of such an agent; None if there is none."""
+    return pinned_map(pins / f"v{ABI}" / "maps" / "bypassed", ENDS_SIZE, FLOW_SIZE)
 
 
 def flags_of(entry: bytes) -> int:

@@ -99,6 +99,21 @@ def test_without_an_agent_nothing_passes(scene: BypassScene) -> None:
         assert _is_direct(scene)
 
 
+@pytest.mark.parametrize("mode", ["ebpf", "nft"])
+def test_an_agent_without_bypass_ends_what_has_passed(scene: BypassScene, mode: str) -> None:
+    """It would not judge such connections when policy changes."""
+    with dial(scene.client, scene.server.v4, 8080) as live:
+        read_line(live)
+        scene.agent.kill()
+        pins = {"pins" if mode == "ebpf" else "settle_pins": scene.agent.pins}
+        with scratch_cgroup("next") as group, CaptureAgent(group.join, **pins) as agent:
+            _enrol(scene, agent)
+            assert exchange(live, b"before") == b"before"
+            agent.ask("settle")
+            with pytest.raises(ConnectionAbortedError):
+                live.recv(1)
+
+
 def _forge(scene: BypassScene) -> None:
     """An entry for a connection from outside, of the life that ends."""
     ends = Ends(parse_address(scene.outside.v4), parse_address(scene.server.v4), PORT, 8080)
