@@ -91,6 +91,11 @@ class FlowTable:
         self.swept = 0
         """Entries taken out whose sockets had gone without a word."""
 
+    @property
+    def limit(self) -> int:
+        """Most connections at once."""
+        return self._flows.memory_and_limit()[1]
+
     def live(self) -> Iterator[LiveFlow]:
         """All that are there now."""
         for key, value in self._flows.items():

@@ -26,7 +26,7 @@ from nodeagent.dataplane.builder import (
     view_of,
 )
 from nodeagent.dataplane.flow_names import FlowDirectory, FlowNamer
-from nodeagent.dataplane.flow_reader import FlowReader
+from nodeagent.dataplane.flow_reader import FlowLimits, FlowReader
 from nodeagent.dataplane.listeners import Opener, open_dns_sockets, open_listeners
 from nodeagent.dataplane.netns import NetworkNamespace
 from nodeagent.dataplane.report import AccessRecord, Connection, Counter, Decision, LineFormat, Lines, StatRow
@@ -499,15 +499,14 @@ class EngineOwner:
 
     # -- reports --
 
-    def follow_flows(self, ring: int, directory: FlowDirectory) -> FlowReader:
-        """Report of connections past the engine, too, which the ring buffer `ring` (its descriptor stays the caller's)
-        tells of. EngineError if it cannot be read, or is already."""
+    def follow_flows(self, ring: int, directory: FlowDirectory, limit: int) -> FlowReader:
+        """Report of connections past the engine, too, of at most `limit` at once, which the ring buffer `ring` (its
+        descriptor stays the caller's) tells of. EngineError if it cannot be read, or is already."""
         namer = FlowNamer(
             directory, lambda: self._applied, self._tags.tag_of, self.explain_access, self._on_need
         )
-        self._flows = FlowReader(
-            self._engine, self._lock, ring, directory.life, namer, access_log=self._access_log
-        )
+        limits = FlowLimits(directory.life, limit, access_log=self._access_log)
+        self._flows = FlowReader(self._engine, self._lock, ring, limits, namer)
         return self._flows
 
     def drain_stats(self) -> list[StatRow]:

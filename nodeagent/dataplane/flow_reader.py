@@ -6,6 +6,7 @@ from __future__ import annotations
 import logging
 import threading
 from collections.abc import Iterable, Sequence
+from dataclasses import asdict, dataclass
 from typing import Any, Final
 
 from nodeagent.dataplane._native import ffi, lib
@@ -23,11 +24,22 @@ _EVENTS: Final = 8192
 _NAMESPACES: Final = 4096
 
 
+@dataclass(frozen=True, slots=True)
+class FlowLimits:
+    """na_flows_config."""
+
+    life: int
+    """Of this agent."""
+    max_flows: int
+    """Followed at once; others are told of when they have ended."""
+    access_log: bool
+
+
 class FlowReader:
     """Follows on behalf of one engine, from the thread that drains it. close() before the engine's."""
 
     def __init__(
-        self, engine: Any, lock: threading.Lock, ring: int, life: int, namer: FlowNamer, *, access_log: bool
+        self, engine: Any, lock: threading.Lock, ring: int, limits: FlowLimits, namer: FlowNamer
     ) -> None:
         """`engine` is an na_engine, `lock` what guards it, `ring` the descriptor of `events`, which stays the caller's.
         EngineError if it cannot be read."""
@@ -42,7 +54,7 @@ class FlowReader:
             )
             for index in range(lib.na_flows_counters())
         ]
-        config = ffi.new("na_flows_config *", {"life": life, "access_log": access_log})
+        config = ffi.new("na_flows_config *", asdict(limits))
         slot = ffi.new("na_flows **")
         with lock:
             _check(lib.na_flows_new(engine, ring, config, slot), "follow connections past the engine")

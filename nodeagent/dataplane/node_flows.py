@@ -34,7 +34,7 @@ class NodeFlows:
 
     def begin(self) -> None:
         """Follow from now on, also what has been going on. EngineError or BpfError if that is not possible."""
-        self._reader = self._engine.follow_flows(self._ring, self._directory)
+        self._reader = self._engine.follow_flows(self._ring, self._directory, self._table.limit)
         self._table.on_doomed = self._note_doomed
         self._adopt()
 

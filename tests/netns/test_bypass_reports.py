@@ -105,7 +105,7 @@ class Reports:
         self.engine.apply(_snapshot(scene))
         self._maps = [self._open(pins, "bypassed", ENDS_SIZE, FLOW_SIZE), self._open(pins, "events", 0, 0)]
         self.table = FlowTable(self._maps[0], self.node, LIFE)
-        self.reader: FlowReader = self.engine.follow_flows(self._maps[1].fd, self.node)
+        self.reader: FlowReader = self.engine.follow_flows(self._maps[1].fd, self.node, 1000)
 
     def _open(self, pins: Path, name: str, key_size: int, value_size: int) -> BpfMap:
         found = pinned_map(pins / f"v{ABI}" / "maps" / name, key_size, value_size)
@@ -383,7 +383,7 @@ def test_an_earlier_agents_connection_is_taken_over(
         later.node.life = LIFE + 1
         later.reader.close()
         later.table = FlowTable(later._maps[0], later.node, LIFE + 1)
-        later.reader = later.engine.follow_flows(later._maps[1].fd, later.node)
+        later.reader = later.engine.follow_flows(later._maps[1].fd, later.node, 1000)
         later.reader.adopt(later.table.earlier())
         later.look()
         exchange(client, b"z" * 100)
