@@ -94,6 +94,8 @@ class Enrolment:
         self._is_hopeful = is_hopeful
         self._workloads: dict[str, Enrolled] = {}
         self._failed: OrderedDict[str, Enrolled] = OrderedDict()
+        self._retired: dict[str, Enrolled] = {}
+        """Those that are captured still, and not served."""
         self._by_name: dict[tuple[str, str], str] = {}
         self._arrivals: dict[tuple[str, str], asyncio.Event] = {}
         self.on_synced: Callable[[], None] = lambda: None
@@ -125,6 +127,8 @@ class Enrolment:
             raise
         workload.state = "enrolled"
         self._failed.pop(pod.uid, None)
+        if (retired := self._retired.pop(pod.uid, None)) is not None:
+            retired.netns.close()
         self.on_change()
         self._turn(workload)
         logger.info("enrolled %s/%s", pod.namespace, pod.name)
@@ -148,10 +152,12 @@ class Enrolment:
         self.refresh_inbound(pod.uid)
         self.before_capture()
         self._configuration.publish()
-        # Before it listens: where it cannot be captured nothing is to be opened.
-        workload.capture = self._make_capture(workload.netns)
+        # Made before it listens: where it cannot be captured nothing is to be opened.
+        capture = self._make_capture(workload.netns)
         self._add_to_engine(workload, view)
-        await asyncio.to_thread(workload.capture.apply)
+        # Not before: should it not listen, what an earlier agent captures stays so.
+        workload.capture = capture
+        await asyncio.to_thread(capture.apply)
 
     async def regrouped(self, uid: str) -> None:
         """The cgroup of a workload came, went, or is another one of the same name."""
@@ -186,7 +192,7 @@ class Enrolment:
     async def _undo(self, workload: Enrolled) -> None:
         """Leave nothing of a workload behind, however far it came. The namespace stays the caller's."""
         uid = workload.pod.uid
-        if workload.capture is not None:
+        if workload.capture is not None and uid not in self._retired:
             with contextlib.suppress(DataplaneError):
                 await asyncio.to_thread(workload.capture.remove)
         await self._engine.remove_workload(uid, 0)
@@ -195,9 +201,17 @@ class Enrolment:
     async def remove(self, uid: str) -> None:
         """Restore plain networking, let connections end, and forget the pod."""
         await self._let_go(uid, again=False)
+        self._failed.pop(uid, None)
+        retired = self._retired.pop(uid, None)
+        if retired is not None and retired.capture is not None:
+            try:
+                await asyncio.to_thread(retired.capture.remove)
+            finally:
+                retired.netns.close()
 
     async def retire(self, uid: str) -> None:
-        """As remove(), of a workload that is taken on again at once: it stays captured, and is refused in between."""
+        """As remove(), of a workload that is taken on again at once: it stays captured, and is refused in between, or
+        until remove() if it cannot be."""
         await self._let_go(uid, again=True)
 
     async def _let_go(self, uid: str, *, again: bool) -> None:
@@ -217,7 +231,10 @@ class Enrolment:
                 await asyncio.to_thread(workload.capture.remove)
         finally:
             await self._forget(workload)
-            workload.netns.close()
+            if again:
+                self._retired[uid] = workload
+            else:
+                workload.netns.close()
         logger.info("let %s/%s go", workload.pod.namespace, workload.pod.name)
 
     async def _forget(self, workload: Enrolled) -> None:

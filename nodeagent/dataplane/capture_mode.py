@@ -52,8 +52,8 @@ class CapturedWorkload(Protocol):
         """Whether what apply() did is still there."""
 
     def set_open(self, open_: bool) -> None:
-        """Whether connections pass while the agent has no listener, instead of being refused. At first: as an
-        earlier agent has left it."""
+        """Whether connections pass while the agent has no listener, instead of being refused. From apply() on they do
+        not; before, it is as an earlier agent has left it."""
 
 
 class Mode(Protocol):

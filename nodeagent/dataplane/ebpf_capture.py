@@ -64,6 +64,7 @@ class EbpfCapture:
         self._cookie = netns_cookie(namespace)
         self._key = struct.pack("=Q", self._cookie)
         self._folder = node.namespace_folder(self._cookie)
+        self._open = False
         self._lock = threading.Lock()
 
     @property
@@ -101,9 +102,9 @@ class EbpfCapture:
     def set_open(self, open_: bool) -> None:
         """Whether connections pass while the agent has no listener. It stays so by apply()."""
         with self._lock:
-            before = self._flags()
-            flags = before | OPEN if open_ else before & ~OPEN
-            if flags != before and self._node.workloads.get(self._key) is not None:
+            changes, self._open = self._open != open_, open_
+            if changes and self._node.workloads.get(self._key) is not None:
+                flags = self._flags()
                 self._node.put(self._node.workloads, self._key, self._entry(flags))
                 self._attach(flags)
                 apply_ruleset(self._namespace, self._ruleset(flags))
@@ -111,8 +112,8 @@ class EbpfCapture:
     def _flags(self) -> int:
         """What is captured, which sysctls an earlier apply() has set, and whether it is open."""
         entry = self._node.workloads.get(self._key)
-        earlier = flags_of(entry) & ~(RELEASED | DNS) if entry is not None else 0
-        return earlier | (DNS if self._rules.dns else 0)
+        earlier = flags_of(entry) & ~(RELEASED | DNS | OPEN) if entry is not None else 0
+        return earlier | (DNS if self._rules.dns else 0) | (OPEN if self._open else 0)
 
     def _entry(self, flags: int) -> bytes:
         addresses = tuple(widen_address(raw) for raw in read_addresses(self._namespace))

@@ -167,7 +167,12 @@ class SharedNamespace:
     def _may_have_tunnels(self, member: _Member) -> bool:
         wanted = set(member.share.addresses or [_ANY])
         for other in self._members.values():
-            if other is not member and other.hbone and wanted & set(other.share.addresses or [_ANY]):
+            if (
+                other is not member
+                and other.applied
+                and other.hbone
+                and wanted & set(other.share.addresses or [_ANY])
+            ):
                 logger.warning(
                     "workload %s takes no HBONE: %s has port %d at the same address; give them addresses of their own",
                     member.share.uid, other.share.uid, HBONE_PORT,
@@ -231,7 +236,9 @@ class SharedNamespace:
             self._members.pop(share.owner, None)
             self._slots.pop(share.owner, None)
             self._drop_entries(lambda owner: owner == share.owner)
-            if self._members or self._slots:
+            if any(each.applied for each in self._members.values()) or set(self._slots).difference(
+                self._members
+            ):
                 self._put_namespace()
                 self._put_ruleset()
                 return False

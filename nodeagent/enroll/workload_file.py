@@ -35,8 +35,8 @@ class GroupEnroller(Enroller, Protocol):
     """What takes on workloads that are cgroups."""
 
     async def retire(self, uid: str) -> None:
-        """As remove(), of a workload that is taken on again at once, changed: in between its connections are refused,
-        not left alone."""
+        """As remove(), of a workload that is taken on again at once, changed: in between, and if that fails until
+        remove(), its connections are refused, not left alone."""
 
     async def regrouped(self, uid: str) -> None:
         """The cgroup of a workload came, went, or is another one of the same name. A NodeagentError says why its
@@ -122,6 +122,7 @@ class WorkloadFile:
         await asyncio.gather(*(self._remove(uid, again=uid in wanted) for uid in changed))
         for uid in set(self._failures).difference(wanted):
             del self._failures[uid]
+            await self._remove(uid)
         for workload in self._wanted:
             await self._converge(workload)
         if not self.synced:
@@ -189,8 +190,8 @@ class WorkloadFile:
             log.error("workload %s/%s is not captured: %s", workload.namespace, workload.name, error)
         self._failures[workload.uid] = error
 
-    async def _remove(self, uid: str, *, again: bool) -> None:
-        del self._known[uid]
+    async def _remove(self, uid: str, *, again: bool = False) -> None:
+        self._known.pop(uid, None)
         try:
             await (self._enroller.retire(uid) if again else self._enroller.remove(uid))
         except Exception:

@@ -13,7 +13,7 @@ from harness.agent_node import OUTBOUND, REVIEWS, VIP, FakeDataplane, Node, conf
 
 from nodeagent.app import agent
 from nodeagent.app.agent import Agent
-from nodeagent.errors import NftError, NodeagentError
+from nodeagent.errors import NetnsError, NftError, NodeagentError
 from nodeagent.snapshot.address import parse_address
 from nodeagent.snapshot.values import Protocol
 from nodeagent.xds.types import ADDRESS, CLUSTER, ENDPOINTS, LISTENER, ROUTE, VIRTUAL_HOST
@@ -483,6 +483,30 @@ class TestCapture:
         async with running(server, tmp_path) as node:
             assert not node.dataplane.closed
         assert node.dataplane.closed
+
+    async def test_what_cannot_listen_stays_as_an_earlier_agent_has_left_it(self, node: Node) -> None:
+        def refuse(*_: object, **__: object) -> None:
+            raise NetnsError("port 15001 is taken")
+
+        node.engine.add_workload = refuse  # type: ignore[method-assign]
+        with pytest.raises(NetnsError):
+            await node.enroll()
+        assert "uncapture" not in node.engine.log
+
+    async def test_a_changed_workload_stays_captured_until_it_is_taken_on_again(self, node: Node) -> None:
+        await node.enroll()
+        await node.agent.enrolment.retire("uid-1")
+        assert "uid-1" not in node.engine.workloads
+        assert not {"release", "uncapture"} & set(node.engine.log)
+        await node.enroll()
+        await node.agent.enrolment.retire("uid-1")
+        node.dataplane.failing = True
+        with pytest.raises(NftError):
+            await node.enroll()
+        assert "uncapture" not in node.engine.log
+        await node.agent.enrolment.remove("uid-1")
+        assert node.engine.log[-1] == "uncapture", "it is not to come again"
+        assert not list(node.agent.enrolment)
 
 
 class TestState:

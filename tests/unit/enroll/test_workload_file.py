@@ -110,7 +110,8 @@ class Recorder:
 
     async def remove(self, uid: str) -> None:
         self.calls.append(f"remove {uid}")
-        self.pods.pop(uid)[1].close()
+        if uid in self.pods:
+            self.pods.pop(uid)[1].close()
 
     async def retire(self, uid: str) -> None:
         self.calls.append(f"retire {uid}")
@@ -206,6 +207,11 @@ async def test_one_that_is_refused_holds_up_no_other(
         assert source.counters.add_failures >= 1
         recorder.refusing.clear()
         await recorder.until(lambda: len(recorder.pods) == 2)
+        recorder.refusing.add("web")
+        _write(path, _item(ports="[80]"), _item("api"))
+        await recorder.until(lambda: len(recorder.pods) == 1)
+        _write(path, _item("api"))
+        await recorder.until(lambda: recorder.calls[-1] == "remove workloads/shop/web")
 
 
 async def test_a_cgroup_that_comes_and_goes_is_followed(tmp_path: Path) -> None:
