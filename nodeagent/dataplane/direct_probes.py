@@ -36,8 +36,8 @@ LIMIT: Final = 1 << 18
 _NO_CGROUP: Final = 1 << 63
 """Nobody's: the probes' own sockets are no agent's."""
 _HERE, _THERE = "127.0.0.1", "127.0.0.2"
-_SECONDS: Final = 0.5
-"""How long what must come may take."""
+_SECONDS: Final = 2
+"""How long what must come may take, on a machine that is busy."""
 _SO_MEMINFO: Final = 55  # asm-generic/socket.h
 _GET_FLAGS, _SET_FLAGS, _UP = 0x8913, 0x8914, 0x1  # SIOCGIFFLAGS, SIOCSIFFLAGS, IFF_UP
 _libc = ctypes.CDLL(None, use_errno=True)
@@ -63,8 +63,8 @@ class Verdict:
 
 
 def probe_direct(objects: Path = OBJECTS) -> list[Verdict]:
-    """Try everything; where the programs cannot be attached, nothing else. Blocks for a tenth of a second, or half a
-    second for each probe that fails. `objects` is the folder of the program."""
+    """Try everything; where the programs cannot be attached, nothing else. Blocks for a tenth of a second, or two
+    seconds for each probe that waits in vain. `objects` is the folder of the program."""
     verdicts: list[Verdict] = []
     try:
         with _ground(objects) as ground:
@@ -261,7 +261,7 @@ def _edges(ground: Ground) -> tuple[str, str]:
 def _wakes(ground: Ground) -> tuple[str, str]:
     with ground.connection() as (client, server):
         server.settimeout(None)
-        server.setsockopt(socket.SOL_SOCKET, socket.SO_RCVTIMEO, struct.pack("=qq", 0, int(_SECONDS * 1e6)))
+        server.setsockopt(socket.SOL_SOCKET, socket.SO_RCVTIMEO, struct.pack("=qq", int(_SECONDS), 0))
         timer = threading.Timer(0.02, client.sendall, (b"x",))
         timer.start()
         try:

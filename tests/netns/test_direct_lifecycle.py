@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import logging
 import socket
 import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from harness import Namespace, require, scratch_cgroup
@@ -27,6 +29,7 @@ pytestmark = pytest.mark.netns
 ADMIT = """
 import sys, time
 from pathlib import Path
+from typing import Any
 from nodeagent.dataplane.cgroup import own_group
 from nodeagent.dataplane.direct import Direct
 from nodeagent.dataplane.netns import NetworkNamespace
@@ -59,13 +62,21 @@ def _bytes(pods: DirectPods, client: Namespace, server: Namespace) -> int:
     return pods.counted("bytes") - before
 
 
-def _footprint() -> set[str]:
-    """Programs, maps and links of `direct` by their ids."""
-    found = set()
-    for kind in ("prog", "map"):
-        listed = subprocess.run(["bpftool", kind, "list"], capture_output=True, text=True, check=True).stdout
-        found |= {f"{kind} {line.split(':')[0]}" for line in listed.splitlines() if "name direct_" in line}
-    return found
+def _ids(pods: DirectPods) -> set[str]:
+    """What is in the kernel of `direct` here: maps and programs by their ids, which are not used again."""
+    pinned = pods.pins / "direct" / "v1"
+    maps = [_bpftool("map", "show", "pinned", str(pin))["id"] for pin in (pinned / "maps").iterdir()]
+    links = [_bpftool("link", "show", "pinned", str(pin))["prog_id"] for pin in (pinned / "links").iterdir()]
+    return {f"map {number}" for number in maps} | {f"prog {number}" for number in links}
+
+
+def _all_ids() -> set[str]:
+    return {f"{kind} {each['id']}" for kind in ("map", "prog") for each in _bpftool(kind, "list")}
+
+
+def _bpftool(*arguments: str) -> Any:
+    done = subprocess.run(["bpftool", "-j", *arguments], capture_output=True, text=True, check=True)
+    return json.loads(done.stdout)
 
 
 def test_only_connections_between_two_that_opted_in_are_accelerated(pods: DirectPods) -> None:
@@ -78,7 +89,7 @@ def test_only_connections_between_two_that_opted_in_are_accelerated(pods: Direct
 
 
 def test_withdrawing_is_felt_at_once_and_the_last_one_takes_all_away(pods: DirectPods) -> None:
-    before = _footprint()
+    before = _ids(pods)
     near, far = connect(pods.one, pods.two)
     with near, far:
         near.sendall(b"1")
@@ -97,7 +108,7 @@ def test_withdrawing_is_felt_at_once_and_the_last_one_takes_all_away(pods: Direc
     pods.direct.settle([])
     wait_until(lambda: not pods.direct.tend(), "all is gone")
     assert not pods.pins.exists()
-    wait_until(lambda: not _footprint() & before, "programs and maps are gone")
+    wait_until(lambda: not _all_ids() & before, "programs and maps are gone")
 
 
 def test_what_waits_is_read_before_all_is_taken_away(pods: DirectPods) -> None:
