@@ -29,14 +29,24 @@ def test_killed_agent_recovers(mesh: Mesh) -> None:
     eventually(lambda: answered(mesh), lambda code: code == "200", within=20)
 
 
-def test_traffic_is_refused_while_the_agent_is_down(mesh: Mesh) -> None:
-    mesh.lab("stop", "node-a")
+def test_traffic_is_refused_while_the_agent_is_down_unless_a_label_says_otherwise(mesh: Mesh) -> None:
+    pod = "apiVersion: v1\nkind: Pod\nmetadata: {name: reviews-v1, labels: {app: reviews, version: v1%s}}\n"
+    mesh.apply(pod % ", nodeagent.io/fail-mode: open")
+
+    def fail_modes() -> dict[str, str]:
+        return {row["name"]: row["fail_mode"] for row in mesh.status("node-a")["enrolment"]["workloads"]}
+
     try:
+        eventually(fail_modes, lambda modes: modes == {"client": "closed", "reviews-v1": "open"})
+        mesh.lab("stop", "node-a")
         assert answered(mesh) == "000"
         assert mesh.exec("client", "sh", "-c", "nc -z -w 2 tcp-echo 9000; echo $?").strip() != "0"
+        assert mesh.curl("reviews-v1", "-o", "/dev/null", "-w", "%{http_code}", "http://plain:9080/") == "200"
     finally:
         mesh.lab("start", "node-a")
+        mesh.apply(pod % "")
     eventually(lambda: answered(mesh), lambda code: code == "200", within=20)
+    eventually(fail_modes, lambda modes: set(modes.values()) == {"closed"})
 
 
 def test_agent_starts_from_its_last_configuration_without_a_control_plane(mesh: Mesh) -> None:
