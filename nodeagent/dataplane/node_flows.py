@@ -31,6 +31,8 @@ class NodeFlows:
         self._ring = ring
         self._directory = directory
         self._rounds = 0
+        self._applied = engine.applied
+        """By which names were told."""
 
     def begin(self) -> None:
         """Follow from now on, also what has been going on. EngineError or BpfError if that is not possible."""
@@ -64,9 +66,12 @@ class NodeFlows:
             logger.warning("the map of connections past the engine cannot be swept: %s", error)
 
     def note(self, sample: Sample) -> None:
-        """Count it. Names are asked for anew from here on: configuration may have changed."""
+        """Count it."""
         self._reader.note(sample.sockets, sample.looked_at)
-        self._reader.forget_names()
+        applied = self._engine.applied
+        if applied is not self._applied or self._rounds % _SWEEP_ROUNDS == 0:
+            self._reader.forget_names()
+        self._applied = applied
         if self._rounds <= _SWEEP_ROUNDS:
             self._adopt()
 

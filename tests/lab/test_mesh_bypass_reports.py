@@ -226,7 +226,7 @@ def both(mesh: Mesh) -> tuple[Told, Told]:
 
 def _await_denial(mesh: Mesh) -> None:
     """Until connections of bob are refused at connect(), and those are told of."""
-    before = events(mesh)[1]
+    log, before = Log(mesh), events(mesh)[1]
 
     def refused() -> int:
         talk(mesh, "bob")
@@ -234,6 +234,8 @@ def _await_denial(mesh: Mesh) -> None:
 
     seen = eventually(refused, lambda now: now > before)
     eventually(lambda: counted(mesh, NODE, "nodeagent_bypass_cx_denied_total"), lambda told: told == seen)
+    log.lines(seen - before, '"Operation not permitted"')
+    log.lines(seen - before, "rbac_access_denied")
 
 
 def test_metrics_and_log_are_those_of_the_engine(both: tuple[Told, Told]) -> None:
@@ -336,8 +338,25 @@ def test_live_connections_are_counted_and_listed(mesh: Mesh) -> None:
     eventually(lambda: _carried(mesh), lambda found: not found)
 
 
-@pytest.mark.parametrize("how", [signal.SIGTERM, signal.SIGKILL], ids=["stopped", "killed"])
-def test_a_later_agent_counts_on(mesh: Mesh, how: signal.Signals) -> None:
+NOBODY = """
+apiVersion: security.istio.io/v1
+kind: AuthorizationPolicy
+metadata: {name: nobody}
+spec: {selector: {matchLabels: {app: db}}, action: DENY, rules: [{}]}
+"""
+
+
+def test_a_revoked_connection_says_by_which_policy(mesh: Mesh) -> None:
+    log = Log(mesh)
+    with mesh.popen("alice", "nc", "-4", "-N", "db", "80") as process:
+        eventually(lambda: len(_carried(mesh)), lambda count: count == 2)
+        with applied(mesh, NOBODY):
+            process.wait(10)
+    [line] = log.lines(1, "rbac_access_denied_matched_policy[ns[default]-policy[nobody]-rule[0]]")
+    assert "inbound|9000||" in line
+
+
+def test_a_later_agent_counts_on(mesh: Mesh) -> None:
     before = events(mesh)[0]
     eventually(lambda: (talk(mesh, "alice"), events(mesh)[0])[1], lambda now: now > before)
     with _conversation(mesh) as say:
@@ -345,7 +364,7 @@ def test_a_later_agent_counts_on(mesh: Mesh, how: signal.Signals) -> None:
         eventually(lambda: len(_carried(mesh)), lambda count: count == 2)
         pid = mesh.agent_pid(NODE)
         assert pid is not None
-        os.kill(pid, how)
+        os.kill(pid, signal.SIGKILL)
         eventually(lambda: mesh.agent_pid(NODE), lambda now: now not in (None, pid))
         say("meanwhile")
         carried = len("before\nmeanwhile\n")
