@@ -16,21 +16,13 @@
 
 #include "address.h"
 #include "counters.h"
+#include "workloads.h"
 
 #define IPPROTO_UDP      17
 #define LOOPBACK4        bpf_htonl(0x7f000001)
 #define LOOPBACK_IFINDEX 1
 
 char LICENSE[] SEC("license") = "Dual BSD/GPL";
-
-// As in outbound.bpf.c, whose map it is.
-struct {
-  __uint(type, BPF_MAP_TYPE_HASH);
-  __uint(max_entries, 4096);
-  __uint(map_flags, BPF_F_NO_PREALLOC);
-  __type(key, __u64);
-  __type(value, struct na_workload_entry);
-} workloads SEC(".maps");
 
 // The name server that a socket asked last.
 struct {

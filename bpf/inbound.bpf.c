@@ -34,27 +34,33 @@ struct {
   __type(value, struct na_here);
 } here SEC(".maps");
 
-// Whether connect() has let the connection past the engine (bypass.h), to this workload, and it is allowed still.
-// Without an agent it is not: its listener, which is not there either, must have it.
-static __always_inline int has_bypass(const struct bpf_sk_lookup *ctx, const struct na_address *local,
-                                      const struct na_address *remote) {
+// The connection if connect() has let it past the engine (bypass.h).
+static __always_inline const struct na_bypass *
+find_flow(const struct bpf_sk_lookup *ctx, const struct na_address *local, const struct na_address *remote) {
   struct na_bypass_key ends = {*remote, *local, bpf_ntohs((__u16)ctx->remote_port), (__u16)ctx->local_port, 0};
-  const struct na_bypass *flow = bpf_map_lookup_elem(&bypassed, &ends);
+
+  return bpf_map_lookup_elem(&bypassed, &ends);
+}
+
+// Whether such a connection is for this workload, and allowed still; without an agent nothing is. Else it is refused:
+// to the engine it would be anybody's. The client's next connect() is judged as it is now.
+static __always_inline int may_arrive(const struct na_bypass *flow, __u16 port) {
   const struct na_access_entry *verdict;
   const struct na_here *present;
   __u32 only = 0;
 
-  if (!flow || !flow->life || flow->life != present_life())
+  if (!flow->life || flow->life != present_life())
     return 0;
   present = bpf_map_lookup_elem(&here, &only);
   if (!present || present->life != flow->life || present->workload != flow->destination)
     return 0;
-  verdict = access_of(flow->source, flow->destination, ends.destination_port, IPPROTO_TCP);
+  verdict = access_of(flow->source, flow->destination, port, IPPROTO_TCP);
   return verdict && verdict->access == NA_ACCESS_ALLOW && agent_is_alive();
 }
 
 static __always_inline int steer(struct bpf_sk_lookup *ctx, int open) {
   struct na_address local, remote;
+  const struct na_bypass *flow;
 
   if (ctx->protocol != IPPROTO_TCP)
     return SK_PASS;
@@ -66,8 +72,15 @@ static __always_inline int steer(struct bpf_sk_lookup *ctx, int open) {
   if (ctx->local_port == NA_PORT_HBONE || ctx->ingress_ifindex == LOOPBACK_IFINDEX)
     return SK_PASS;
   read_addresses(ctx, &local, &remote);
-  if (is_within(&local, &remote) || is_probe(&remote) || has_bypass(ctx, &local, &remote))
+  if (is_within(&local, &remote) || is_probe(&remote))
     return SK_PASS;
+  flow = find_flow(ctx, &local, &remote);
+  if (flow && may_arrive(flow, (__u16)ctx->local_port))
+    return SK_PASS;
+  if (flow) {
+    count(NA_COUNT_WITHDRAWN);
+    return SK_DROP;
+  }
   return steer_to(ctx, &listeners, ctx->ingress_ifindex, open);
 }
 

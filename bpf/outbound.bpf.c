@@ -24,6 +24,7 @@
 #include "fail_open.h"
 #include "follow.h"
 #include "groups.h"
+#include "workloads.h"
 
 #define IPPROTO_TCP      6
 #define SOL_IP           0
@@ -35,15 +36,6 @@
 #define LOOPBACK_IFINDEX 1
 
 char LICENSE[] SEC("license") = "Dual BSD/GPL";
-
-// Network namespace cookie -> enrolled workload. Written by the agent at enrolment.
-struct {
-  __uint(type, BPF_MAP_TYPE_HASH);
-  __uint(max_entries, 4096);
-  __uint(map_flags, BPF_F_NO_PREALLOC);
-  __type(key, __u64);
-  __type(value, struct na_workload_entry);
-} workloads SEC(".maps");
 
 // The destination that the application asked for; lives and dies with the socket.
 struct {

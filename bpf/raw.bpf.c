@@ -1,15 +1,18 @@
 // SPDX-License-Identifier: (GPL-2.0-only OR BSD-2-Clause)
 //
-// TCP connections that no connect() has made: refuses the SYNs of raw sockets, attached to the output hook of a
-// workload's network namespace. What connect() makes has been judged there (outbound.bpf.c) and passes. Takes the place
-// of the ruleset's chain for that, which cannot tell a connection past the engine (bypass.h) from a raw socket's.
+// TCP connections past connect(): refuses SYNs that leave a workload's network namespace, attached to the output hook
+// there, but those of sockets on their way to where connect() has let them go (outbound.bpf.c). Takes the place of the
+// ruleset's chain for that, which knows the agent's sockets only, and so would refuse connections past the engine
+// (bypass.h).
 //
 // Kernel: >= 6.4 (netfilter links), with BTF.
 #include <linux/bpf.h>
 
-#include <bpf/bpf_endian.h>
 #include <bpf/bpf_helpers.h>
 
+#include <bpf/bpf_core_read.h>
+
+#include "address.h"
 #include "counters.h"
 #include "kernel_types.h"
 
@@ -110,29 +113,39 @@ static __always_inline int is_syn(const struct packet *packet, int v4) {
   return (flags & (TCP_FIN | TCP_SYN | TCP_RST | TCP_ACK)) == TCP_SYN;
 }
 
-// What sockets send that connect() or accept() has made, and those halfway there or nearly gone (of which the kernel
-// keeps too little to have a type). Without a socket, and in the name of raw ones of its own, it answers.
-static __always_inline int is_known(const struct sock *sk) {
-  __u8 state;
+// Whether a packet goes where its socket has connected to: options of IP may lead it elsewhere.
+static __always_inline int goes_as_connected(const struct sock *sk, const struct packet *packet, int v4) {
+  struct na_address to, wanted;
 
-  if (!sk)
+  if (v4)
+    return !read_at(packet, 16, &to, 4) && to.word[0] == sk->__sk_common.skc_daddr;
+  if (read_at(packet, 24, &to, sizeof(to)) || bpf_core_read(&wanted, sizeof(wanted), &sk->__sk_common.skc_v6_daddr))
     return 0;
-  state = sk->__sk_common.skc_state;
-  return state == BPF_TCP_NEW_SYN_RECV || state == BPF_TCP_TIME_WAIT || sk->sk_type != SOCK_RAW;
+  return same_address(&to, &wanted);
+}
+
+// Whether a socket is one that sends no beginnings, or not by itself. (Of those halfway accepted, or nearly gone, the
+// kernel keeps too little to have a type.)
+static __always_inline int is_known(const struct sock *sk, const struct packet *packet, int v4) {
+  __u8 state = sk->__sk_common.skc_state;
+
+  if (state == BPF_TCP_NEW_SYN_RECV || state == BPF_TCP_TIME_WAIT)
+    return 1;
+  if (state == BPF_TCP_SYN_SENT)
+    return goes_as_connected(sk, packet, v4);
+  return sk->sk_type != SOCK_RAW;
 }
 
 SEC("netfilter")
-int refuse_raw(struct bpf_nf_ctx *ctx) {
+int refuse_past(struct bpf_nf_ctx *ctx) {
   const struct nf_hook_state *state = ctx->state;
   const struct sk_buff *skb = ctx->skb;
   const struct net_device *out = state->out;
-  struct packet packet;
+  const struct sock *sk = skb->sk;
+  int v4 = state->pf == NFPROTO_IPV4;
+  struct packet packet = {skb->data, skb->len - skb->data_len};
 
-  if (is_known(skb->sk) || (out && out->ifindex == LOOPBACK_IFINDEX))
-    return NF_ACCEPT;
-  packet.data = skb->data;
-  packet.size = skb->len - skb->data_len;
-  if (!is_syn(&packet, state->pf == NFPROTO_IPV4))
+  if ((out && out->ifindex == LOOPBACK_IFINDEX) || (sk && is_known(sk, &packet, v4)) || !is_syn(&packet, v4))
     return NF_ACCEPT;
   count(NA_COUNT_RAW);
   return NF_DROP;

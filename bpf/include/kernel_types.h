@@ -38,7 +38,11 @@ struct proto {
 
 enum sock_flags { SOCK_DONE = 1 };
 
+struct in6_addr {};
+
 struct sock_common {
+  __u32 skc_daddr;
+  struct in6_addr skc_v6_daddr;
   volatile unsigned char skc_state;
   unsigned char skc_ipv6only : 1;
   unsigned long skc_flags;

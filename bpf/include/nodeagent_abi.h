@@ -255,8 +255,9 @@ enum na_bpf_counter {
   NA_COUNT_DENIED = 6,      /* connects refused by policy */
   NA_COUNT_NO_BYPASS = 7,   /* connections past the engine without room among the flows: the engine gets them */
   NA_COUNT_NO_EVENT = 8,    /* events without room in the ring buffer: missing in metrics and access log */
-  NA_COUNT_RAW = 9,         /* connections refused that no connect() has made */
-  NA_COUNTERS = 10,
+  NA_COUNT_RAW = 9,         /* connections refused that no connect() has let go */
+  NA_COUNT_WITHDRAWN = 10,  /* connections past the engine refused where they arrive: not allowed any more */
+  NA_COUNTERS = 11,
 };
 
 _Static_assert(sizeof(struct na_destination) == 24, "ABI");

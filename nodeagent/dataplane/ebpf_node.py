@@ -72,6 +72,7 @@ COUNTERS: Final = (
     "no_bypass",
     "no_event",
     "raw",
+    "withdrawn",
 )
 _ENTRY: Final = struct.Struct("=QII16s16s256sI4x")
 _GROUP_KEY: Final = struct.Struct("=QQ")

@@ -1,5 +1,5 @@
-"""Refuses TCP connections of raw sockets in workloads' namespaces (bpf/raw.bpf.c), in place of the ruleset's chain for
-that, which would refuse connections past the engine, too."""
+"""Refuses TCP connections that leave workloads' namespaces past connect(), by raw sockets above all (bpf/raw.bpf.c), in
+place of the ruleset's chain for that, which would refuse those that connect() lets past the engine, too."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from nodeagent.dataplane.netns import NetworkNamespace
 
 RAW: Final = "raw"
 """The object's name."""
-_PROGRAM: Final = "refuse_raw"
+_PROGRAM: Final = "refuse_past"
 _FAMILIES: Final = {"raw4": 2, "raw6": 10}  # NFPROTO_IPV4, NFPROTO_IPV6
 _NF_INET_LOCAL_OUT: Final = 3
 _PRIORITIES: Final = (-42, -41)

@@ -222,7 +222,6 @@ def _named_before(scene: BypassScene) -> None:
 @pytest.mark.parametrize(
     "change",
     [
-        _other_life,
         _no_life,
         _no_source,
         _other_view,
@@ -232,15 +231,11 @@ def _named_before(scene: BypassScene) -> None:
         _empty_slot,
         _itself,
         _other_family,
-        _not_named,
-        _named_otherwise,
-        _named_before,
     ],
 )
 def test_what_cannot_be_decided_is_the_engines(
     scene: BypassScene, change: Callable[[BypassScene], None]
 ) -> None:
-    """At connect(), or where it arrives."""
     scene.permit("v4", scene.server.v4)
     scene.maps.service(scene.server.v4, 8080)
     with dial(scene.client, scene.server.v4, 8080) as client:
@@ -290,6 +285,7 @@ def _forge(scene: BypassScene, port: int, life: int = LIFE, to: int = SERVER) ->
     "case", ["allowed", "denied", "withdrawn", "other life", "other workload", "other port"]
 )
 def test_the_verdict_is_asked_again(scene: BypassScene, case: str) -> None:
+    """What is not allowed any more is refused: to the engine it would be a connection of nobody in particular."""
     scene.permit()
     port = next(_ports)
     _forge(
@@ -302,5 +298,24 @@ def test_the_verdict_is_asked_again(scene: BypassScene, case: str) -> None:
         scene.maps.verdict(Access.DENY)
     elif case == "withdrawn":
         _no_verdict(scene)
-    with dial(scene.outside, scene.server.v4, 8080, source=(scene.outside.v4, port)) as client:
-        assert _is_direct(client) == (case == "allowed")
+    withdrawn = scene.maps.count("withdrawn")
+    if case in ("allowed", "other port"):
+        with dial(scene.outside, scene.server.v4, 8080, source=(scene.outside.v4, port)) as client:
+            assert _is_direct(client) == (case == "allowed")
+        assert scene.maps.count("withdrawn") == withdrawn
+    else:
+        with pytest.raises(ConnectionRefusedError):
+            dial(scene.outside, scene.server.v4, 8080, source=(scene.outside.v4, port))
+        assert scene.maps.count("withdrawn") == withdrawn + 1
+
+
+@pytest.mark.parametrize("change", [_other_life, _not_named, _named_otherwise, _named_before])
+def test_a_namespace_takes_only_what_is_for_it(
+    scene: BypassScene, change: Callable[[BypassScene], None]
+) -> None:
+    """An address may have passed to another workload since."""
+    target = scene.permit()
+    change(scene)
+    with pytest.raises(ConnectionRefusedError):
+        dial(scene.client, target, 80)
+    assert [event.kind for event in scene.maps.events()] == [EventKind.FAILED]

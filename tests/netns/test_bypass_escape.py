@@ -90,6 +90,17 @@ def test_a_route_with_such_a_source_is_no_way(scene: BypassScene, taken: str) ->
         scene.client.ip("route", "del", *route)
 
 
+def test_a_route_that_the_packet_names_is_no_way(scene: BypassScene) -> None:
+    """Loose source routing (RFC 791, 3.1) sends packets elsewhere first, whatever connect() was told."""
+    through = bytes([131, 7, 4]) + socket.inet_aton(scene.outside.v4)
+    refused = scene.maps.count("raw")
+    for target, port in ((VIP, 80), (scene.outside.v4, 8080)):
+        options = ((socket.IPPROTO_IP, socket.IP_OPTIONS, through),)
+        with pytest.raises(TimeoutError):
+            dial(scene.client, target, port, options=options, timeout=0.1)
+    assert scene.maps.count("raw") >= refused + 2
+
+
 @pytest.mark.parametrize("mark", [1, 0x6E61])
 def test_a_mark_is_no_way(scene: BypassScene, mark: int) -> None:
     scene.maps.verdict(Access.DENY)
