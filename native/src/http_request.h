@@ -115,6 +115,7 @@ struct na_http_request {
   bool body_sent : 1;  /* to its end */
   bool replayable : 1; /* head and `replay` are all that was sent */
   bool replayed : 1;
+  bool invited : 1; /* the client was told to continue; no second time */
   bool is_head : 1;
   bool idempotent : 1;
   bool upgrade : 1;

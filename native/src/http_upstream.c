@@ -202,7 +202,8 @@ static na_response response_of(const na_h1_head *head) {
 static bool pass_informational(na_upstream *upstream, const na_h1_head *head) {
   na_response response = response_of(head);
   na_http_request *request = upstream->request;
-  if (request->responder->head(request, &response, NULL, 0, false) < 0) {
+  bool known = request->invited && head->status == 100;
+  if (!known && request->responder->head(request, &response, NULL, 0, false) < 0) {
     downstream_failed(upstream);
     return false;
   }

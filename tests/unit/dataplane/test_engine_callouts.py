@@ -410,6 +410,7 @@ async def test_a_client_that_expects_to_be_invited_is(pod: GuardedPod, service: 
 
     received = await asyncio.to_thread(pod.namespace.run, exchange)
     assert received.startswith(b"HTTP/1.1 100 Continue\r\n\r\n")
+    assert received.count(b"HTTP/1.1 100") == 1, "the application's own invitation comes too late"
     assert b'"body": "hi"' in received
 
 
