@@ -31,6 +31,9 @@ RENEWAL: Final = (0.45, 0.55)
 certificates of a node, obtained together, are not renewed together for ever."""
 LONGEST_SLEEP: Final = 60.0
 """Seconds between two looks at the clock, which may jump (a suspended machine, NTP)."""
+PATIENCE: Final = 3
+"""Failures in a row (about a second) from which on it is an error to have no certificate: node and CA may be started
+together."""
 EXPIRY_PERIOD: Final = 0.5
 """Seconds between two looks for expired certificates."""
 
@@ -57,6 +60,8 @@ class Holding:
     certificate: Certificate | None = None
     error: str = ""
     """Why the last request failed; empty after a success."""
+    failures: int = 0
+    """In a row."""
     next_request: float = 0.0
     """Seconds since the epoch."""
     obtained: float = 0.0
@@ -222,6 +227,7 @@ class IdentityManager:
         holding.next_request = now + left * random.uniform(*RENEWAL)  # noqa: S311  # jitter, not a secret
         renewed = holding.certificate is not None
         holding.certificate, holding.error, holding.expired, holding.obtained = certificate, "", False, now
+        holding.failures = 0
         self.counters.issued += 1
         holding.changed.set()
         logger.info(
@@ -235,12 +241,15 @@ class IdentityManager:
 
     def _note_failure(self, holding: Holding, error: IdentityError) -> None:
         self.counters.failures[error.reason] += 1
+        holding.failures += 1
         message = str(error)
-        if message == holding.error:
+        known, holding.error = message == holding.error, message
+        lost_patience = holding.certificate is None and holding.failures == PATIENCE
+        if known and not lost_patience:
             return
-        holding.error = message
         if holding.certificate is None:
-            logger.error("no certificate for %s: %s", holding.identity, message)
+            level = logging.ERROR if holding.failures >= PATIENCE else logging.INFO
+            logger.log(level, "no certificate for %s: %s", holding.identity, message)
         else:
             left = holding.certificate.not_after - self._clock()
             logger.warning(

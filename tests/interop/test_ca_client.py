@@ -155,6 +155,7 @@ TROUBLES: dict[str, tuple[dict[str, Any], str, str]] = {
 @pytest.mark.parametrize("name", TROUBLES)
 async def test_troubles_are_told(plane: CaPlane, caplog: pytest.LogCaptureFixture, name: str) -> None:
     (plane.root / "foreign.pem").write_text(pki.authority(plane.root / "foreign").bundle)
+    caplog.set_level("INFO")
     fields, reason, message = TROUBLES[name]
     fields = {
         key: value.format(root=plane.root) if isinstance(value, str) else value

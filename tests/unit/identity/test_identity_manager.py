@@ -161,6 +161,17 @@ class TestRenewal:
         await until(lambda: told[-1])
         assert next(iter(manager)).state is State.AVAILABLE
 
+    async def test_it_is_an_error_once_it_lasts(
+        self, manager: IdentityManager, ca: Any, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        """Who is started together with the CA finds nobody at first."""
+        caplog.set_level("INFO", "nodeagent.identity.manager")
+        ca.failure = DOWN
+        manager.acquire("pod-1", WEB)
+        await until(lambda: manager.counters.failures["unreachable"] >= 5)
+        levels = [each.levelname for each in caplog.records if "no certificate for" in each.getMessage()]
+        assert levels == ["INFO", "ERROR"]
+
     async def test_a_failing_ca_is_asked_less_and_less(self, ca: Any) -> None:
         manager = IdentityManager(ca, 3600.0)
         ca.failure = DOWN
