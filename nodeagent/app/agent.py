@@ -68,6 +68,7 @@ def main(config: AgentConfig) -> None:
     logging.basicConfig(
         level=config.log_level.upper(), format="%(asctime)s %(levelname)s %(name)s: %(message)s"
     )
+    logging.getLogger("watchfiles").setLevel(logging.WARNING)  # what a change means is logged by us
     limit_arenas()
     collect_seldom()
     import uvloop

@@ -139,6 +139,7 @@ def run(
     start, or given by --cacerts; `nodeagent ca rotate` replaces it.
     """
     logging.basicConfig(level=log_level.upper(), format="%(asctime)s %(levelname)s %(name)s: %(message)s")
+    logging.getLogger("watchfiles").setLevel(logging.WARNING)  # what a change means is logged by us
     from nodeagent.app import controlplane
 
     authority = None

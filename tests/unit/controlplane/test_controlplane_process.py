@@ -68,6 +68,7 @@ def test_a_change_is_in_force_well_under_a_second() -> None:
     with ControlPlaneProcess() as plane:
         plane.put("a.yaml", service("a", "10.96.0.1"))
         wait_until(lambda: plane.json("/status")["resources"] == {"Service": 1}, "in force", 1)
+        assert "watchfiles" not in plane.process.output
 
 
 MESH_CONFIG = "trustDomain: prod.example\nrootNamespace: mesh\ntrustDomainAliases: [old.example]\n"
