@@ -100,8 +100,17 @@ def test_tcp(tmp_path: Path) -> None:
     assert "cpu_mb" not in values(bulk, "direct")
 
 
+def latency(folder: Path) -> Any:
+    """The cases. Where other work kept the machine from a thousand requests a second it says so instead."""
+    for _ in range(3):
+        cases = bench(folder, "latency", "--peers", "direct,floor")["cases"]
+        if not any("above the knee" in why for case in cases for why in case["failures"].values()):
+            break
+    return cases
+
+
 def test_latency(tmp_path: Path) -> None:
-    for case in bench(tmp_path, "latency", "--peers", "direct,floor")["cases"]:
+    for case in latency(tmp_path):
         direct, mine = values(case, "direct"), values(case, "nodeagent")
         assert 5 < direct["p50"] <= direct["p99"] <= direct["p999"]
         assert mine["p50"] > direct["p50"]

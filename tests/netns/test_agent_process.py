@@ -326,8 +326,11 @@ async def test_letting_go_restores_plain_networking(node: AgentNode) -> None:
         direct = await node.curl(f"http://{node.servers[0].v4}:8080/")
         return direct == "web\n200" and not node.client.check(["nft", "list", "tables"])
 
+    async def is_forgotten() -> bool:
+        return (await node.ask("/status"))["enrolment"]["workloads"] == []
+
     await eventually(is_plain, node)
-    assert (await node.ask("/status"))["enrolment"]["workloads"] == []
+    await eventually(is_forgotten, node)
     await eventually(lambda: len(node.mesh.clients) == 1, node)
 
 
