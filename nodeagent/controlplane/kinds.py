@@ -258,7 +258,7 @@ class AddressKind:
         key = str(group)
         workload = registry.workloads.get(key)
         if workload is not None:
-            return _named([_workload(view, workload)])
+            return _named([_workload(view, workload)]) if _is_told(view, workload) else {}
         service = registry.services.get(key.removeprefix(_WITH_PODS))
         if service is None or not workloads.everyone_sees(service):
             return {}
@@ -298,6 +298,13 @@ class AddressKind:
     def moves(self, change: Change) -> bool:
         """Addresses may have changed hands."""
         return bool(change.workloads or change.services)
+
+
+def _is_told(view: View, workload: Workload) -> bool:
+    """Not an endpoint of a ServiceEntry where somebody is known better: an address has one workload."""
+    if not workload.is_listed:
+        return True
+    return all(view.world.registry.workload_at(address) is workload for address in workload.addresses)
 
 
 def _workload(view: View, workload: Workload) -> Resource:

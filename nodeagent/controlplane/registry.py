@@ -33,6 +33,8 @@ class Registry:
         self._by_vip: dict[str, list[str]] = defaultdict(list)
         self._pods_by_label: dict[_LabelKey, dict[str, None]] = defaultdict(dict)
         self._services_by_label: dict[_LabelKey, set[str]] = defaultdict(set)
+        self._listed: dict[str, set[str]] = defaultdict(set)
+        """By address: hosts that list it as an endpoint."""
         self._ports: dict[int, set[str]] = defaultdict(set)
         self._slices: dict[ObjectKey, EndpointSlice] = {}
         self._slices_of: dict[tuple[str, str], dict[ObjectKey, EndpointSlice]] = defaultdict(dict)
@@ -115,6 +117,9 @@ class Registry:
             found = self._by_service_name.get(name)
             if found:
                 hosts.add(found)
+        for address in workload.addresses:
+            if address in self._listed and self.workload_at(address) is workload:
+                hosts |= self._listed[address]
         return sorted(hosts)
 
     def endpoints(self, host: str) -> PortEndpoints:
@@ -140,6 +145,7 @@ class Registry:
     def put_service(self, host: str, service: Service | None, change: Change) -> None:
         """Add, replace or (None) remove the service of a host."""
         before = self.services.pop(host, None)
+        self._relist(host, before, service, change)
         self.headless.discard(host)
         for old in (before,) if before else ():
             self._by_service_name.pop(old.key, None)
@@ -166,6 +172,19 @@ class Registry:
         change.endpoints.add(host)
         change.workloads |= affected
         change.ports.update(port.port for item in (before, service) if item for port in item.ports)
+
+    def _relist(self, host: str, before: Service | None, service: Service | None, change: Change) -> None:
+        """Note the endpoints that a service lists itself, and who is there."""
+        old = before.listed if before is not None else frozenset()
+        new = service.listed if service is not None else frozenset()
+        for address in old - new:
+            self._listed[address].discard(host)
+            if not self._listed[address]:
+                del self._listed[address]
+        for address in new - old:
+            self._listed[address].add(host)
+        for address in old | new:
+            change.workloads.update(self._by_address.get(address, ()))
 
     def put_workload(self, uid: str, workload: Workload | None, change: Change) -> None:
         """Add, replace or (None) remove a pod."""
@@ -195,9 +214,12 @@ class Registry:
             self._touch(self.hosts_of(workload), change)
         change.workloads.add(uid)
         # How those are reached that have an address in common may be another thing now.
-        for item in (before, workload):
-            for address in item.addresses if item is not None and not item.is_pod else ():
-                change.workloads.update(self._by_address.get(address, ()))
+        for item in filter(None, (before, workload)):
+            for address in item.addresses:
+                others = self._by_address.get(address, ())
+                change.workloads.update(
+                    other for other in others if not item.is_pod or not self.workloads[other].is_pod
+                )
 
     def put_slice(self, key: ObjectKey, found: EndpointSlice | None, change: Change) -> None:
         """Add, replace or (None) remove an EndpointSlice."""

@@ -15,14 +15,17 @@ from nodeagent.controlplane.kubernetes.objects import EndpointSlice, SliceEndpoi
 from nodeagent.controlplane.registry import Registry
 from nodeagent.controlplane.report import Issue, Severity
 from nodeagent.controlplane.sources.base import ObjectKey
+from nodeagent.model import names
 from nodeagent.model.service import Service
+from nodeagent.model.workload import Workload, WorkloadType
 
 
 class ServiceEntries:
     """All ServiceEntries in force; puts their hosts into a registry, which others put services into, too."""
 
-    def __init__(self, registry: Registry) -> None:
+    def __init__(self, registry: Registry, cluster_id: str) -> None:
         self._registry = registry
+        self._cluster_id = cluster_id
         self._entries: dict[ObjectKey, ServiceEntry] = {}
         self._by_host: dict[str, set[ObjectKey]] = defaultdict(set)
         self._auto = AutoAddresses()
@@ -38,6 +41,7 @@ class ServiceEntries:
                 self._by_host[host].add(key)
         current = self._entries.get(key)
         self._put_endpoints(key, before, current, change)
+        self._put_workloads(before, current, change)
         for host in {host for each in (before, current) if each is not None for host in each.hosts}:
             if current is None or host not in current.hosts or not _wants_address(current, host):
                 self._auto.release(_auto_key(key, host))
@@ -54,10 +58,41 @@ class ServiceEntries:
             if entry is not None and number < len(new):
                 endpoint = new[number]
                 ports = {port.name: endpoint.ports.get(port.name, int(port.target)) for port in entry.ports}
-                listed = SliceEndpoint(endpoint.address, ready=True, pod=None, zone=endpoint.zone)
+                listed = SliceEndpoint(endpoint.address, ready=True, pod=None, zone=endpoint.locality.zone)
                 made = EndpointSlice((key.namespace, f"ServiceEntry/{key.name}"), ports, (listed,))
             slice_key = ObjectKey(key.group, key.kind, key.namespace, f"{key.name}/{number:06}")
             self._registry.put_slice(slice_key, made, change)
+
+    def _put_workloads(self, before: ServiceEntry | None, entry: ServiceEntry | None, change: Change) -> None:
+        """Endpoints as workloads, which node proxies are told of."""
+        old = self._workloads(before) if before is not None else {}
+        new = self._workloads(entry) if entry is not None else {}
+        for uid in old.keys() | new.keys():
+            if old.get(uid) != new.get(uid):
+                self._registry.put_workload(uid, new.get(uid), change)
+
+    def _workloads(self, entry: ServiceEntry) -> dict[str, Workload]:
+        made = [
+            Workload(
+                uid=names.entry_endpoint_uid(self._cluster_id, entry.namespace, entry.name, endpoint.address),
+                name=f"ServiceEntry/{entry.name}/{endpoint.address}",
+                namespace=entry.namespace,
+                addresses=(endpoint.address,),
+                service_account="",
+                node="",
+                labels={},
+                workload_name=entry.name,
+                workload_type=WorkloadType.POD,
+                canonical_name=entry.name,
+                canonical_revision="latest",
+                service_ports=endpoint.ports,
+                locality=endpoint.locality,
+                is_pod=False,
+                is_listed=True,
+            )
+            for endpoint in entry.endpoints
+        ]
+        return {workload.uid: workload for workload in made}
 
     def settle(self, host: str, change: Change) -> None:
         """See to whose a host is now. Call it also when its Kubernetes Service came or went."""
@@ -92,6 +127,7 @@ class ServiceEntries:
             export_to=entry.export_to,
             created=entry.created,
             is_entry=True,
+            listed=frozenset(endpoint.address for endpoint in entry.endpoints),
             passes_through=entry.resolution is Resolution.NONE,
         )
 

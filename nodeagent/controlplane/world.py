@@ -128,7 +128,7 @@ class World:
         self.registry = Registry()
         self.rules = Rules(settings.root_namespace)
         self.security = SecurityPolicies(settings.root_namespace)
-        self.entries = ServiceEntries(self.registry)
+        self.entries = ServiceEntries(self.registry, settings.cluster_id)
         self.waypoints = Waypoints(self.registry)
         self.mesh = MeshConfig()
         self.key_sets = KeySets()

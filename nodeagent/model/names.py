@@ -74,6 +74,11 @@ def workload_entry_uid(cluster_id: str, namespace: str, name: str) -> str:
     return f"{cluster_id}/networking.istio.io/WorkloadEntry/{namespace}/{name}"
 
 
+def entry_endpoint_uid(cluster_id: str, namespace: str, name: str, address: str) -> str:
+    """The xDS uid of an endpoint that a ServiceEntry lists."""
+    return f"{cluster_id}/networking.istio.io/ServiceEntry/{namespace}/{name}/{address}"
+
+
 def is_ipv6(address: str) -> bool:
     """Whether a valid address is IPv6."""
     return ":" in address

@@ -41,6 +41,8 @@ class Service:
     publish_not_ready: bool = False
     is_entry: bool = False
     """A host of a ServiceEntry, not a Kubernetes Service."""
+    listed: frozenset[str] = frozenset()
+    """Addresses of the endpoints that it lists itself (ServiceEntry)."""
     passes_through: bool = False
     """Connections go where they were going (ServiceEntry, resolution NONE)."""
 

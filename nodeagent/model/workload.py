@@ -65,6 +65,8 @@ class Workload:
     service_ports: Mapping[str, int] = field(default_factory=dict)
     """Of a WorkloadEntry: its port by the name of a service's port."""
     is_pod: bool = True
+    is_listed: bool = False
+    """An endpoint that a ServiceEntry lists: told of only while nobody else is known at its address."""
     """Whether Kubernetes knows it; EndpointSlices list no other."""
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import enum
 import ipaddress
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Final
 
 from nodeagent.controlplane.decode import Fields, Problems
@@ -17,6 +17,7 @@ from nodeagent.controlplane.sources.base import RawObject
 from nodeagent.model import names
 from nodeagent.model.protocols import select_protocol
 from nodeagent.model.service import ServicePort
+from nodeagent.model.workload import Locality
 
 _LOCATIONS: Final = ("MESH_EXTERNAL", "MESH_INTERNAL")
 _BY_NAME: Final = ("DNS", "DNS_ROUND_ROBIN", "DYNAMIC_DNS")
@@ -37,7 +38,7 @@ class EntryEndpoint:
 
     address: str
     ports: Mapping[str, int]
-    zone: str = ""
+    locality: Locality = field(default_factory=Locality)
 
 
 @dataclass(frozen=True, slots=True)
@@ -178,11 +179,11 @@ def _endpoint(item: Fields) -> EntryEndpoint | None:
         text = item.string("address", required=True)
         ports = item.message("ports")
         numbers = {} if ports is None else {name: ports.port(name) for name in ports.data}
-        _, _, rest = item.string("locality").partition("/")
+        region, zone, subzone, *_ = (*item.string("locality").split("/"), "", "", "")
     address = names.canonical_address(text) if text else None
     if address is None:
         if text:
             item.error("address", f"{text!r} is not an IP address; resolution STATIC needs one")
         return None
     known = {name: number for name, number in numbers.items() if number is not None}
-    return EntryEndpoint(address, known, rest.partition("/")[0])
+    return EntryEndpoint(address, known, Locality(region, zone, subzone))

@@ -14,6 +14,7 @@ from nodeagent.controlplane.kinds import AddressKind, ClusterKind, EndpointKind
 from nodeagent.controlplane.sources.base import ObjectKey
 from nodeagent.controlplane.view import Perspective, View
 from nodeagent.model.protocols import Protocol
+from nodeagent.proto import workload_pb2
 
 
 def entry(name: str, spec: str, namespace: str = "default") -> str:
@@ -57,7 +58,8 @@ def test_a_host_is_a_service_with_endpoints(configured: Any) -> None:
     found = service(configured, "api.example.com")
     assert (found.name, found.namespace, found.port(80).protocol) == ("api", "default", Protocol.HTTP)
     (endpoint,) = configured.world.registry.endpoints("api.example.com")[80]
-    assert (endpoint.address, endpoint.port, endpoint.workload) == ("192.0.2.1", 8080, None)
+    assert (endpoint.address, endpoint.port) == ("192.0.2.1", 8080)
+    assert endpoint.workload.workload_name == "api"
     configured.remove(key("api"))
     assert service(configured, "api.example.com") is None
     assert configured.world.registry.endpoints("api.example.com") == {}
@@ -92,15 +94,67 @@ def test_an_endpoint_that_is_a_pod_is_known_as_that(configured: Any) -> None:
     assert endpoint.workload.name == "a"
 
 
+ENDPOINT = "Kubernetes/networking.istio.io/ServiceEntry/default/api/10.0.0.1"
+POD_UID = "Kubernetes//Pod/default/a"
+AT_POD = entry(
+    "api",
+    f"hosts: [a.example.com, b.example.com], resolution: STATIC, {HTTP}, endpoints: [{{address: 10.0.0.1}}]",
+)
+
+
+def told(configured: Any, uid: str) -> workload_pb2.Workload | None:
+    """What node proxies are told of a workload."""
+    found = resources(configured, AddressKind(), uid).get(uid)
+    return workload_pb2.Address.FromString(found).workload if found is not None else None
+
+
+def test_node_proxies_are_told_of_endpoints(configured: Any) -> None:
+    change = configured.put(AT_POD)
+    assert ENDPOINT in change.workloads
+    found = told(configured, ENDPOINT)
+    assert found is not None
+    assert set(found.services) == {"default/a.example.com", "default/b.example.com"}
+    (port,) = found.services["default/a.example.com"].ports
+    assert (port.service_port, port.target_port) == (80, 8080)
+    assert (found.workload_name, found.tunnel_protocol) == ("api", workload_pb2.NONE)
+    change = configured.remove(key("api"))
+    assert ENDPOINT in change.workloads
+    assert told(configured, ENDPOINT) is None
+
+
+def test_a_pod_at_the_address_of_an_endpoint_takes_its_place_while_it_is_there(configured: Any) -> None:
+    configured.put(AT_POD)
+    change = configured.put(POD)
+    assert {ENDPOINT, POD_UID} <= change.workloads
+    assert told(configured, ENDPOINT) is None
+    pod = told(configured, POD_UID)
+    assert pod is not None
+    assert set(pod.services) == {"default/a.example.com", "default/b.example.com"}
+    assert [each.target_port for each in pod.services["default/b.example.com"].ports] == [8080]
+    change = configured.remove(ObjectKey("", "Pod", "default", "a"))
+    assert ENDPOINT in change.workloads
+    assert told(configured, ENDPOINT) is not None
+
+
+def test_a_pod_serves_the_host_no_more_when_it_is_not_listed(configured: Any) -> None:
+    configured.put(POD)
+    configured.put(AT_POD)
+    change = configured.put(AT_POD.replace("10.0.0.1", "10.0.0.2"))
+    assert POD_UID in change.workloads
+    pod = told(configured, POD_UID)
+    assert pod is not None
+    assert not pod.services
+
+
 def test_workloads_may_be_selected(configured: Any) -> None:
     configured.put(POD)
     selector = "workloadSelector: {labels: {app: a}}"
     configured.put(entry("api", f"hosts: [a.example.com], resolution: STATIC, {HTTP}, {selector}"))
     (endpoint,) = configured.world.registry.endpoints("a.example.com")[80]
     assert (endpoint.address, endpoint.port) == ("10.0.0.1", 8080)
-    uid = "Kubernetes//Pod/default/a"
-    told = resources(configured, AddressKind(), uid)[uid]
-    assert b"default/a.example.com" in told, "node proxies are told what it serves"
+    pod = told(configured, POD_UID)
+    assert pod is not None
+    assert "default/a.example.com" in pod.services, "node proxies are told what it serves"
 
 
 def test_addresses_are_given_where_there_are_none(configured: Any) -> None:
