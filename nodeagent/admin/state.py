@@ -88,6 +88,7 @@ class BypassStatus:
     clients: int = 0
     refused: Mapping[str, int] = field(default_factory=dict)  # by BPF map that is full: the engine has them
     revoked: int = 0  # live connections ended by a change
+    connections: int = 0  # that live
 
 
 @dataclass(frozen=True, slots=True)

@@ -163,6 +163,7 @@ class State:
             counts.sources,
             dict(counts.refused),
             found.revoked,
+            found.connections,
         )
 
     def _control_plane(self) -> ControlPlaneStatus:

@@ -102,7 +102,8 @@ def _bypass(bypass: dict[str, Any]) -> str:
     reason = f" ({bypass['reason']})" if bypass["reason"] else ""
     if bypass["state"] == "off":
         return f"off{reason}"
-    counts = ", ".join(f"{bypass[name]} {name}" for name in ("services", "endpoints", "verdicts", "clients"))
+    names = ("services", "endpoints", "verdicts", "clients", "connections")
+    counts = ", ".join(f"{bypass[name]} {name}" for name in names)
     refused = "".join(f"; {count} for want of room in {name}" for name, count in bypass["refused"].items())
     revoked = f"; {bypass['revoked']} connections revoked" if bypass["revoked"] else ""
     return f"{bypass['state']}{reason}: {counts}{refused}{revoked}"

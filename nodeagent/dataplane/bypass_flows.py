@@ -91,6 +91,10 @@ class FlowTable:
         self.swept = 0
         """Entries taken out whose sockets had gone without a word."""
 
+    def count(self) -> int:
+        """How many there are."""
+        return self._flows.count()
+
     @property
     def limit(self) -> int:
         """Most connections at once."""

@@ -30,6 +30,8 @@ class BypassState:
     """Connections ended because they were not allowed any more."""
     error: str = ""
     """Why nothing passes the engine at present."""
+    connections: int = 0
+    """That live."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -143,7 +145,7 @@ class NodeBypass:
 
     def state(self) -> BypassState:
         """How it is doing."""
-        return BypassState(self.maps.counts(), self.flows.revoked, self.maps.error)
+        return BypassState(self.maps.counts(), self.flows.revoked, self.maps.error, self.flows.count())
 
     def explain(self, uid: str, asked: DestinationKey) -> list[str]:
         """Whether a workload's connection to `asked` would pass the engine, and why not."""

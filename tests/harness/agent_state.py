@@ -81,7 +81,7 @@ READY = AgentStatus(
             BpfMapStatus("original", 100_000),
         ),
     ),
-    bypass=BypassStatus("on", "", 12, 15, 40, 3, {"backends": 2}, 4),
+    bypass=BypassStatus("on", "", 12, 15, 40, 3, {"backends": 2}, 4, 9),
     engine=EngineStatus(1, 5, {"connections_total": 17}),
     enrolment=EnrolmentStatus(
         "/run/zds.sock",

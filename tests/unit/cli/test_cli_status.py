@@ -38,8 +38,8 @@ def test_ready_agent(agent: Any, run: Run) -> None:
         "capture ebpf (asked for by --capture)",
         "bpf maps 1.6 MB; workloads 4096 of 4096; workloads was full 2 times",
         "acceleration direct: 1 accelerated; 4 sockets, 9 messages past TCP, 2 unread\n",
-        "bypass on: 12 services, 15 endpoints, 40 verdicts, 3 clients; 2 for want of room in backends; 4 connections "
-        "revoked",
+        "bypass on: 12 services, 15 endpoints, 40 verdicts, 3 clients, 9 connections; 2 for want of room in "
+        "backends; 4 connections revoked",
         "engine 1 worker, 5 connections",
         "connections_total 17",
         "enrolment /run/zds.sock connected; 1 enrolled, 1 failed",
