@@ -154,6 +154,7 @@ class SharedNamespace:
         member = self._members.get(share.owner)
         if member is None:
             member = self._members[share.owner] = _Member(share, self._free_slot(share))
+        member.share = share  # what is its may be something else than before
         return member
 
     def _free_slot(self, share: Share) -> int:
@@ -192,13 +193,14 @@ class SharedNamespace:
 
     # -- states of capture.py --
 
-    def apply(self, share: Share) -> None:
-        """Capture; also after its cgroup came, went or was made anew. BpfError if a port is another workload's."""
+    def apply(self, share: Share, *, open_: bool) -> None:
+        """Capture; also after its cgroup came, went or was made anew. BpfError if a port is another workload's. `open_`
+        as of set_open()."""
         with self._lock:
             member = self._member(share)
             self._check_ports(member)
             member.group = _existing(self._node, share)
-            member.applied, member.released = True, False
+            member.applied, member.released, member.open = True, False, open_
             # Its processes may be connecting already.
             self._put_namespace()
             self._put_group(member)
@@ -213,10 +215,8 @@ class SharedNamespace:
         """Whether connections pass while the agent has no listener."""
         with self._lock:
             member = self._member(share)
-            if member.open == open_:
-                return
-            member.open = open_
-            if member.applied:
+            changes, member.open = member.open != open_, open_
+            if changes and member.applied:
                 self._put_ports(member)
                 self._put_group(member)
                 self._put_ruleset()
@@ -381,6 +381,7 @@ class SharedCapture:
     def __init__(self, namespaces: SharedNamespaces, namespace: NamespaceShare) -> None:
         self._namespaces = namespaces
         self._namespace = namespace
+        self._open = False
 
     @property
     def cookie(self) -> int:
@@ -392,10 +393,11 @@ class SharedCapture:
 
     def apply(self) -> None:
         """Capture. DataplaneError if the kernel refuses."""
-        self._shared().apply(self._namespace.share)
+        self._shared().apply(self._namespace.share, open_=self._open)
 
     def set_open(self, open_: bool) -> None:
-        """Whether connections pass while the agent has no listener."""
+        """Whether connections pass while the agent has no listener. It stays so by apply()."""
+        self._open = open_
         self._shared().set_open(self._namespace.share, open_)
 
     def release(self) -> None:

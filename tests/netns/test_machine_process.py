@@ -304,5 +304,11 @@ def test_the_file_is_followed_and_its_errors_are_shown(mesh: Mesh) -> None:
     mesh.web.say(ports=f"[{PORT}]")
     wait_until(lambda: set(mesh.web.rows()) == {"web"}, "more is let go")
     assert not mesh.web.status()["enrolment"]["file_error"]
-    with dial(mesh.outside, mesh.web.namespace.v4, PLAIN) as client:
-        assert read_line(client).split()[0] == mesh.outside.v4
+
+    def peer_of_plain() -> str:
+        return mesh.plaintext(PLAIN).partition(" ")[0]
+
+    assert peer_of_plain() == mesh.outside.v4
+    for ports, peer in ((f"[{PORT}, {PLAIN}]", mesh.web.namespace.v4), (f"[{PORT}]", mesh.outside.v4)):
+        mesh.web.say(ports=ports)
+        wait_until(lambda peer=peer: peer_of_plain() == peer, f"ports {ports}: {mesh.web.output()}", STARTED)
