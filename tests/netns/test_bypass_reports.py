@@ -6,6 +6,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import os
+import select
 import socket
 import struct
 from collections.abc import Iterator
@@ -30,6 +31,7 @@ from nodeagent.dataplane.report import (
     AccessRecord,
     ConnectionState,
     Decision,
+    LineFormat,
     Outcome,
     ResponseFlag,
     StatKind,
@@ -53,7 +55,7 @@ from nodeagent.snapshot.values import (
 
 pytestmark = pytest.mark.netns
 
-VIP = "10.96.0.10"
+VIP, VIP6 = "10.96.0.10", "fd00:96::10"
 ALLOWING = "ns[default]-policy[callers]-rule[0]"
 REFUSING = "ns[default]-policy[nobody]-rule[0]"
 CLIENT_ID, SERVER_ID = (f"spiffe://cluster.local/ns/default/sa/{name}" for name in ("client", "server"))
@@ -78,13 +80,13 @@ class Node:
         self.client: Enrolled | None = Enrolled("client", CLIENT, scene.client.handle, CLIENT_ID)
         self.server: Enrolled | None = Enrolled("server", SERVER, scene.server.handle, SERVER_ID)
         self._cookie = netns_cookie(scene.client.handle)
-        self._address = parse_address(scene.server.v4)
+        self._addresses = [parse_address(each) for each in (scene.server.v4, scene.server.v6)]
 
     def workload_of(self, cookie: int) -> Enrolled | None:
         return self.client if cookie == self._cookie else None
 
     def workload_at(self, address: bytes) -> Enrolled | None:
-        return self.server if address == self._address else None
+        return self.server if address in self._addresses else None
 
     by_cookie = workload_of
     by_address = workload_at
@@ -146,13 +148,19 @@ class Reports:
 
 
 def _snapshot(scene: BypassScene, action: RuleAction = RuleAction.ALLOW) -> Snapshot:
-    address = parse_address(scene.server.v4)
-    destination = Destination(parse_address(VIP), 80, Protocol.TCP, clusters=(WeightedCluster("v/outbound"),))
+    destinations = [
+        Destination(parse_address(vip), 80, Protocol.TCP, clusters=(WeightedCluster("v/outbound"),))
+        for vip in (VIP, VIP6)
+    ]
+    endpoints = tuple(
+        Endpoint(parse_address(address), 8080, tunnel=Tunnel((SERVER_ID,)))
+        for address in (scene.server.v4, scene.server.v6)
+    )
     view = View(
         "v",
         {"v/outbound": Cluster("v/outbound", "outbound")},
-        {"v/outbound": (Endpoint(address, 8080, tunnel=Tunnel((SERVER_ID,))),)},
-        destinations={destination.key: destination},
+        {"v/outbound": endpoints},
+        destinations={each.key: each for each in destinations},
     )
     stages: tuple[ConnectionStage, ...] = (Rules(action, (Policy(ALLOWING, Always()),)),)
     port = InboundPort(8080, Protocol.TCP, xds_name="inbound|8080||", guards=Guards(connection=stages))
@@ -252,6 +260,24 @@ def test_records_have_the_ends_as_each_side_sees_them(reports: Reports) -> None:
     assert outbound.bytes_in == inbound.bytes_in == 1
     assert 0 < outbound.upstream_us < outbound.duration_us < 5_000_000
     assert (outbound.flags, inbound.flags) == (0, 0)
+
+
+def test_by_ipv6_it_is_the_same(reports: Reports) -> None:
+    scene = reports.scene
+    scene.maps.service(VIP6, 80)
+    scene.maps.backend(0, scene.server.v6, 8080)
+    with dial(scene.client, VIP6, 80) as client:
+        greeting = len(read_line(client)) + 1
+        exchange(client, b"six")
+        reports.told()
+        reports.look()
+        carried = reports.told()[StatKind.TCP_BYTES, True]
+        assert (carried.bytes_in, carried.bytes_out) == (3, 3 + greeting)
+    outbound, inbound = reports.records()
+    assert outbound.downstream_local == (parse_address(VIP6), 80)
+    assert inbound.downstream_local == (parse_address(scene.server.v6), 8080)
+    assert outbound.endpoint is not None
+    assert outbound.endpoint.address == parse_address(scene.server.v6)
 
 
 def test_live_connections_are_counted_and_listed(reports: Reports) -> None:
@@ -364,6 +390,30 @@ def test_a_revoked_connection_tells_why(reports: Reports) -> None:
     outbound, inbound = reports.records()
     assert (outbound.flags, inbound.flags) == (ResponseFlag.UC, 0)
     assert inbound.detail == f"rbac_access_denied_matched_policy[{ALLOWING}]"
+
+
+def _refuse_many(scene: BypassScene, count: int) -> None:
+    def connect() -> None:
+        for _ in range(count):
+            with socket.socket() as client, pytest.raises(PermissionError):
+                client.connect((VIP, 80))
+
+    scene.client.run(connect)
+
+
+def test_many_events_wake_the_reader_and_none_is_lost(reports: Reports) -> None:
+    """More than a quarter of the ring buffer, and more records than have room at once."""
+    count = 2000
+    reports.scene.maps.verdict(Access.DENY, policy=4)
+    assert not select.select([reports.reader], [], [], 0)[0]
+    _refuse_many(reports.scene, count)
+    assert select.select([reports.reader], [], [], 0)[0]
+    assert reports.reader.read(), "there is no room for the records of the rest"
+    lines = reports.engine.drain_access_lines(LineFormat.TEXT)
+    assert sum(each.count for each in lines) == 2 * count
+    assert reports.told()[StatKind.TCP_CLOSED, True].count == count
+    assert not select.select([reports.reader], [], [], 0)[0]
+    assert reports.scene.maps.count("no_event") == 0
 
 
 # -- other lives, and what nothing tells of ------------------------------------------------------------------------
