@@ -12,7 +12,7 @@ import logging
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from functools import partial
-from typing import Final, TypeVar
+from typing import Final, TypeAlias, TypeVar
 
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
@@ -32,8 +32,14 @@ T = TypeVar("T")
 
 LABEL: Final = "nodeagent.io/acceleration"
 DIRECT, NONE = "direct", "none"
+REFUSALS: Final = (CapabilityError, DataplaneError, OSError)
+"""What leaves plain TCP. OSError: no descriptors, or a bpf filesystem that may not be written to."""
 PERIOD: Final = 1.0
 """Seconds between two attempts to let go of what is withdrawn."""
+
+
+_Key: TypeAlias = tuple[str, int]
+"""A workload's uid and its namespace's inode, for one may come again in another."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,9 +69,9 @@ class Acceleration:
         self._workloads = workloads
         self._wake = asyncio.Event()
         self._complete = False
-        self._cookies: dict[str, int] = {}
-        """Those in force, by uid."""
-        self._rows: dict[str, AcceleratedWorkload] = {}
+        self._cookies: dict[_Key, int] = {}
+        """Those in force."""
+        self._rows: dict[_Key, AcceleratedWorkload] = {}
 
     def changed(self) -> None:
         """Workloads came, went, or have other labels."""
@@ -90,12 +96,16 @@ class Acceleration:
 
     # -- what is wanted --
 
-    def _wishes(self) -> Iterator[tuple[str, _Wish]]:
+    def _wishes(self) -> Iterator[tuple[_Key, _Wish]]:
         for workload in self._workloads:
             if workload.state == "enrolled" and self._is_wanted(workload):
                 pod = workload.pod
-                netns = NetworkNamespace.duplicate(workload.netns.fd)
-                yield pod.uid, _Wish(pod.name, pod.namespace, netns, workload.addresses)
+                try:
+                    netns = NetworkNamespace.duplicate(workload.netns.fd)
+                except REFUSALS as error:
+                    logger.warning("%s/%s is not accelerated: %s", pod.namespace, pod.name, error)
+                    continue
+                yield (pod.uid, netns.inode), _Wish(pod.name, pod.namespace, netns, workload.addresses)
 
     def _is_wanted(self, workload: Enrolled) -> bool:
         pod = workload.pod
@@ -113,25 +123,25 @@ class Acceleration:
 
     # -- what is in force --
 
-    def _reconcile(self, wishes: dict[str, _Wish]) -> bool:
+    def _reconcile(self, wishes: dict[_Key, _Wish]) -> bool:
         """Whether something remains to be done. Blocks."""
-        for uid in self._cookies.keys() - wishes.keys():
-            withdraw = partial(self._accelerator.withdraw, self._cookies.pop(uid))
+        for key in self._cookies.keys() - wishes.keys():
+            withdraw = partial(self._accelerator.withdraw, self._cookies.pop(key))
             self._guarded("end an acceleration", withdraw)
-        self._rows = {uid: self._row(uid, wish) for uid, wish in wishes.items()}
+        self._rows = {key: self._row(key, wish) for key, wish in wishes.items()}
         if self._complete:
             self._complete = False
             self._guarded("let go of accelerations", lambda: self._accelerator.settle(self._cookies.values()))
         return bool(self._guarded("let go of accelerated sockets", self._accelerator.tend))
 
-    def _row(self, uid: str, wish: _Wish) -> AcceleratedWorkload:
+    def _row(self, key: _Key, wish: _Wish) -> AcceleratedWorkload:
         """A workload after it was admitted, or refused."""
-        before = self._rows.get(uid)
-        if uid in self._cookies and before is not None:
+        before = self._rows.get(key)
+        if key in self._cookies and before is not None:
             return before
         try:
-            self._cookies[uid] = self._accelerator.admit(wish.netns, wish.addresses)
-        except (CapabilityError, DataplaneError) as error:
+            self._cookies[key] = self._accelerator.admit(wish.netns, wish.addresses)
+        except REFUSALS as error:
             reason = " ".join(str(error).split())
             if before is None or before.reason != reason:
                 logger.warning("%s/%s is not accelerated: %s", wish.namespace, wish.name, reason)
@@ -142,7 +152,7 @@ class Acceleration:
     def _guarded(self, what: str, action: Callable[[], T]) -> T | None:
         try:
             return action()
-        except (CapabilityError, DataplaneError) as error:
+        except REFUSALS as error:
             logger.warning("cannot %s: %s", what, error)
             return None
 

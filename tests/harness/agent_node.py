@@ -174,6 +174,7 @@ class FakeAccelerator:
 
     def __init__(self) -> None:
         self.admitted: dict[int, tuple[bytes, ...]] = {}
+        self.count = 0
         self.kept: list[set[int]] = []
         self.refusal = ""
         self.remaining = 0
@@ -182,7 +183,8 @@ class FakeAccelerator:
     def admit(self, namespace: Any, addresses: Iterable[bytes]) -> int:
         if self.refusal:
             raise CapabilityError(self.refusal)
-        cookie = len(self.admitted) + 1
+        self.count += 1
+        cookie = self.count
         self.admitted[cookie] = tuple(addresses)
         return cookie
 

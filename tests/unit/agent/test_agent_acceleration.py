@@ -6,6 +6,7 @@ import logging
 import os
 from collections.abc import AsyncIterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -113,6 +114,34 @@ async def test_a_refusal_is_told_and_tried_again(
         node.dataplane.accelerator.refusal = ""
         await _settled(node)
         assert _states(node) == {"swift": "accelerated"}
+
+
+async def test_a_pod_that_comes_again_in_another_namespace_is_another_one(
+    server: MeshServer, tmp_path: Path
+) -> None:
+    """Even if both happen between two looks."""
+    _told(server, "swift", "direct")
+    async with running(server, tmp_path) as node:
+        await node.enroll("swift")
+        await _settled(node)
+        accelerator = node.dataplane.accelerator
+        assert list(accelerator.admitted) == [1]
+        (workload,) = node.agent.enrolment
+        with (tmp_path / "another").open("w") as another:
+            workload.netns = SimpleNamespace(fd=another.fileno(), close=lambda: None)  # type: ignore[assignment]
+            await _settled(node)
+        assert accelerator.kept[-1] != {1}
+        assert len(accelerator.admitted) == 1
+
+
+async def test_a_machine_without_descriptors_goes_on(server: MeshServer, tmp_path: Path) -> None:
+    _told(server, "swift", "direct")
+    async with running(server, tmp_path) as node:
+        await node.enroll("swift")
+        (workload,) = node.agent.enrolment
+        workload.netns = SimpleNamespace(fd=-1, close=lambda: None)  # type: ignore[assignment]
+        await _settled(node)
+        assert _states(node) == {}
 
 
 async def test_what_makes_it_useless_is_told(server: MeshServer, tmp_path: Path) -> None:
