@@ -50,10 +50,17 @@ spec: {mtls: {mode: STRICT}}
 ONLY_NOBODY = """\
 apiVersion: security.istio.io/v1
 kind: AuthorizationPolicy
-metadata: {name: nobody}
+metadata: {{name: nobody}}
 spec:
-  selector: {matchLabels: {app: web}}
-  rules: [{from: [{source: {principals: [cluster.local/ns/default/sa/nobody]}}]}]
+  selector: {{matchLabels: {{app: {app}}}}}
+  rules: [{{from: [{{source: {{principals: [cluster.local/ns/default/sa/nobody]}}}}]}}]
+"""
+HOSTED = """\
+apiVersion: v1
+kind: Pod
+metadata: {{name: hosted, labels: {{app: hosted}}}}
+spec: {{nodeName: web, serviceAccountName: hosted, hostNetwork: true}}
+status: {{podIP: {address}, conditions: [{{type: Ready, status: "True"}}]}}
 """
 
 
@@ -177,7 +184,7 @@ class Mesh:
         scratch.rename(self.config / f"{name}.yaml")
 
     def drop(self, name: str) -> None:
-        (self.config / f"{name}.yaml").unlink()
+        (self.config / f"{name}.yaml").unlink(missing_ok=True)
 
     def plaintext(self, port: int = PORT) -> str:
         """What somebody outside the mesh is answered by web's port; "" if the connection is refused or reset."""
@@ -228,7 +235,7 @@ def test_services_of_machines_meet_in_tunnels(mesh: Mesh, service: GroupProcess)
         assert _reaches(service, VIP, 80), "who comes by a tunnel is somebody"
         with dial(mesh.outside, mesh.web.namespace.v4, PLAIN) as client:
             assert read_line(client), "a port that nobody declared is nobody's business"
-        mesh.put("nobody", ONLY_NOBODY)
+        mesh.put("nobody", ONLY_NOBODY.format(app="web"))
         wait_until(lambda: not _reaches(service, VIP, 80), "policy denies api")
         mesh.drop("nobody")
         wait_until(lambda: bool(_reaches(service, VIP, 80)), "policy denies nobody")
@@ -265,6 +272,30 @@ def test_services_of_one_machine_answer_each_for_itself(mesh: Mesh, service: Gro
         mesh.web.say(ports=f"[{PORT}]")
     wait_until(lambda: set(mesh.web.rows()) == {"web"}, "more is let go")
     wait_until(lambda: bool(mesh.plaintext()), "plaintext is let in again")
+
+
+def test_a_pod_in_its_host_s_network_is_a_workload_by_its_cgroup(mesh: Mesh) -> None:
+    port = 7070
+    names = "name: hosted, namespace: default, serviceAccount: hosted"
+    mesh.put("hosted", HOSTED.format(address=mesh.web.namespace.v4))
+    mesh.web.say(f"- {{{names}, cgroup: {mesh.web.slice.path}/hosted, ports: [{port}]}}\n", ports=f"[{PORT}]")
+    try:
+        with peer_server(mesh.web.namespace, port):
+            wait_until(
+                lambda: mesh.plaintext(port).startswith(mesh.web.namespace.v4), mesh.web.output(), STARTED
+            )
+            names_of = {
+                row["identity"].rpartition("/")[2]: row["state"] for row in mesh.web.status()["certificates"]
+            }
+            assert names_of == {"web": "Available", "hosted": "Available"}
+            mesh.put("nobody", ONLY_NOBODY.format(app="hosted"))
+            wait_until(lambda: not mesh.plaintext(port), "its policy denies")
+            assert mesh.plaintext(), "which is not the other's"
+    finally:
+        for name in ("hosted", "nobody"):
+            mesh.drop(name)
+        mesh.web.say(ports=f"[{PORT}]")
+    wait_until(lambda: set(mesh.web.rows()) == {"web"}, "it is let go")
 
 
 def test_an_open_service_goes_on_without_its_agent_while_policy_lets_it(mesh: Mesh) -> None:
