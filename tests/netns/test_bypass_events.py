@@ -22,6 +22,7 @@ from nodeagent.dataplane.bypass_layout import Access, End, Event, EventKind
 
 pytestmark = pytest.mark.netns
 
+IPPROTO_MPTCP = 262  # linux/in.h
 MSG_FASTOPEN, TCP_FASTOPEN = 0x20000000, 23  # linux/tcp.h
 RESET_ON_CLOSE = struct.pack("=ii", 1, 0)  # struct linger
 DROP_SYNS = """
@@ -32,17 +33,16 @@ table inet delay { chain input { type filter hook input priority 0;
 """
 
 
-def _socket(namespace: Namespace, family: str) -> socket.socket:
-    made = namespace.run(
-        lambda: socket.socket(socket.AF_INET if family == "v4" else socket.AF_INET6, socket.SOCK_STREAM)
-    )
+def _socket(namespace: Namespace, address: str, protocol: int = 0) -> socket.socket:
+    family = socket.AF_INET6 if ":" in address else socket.AF_INET
+    made = namespace.run(lambda: socket.socket(family, socket.SOCK_STREAM, protocol))
     made.settimeout(5)
     return made
 
 
 @contextlib.contextmanager
 def _listening(scene: BypassScene, backlog: int = 16) -> Iterator[socket.socket]:
-    with _socket(scene.server, "v6") as listener:
+    with _socket(scene.server, "::") as listener:
         listener.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 0)
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         listener.setsockopt(socket.IPPROTO_TCP, TCP_FASTOPEN, 16)
@@ -54,8 +54,15 @@ def _listening(scene: BypassScene, backlog: int = 16) -> Iterator[socket.socket]
 @contextlib.contextmanager
 def _connected(scene: BypassScene, family: str = "v4") -> Iterator[tuple[socket.socket, socket.socket]]:
     """A client and what the server has accepted."""
-    target = scene.permit(family)
-    with _listening(scene) as listener, _socket(scene.client, family) as client:
+    with _connected_to(scene, scene.permit(family)) as ends:
+        yield ends
+
+
+@contextlib.contextmanager
+def _connected_to(
+    scene: BypassScene, target: str, protocol: int = 0
+) -> Iterator[tuple[socket.socket, socket.socket]]:
+    with _listening(scene) as listener, _socket(scene.client, target, protocol) as client:
         client.connect((target, 80))
         server, _ = listener.accept()
         server.settimeout(5)
@@ -178,7 +185,7 @@ def test_a_client_that_is_killed(bypass: BypassScene) -> None:
 def test_a_connection_that_nobody_accepts(bypass: BypassScene) -> None:
     """Established by the kernel, and reset with its listener."""
     target = bypass.permit()
-    with _listening(bypass) as listener, _socket(bypass.client, "v4") as client:
+    with _listening(bypass) as listener, _socket(bypass.client, target) as client:
         client.connect((target, 80))
         client.sendall(b"hello")
         wait_until(lambda: len(bypass.maps.flows()) == 1, "the flow")
@@ -193,7 +200,7 @@ def test_a_connection_that_nobody_accepts(bypass: BypassScene) -> None:
 @pytest.mark.parametrize("family", FAMILIES)
 def test_nobody_listens(bypass: BypassScene, family: str) -> None:
     target = bypass.permit(family)
-    with _socket(bypass.client, family) as client:
+    with _socket(bypass.client, target) as client:
         assert client.connect_ex((target, 80)) == errno.ECONNREFUSED
         event = _ended(bypass)
     assert (event.kind, event.sent, event.received) == (EventKind.FAILED, 0, 0)
@@ -210,7 +217,7 @@ def _lost_syns(namespace: Namespace) -> Iterator[None]:
 
 def test_a_client_that_gives_up(bypass: BypassScene) -> None:
     target = bypass.permit()
-    with _lost_syns(bypass.server), _socket(bypass.client, "v4") as client:
+    with _lost_syns(bypass.server), _socket(bypass.client, target) as client:
         client.setblocking(False)
         assert client.connect_ex((target, 80)) == errno.EINPROGRESS
         assert len(bypass.maps.flows()) == 1
@@ -222,7 +229,7 @@ def test_a_client_that_gives_up(bypass: BypassScene) -> None:
 def test_a_socket_that_tries_again(bypass: BypassScene) -> None:
     """After a connection that failed, by the same socket."""
     target = bypass.permit()
-    with _socket(bypass.client, "v4") as client:
+    with _socket(bypass.client, target) as client:
         client.settimeout(None)
         assert client.connect_ex((target, 80)) == errno.ECONNREFUSED
         assert _ended(bypass).kind == EventKind.FAILED
@@ -239,7 +246,7 @@ def test_a_verdict_that_is_withdrawn_on_the_way(bypass: BypassScene) -> None:
     would be a connection of nobody in particular."""
     target = bypass.permit()
     before = bypass.captured()
-    with _listening(bypass), _socket(bypass.client, "v4") as client:
+    with _listening(bypass), _socket(bypass.client, target) as client:
         with _lost_syns(bypass.server):
             client.setblocking(False)
             client.connect_ex((target, 80))
@@ -256,7 +263,7 @@ def test_a_backlog_that_is_full(bypass: BypassScene) -> None:
     """The second connection waits for room, and is told of when it comes about."""
     target = bypass.permit()
     with _listening(bypass, backlog=0) as listener, contextlib.ExitStack() as stack:
-        clients = [stack.enter_context(_socket(bypass.client, "v4")) for _ in range(2)]
+        clients = [stack.enter_context(_socket(bypass.client, target)) for _ in range(2)]
         for client in clients:
             client.setblocking(False)
             client.connect_ex((target, 80))
@@ -279,7 +286,7 @@ def test_fast_open(bypass: BypassScene, family: str) -> None:
         namespace.check(["sysctl", "-qw", "net.ipv4.tcp_fastopen=3"])
     with _listening(bypass) as listener:
         for _ in range(2):
-            with _socket(bypass.client, family) as client:
+            with _socket(bypass.client, target) as client:
                 client.settimeout(None)
                 client.sendto(b"hello", MSG_FASTOPEN, (target, 80))
                 server, _ = listener.accept()
@@ -292,12 +299,36 @@ def test_fast_open(bypass: BypassScene, family: str) -> None:
             assert (event.sent, event.received, event.end) == (5, 6, End.SERVER)
 
 
+def test_syn_cookies(bypass: BypassScene) -> None:
+    """Where the server keeps nothing of a SYN, the last ACK of the handshake is looked up, too."""
+    target = bypass.permit()
+    bypass.server.check(["sysctl", "-qw", "net.ipv4.tcp_syncookies=2"])
+    try:
+        with _connected_to(bypass, target, 0) as (client, server):
+            server.sendall(b"hello")
+            assert client.recv(5) == b"hello"
+    finally:
+        bypass.server.check(["sysctl", "-qw", "net.ipv4.tcp_syncookies=1"])
+    event = _ended(bypass)
+    assert (event.kind, event.received) == (EventKind.CLOSED, 5)
+
+
+def test_mptcp(bypass: BypassScene) -> None:
+    """Of a connection with one path; bytes are those of TCP."""
+    target = bypass.permit()
+    with _connected_to(bypass, target, IPPROTO_MPTCP) as (client, server):
+        server.sendall(b"hello")
+        assert client.recv(5) == b"hello"
+        assert len(bypass.maps.flows()) == 1
+    assert _ended(bypass).received == 5
+
+
 def test_many_at_once(bypass: BypassScene) -> None:
     """Each is told of once, at its beginning and at its end."""
     target, count = bypass.permit(), 300
     with _listening(bypass, 512) as listener, contextlib.ExitStack() as stack:
         for number in range(count):
-            client = stack.enter_context(_socket(bypass.client, "v4"))
+            client = stack.enter_context(_socket(bypass.client, target))
             client.connect((target, 80))
             client.sendall(b"x" * number)
         assert len(bypass.maps.flows()) == count
@@ -319,7 +350,7 @@ def test_events_that_nobody_reads_are_counted(bypass: BypassScene) -> None:
     target = bypass.permit()
     bypass.maps.verdict(Access.DENY)
     lost = bypass.maps.count("no_event")
-    with _socket(bypass.client, "v4") as client:
+    with _socket(bypass.client, target) as client:
         for _ in itertools.takewhile(lambda _: bypass.maps.count("no_event") == lost, range(100)):
             assert {client.connect_ex((target, 80)) for _ in range(100)} == {errno.EPERM}
         assert bypass.maps.count("no_event") > lost
