@@ -316,6 +316,22 @@ def test_configuration_of_live_connections_is_in_use(reports: Reports) -> None:
     assert not reports.engine.usage()
 
 
+def test_a_defect_in_naming_costs_names_alone(
+    reports: Reports, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def fail(cookie: int) -> Enrolled | None:
+        raise ZeroDivisionError
+
+    monkeypatch.setattr(reports.node, "workload_of", fail)
+    with _dial(reports.scene) as client:
+        exchange(client, b"!")
+    wait_until(lambda: not reports.scene.maps.flows(), "the end")
+    assert not reports.told()
+    assert reports.count("cx_total") == 1
+    assert reports.count("cx_unnamed_total") == 2
+    assert "cannot say what connection past the engine this is" in caplog.text
+
+
 # -- refusals, failures, resets ----------------------------------------------------------------------------------
 
 
