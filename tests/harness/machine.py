@@ -7,14 +7,15 @@ with machine(pins) as vm:
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
 import socket
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from harness.capture_agent import CaptureAgent
@@ -23,6 +24,7 @@ from harness.netns import Namespace, Network
 from nodeagent.dataplane.cgroup import own_path
 from nodeagent.dataplane.netns import enter_namespace
 
+_numbers = itertools.count()
 Options = tuple[tuple[int, int, int | bytes], ...]
 
 
@@ -122,9 +124,34 @@ class Machine:
     api: Group
     stack: ExitStack
     pins: Path | None
+    shared: list[str] = field(default_factory=list)
+    """Who was taken on for the test that runs."""
+    _before: int = 0
+
+    def share(self, uid: str, group: str, *, ports: Sequence[int] = (), identity: str = "") -> None:
+        """Capture a group until the test ends."""
+        self.agent.share(uid, group, ports=ports, identity=identity)
+        self.shared.append(uid)
 
     def connections(self) -> int:
-        return int(self.agent.ask("counters")["downstream_cx_total"])
+        """How many the agent has got in the test that runs."""
+        return int(self.agent.ask("counters")["downstream_cx_total"]) - self._before
+
+    @contextmanager
+    def test(self) -> Iterator[None]:
+        """For one test of several: what it leaves is none of the next one's business."""
+        self.agent.ask("stats")
+        self._before += self.connections()
+        with ExitStack() as stack:
+            outer, self.stack = self.stack, stack
+            try:
+                yield
+            finally:
+                self.stack = outer
+                for uid in self.shared:
+                    self.agent.ask("remove", uid=uid)
+                    self.agent.ask("drain", uid=uid, drain_ms=0)
+                self.shared.clear()
 
     def start_agent(self) -> CaptureAgent:
         """Another agent, in the place of one that is gone."""
@@ -175,7 +202,7 @@ def _group(stack: ExitStack, here: Namespace, name: str, within: ScratchCgroup |
 def machine(pins: Path | None) -> Iterator[Machine]:
     """A machine with two services, `web` and `api`, that are not captured yet."""
     with ExitStack() as stack:
-        network = stack.enter_context(Network("vm"))
+        network = stack.enter_context(Network(f"vm{next(_numbers)}"))
         here, outside = network.add("vm", default_route=True), network.add("out", default_route=True)
         web, api = _group(stack, here, "web"), _group(stack, here, "api")
         agent = stack.enter_context(_agent(stack, here, pins))

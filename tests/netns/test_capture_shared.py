@@ -28,8 +28,8 @@ OUTBOUND, INBOUND = 15200, 15328  # of the first slot
 _numbers = itertools.count()
 
 
-@pytest.fixture
-def vm() -> Iterator[Machine]:
+@contextlib.contextmanager
+def _machine() -> Iterator[Machine]:
     """`web` serves PORT, `api` serves 9090; both are captured."""
     require("root", "nft", "engine")
     pins = Path(f"/sys/fs/bpf/nodeagent-test-shared-{os.getpid()}-{next(_numbers)}")
@@ -40,6 +40,26 @@ def vm() -> Iterator[Machine]:
             yield made
     finally:
         unload(pins)
+
+
+@pytest.fixture(scope="module")
+def lasting() -> Iterator[Machine]:
+    with _machine() as made:
+        yield made
+
+
+@pytest.fixture
+def vm(lasting: Machine) -> Iterator[Machine]:
+    """For tests that leave it as it was."""
+    with lasting.test():
+        yield lasting
+
+
+@pytest.fixture
+def fresh() -> Iterator[Machine]:
+    """For tests after which it is another one."""
+    with _machine() as made:
+        yield made
 
 
 def _address(vm: Machine, of: str, family: str) -> str:
@@ -102,7 +122,7 @@ def test_the_innermost_group_counts(vm: Machine) -> None:
         with inner.dial(vm.outside.v4, PORT) as client:
             read_line(client)
         assert _by_workload(vm) == {"web": 1}
-        vm.agent.share("inner", inner.path)
+        vm.share("inner", inner.path)
         with inner.dial(vm.outside.v4, PORT) as client, vm.web.dial(vm.outside.v4, PORT) as other:
             read_line(client), read_line(other)
         assert _by_workload(vm) == {"inner": 1, "web": 1}
@@ -145,43 +165,43 @@ def test_nobody_speaks_to_the_agents_ports(vm: Machine) -> None:
 
 
 @families
-def test_a_dead_agent_means_refused_and_a_new_one_recovers(vm: Machine, family: str) -> None:
-    outside, here = _address(vm, "outside", family), _address(vm, "here", family)
-    with peer_server(vm.outside, PORT), peer_server(vm.here, PORT), peer_server(vm.here, UNDECLARED):
-        vm.agent.kill()
+def test_a_dead_agent_means_refused_and_a_new_one_recovers(fresh: Machine, family: str) -> None:
+    outside, here = _address(fresh, "outside", family), _address(fresh, "here", family)
+    with peer_server(fresh.outside, PORT), peer_server(fresh.here, PORT), peer_server(fresh.here, UNDECLARED):
+        fresh.agent.kill()
         with pytest.raises(ConnectionRefusedError):
-            vm.web.dial(outside, PORT)
+            fresh.web.dial(outside, PORT)
         with pytest.raises(ConnectionRefusedError):
-            dial(vm.outside, here, PORT)
-        for namespace, address, port in ((vm.here, outside, PORT), (vm.outside, here, UNDECLARED)):
+            dial(fresh.outside, here, PORT)
+        for namespace, address, port in ((fresh.here, outside, PORT), (fresh.outside, here, UNDECLARED)):
             with dial(namespace, address, port) as client:
                 assert read_line(client), "the rest of the machine goes on"
-        with peer_server(vm.here, OUTBOUND), peer_server(vm.here, INBOUND):
+        with peer_server(fresh.here, OUTBOUND), peer_server(fresh.here, INBOUND):
             with pytest.raises(ConnectionRefusedError):
-                vm.web.dial(outside, PORT)
+                fresh.web.dial(outside, PORT)
             with pytest.raises(ConnectionRefusedError):
-                dial(vm.outside, here, PORT)
-        agent = vm.start_agent()
-        agent.share("api", vm.api.path, ports=[9090])
+                dial(fresh.outside, here, PORT)
+        agent = fresh.start_agent()
+        agent.share("api", fresh.api.path, ports=[9090])
         with pytest.raises(ConnectionRefusedError):
-            vm.web.dial(outside, PORT)
+            fresh.web.dial(outside, PORT)
         with pytest.raises(ConnectionRefusedError):
-            dial(vm.outside, here, PORT)
-        agent.share("web", vm.web.path, ports=[PORT])
-        with vm.web.dial(outside, PORT) as out, dial(vm.outside, here, PORT) as back:
+            dial(fresh.outside, here, PORT)
+        agent.share("web", fresh.web.path, ports=[PORT])
+        with fresh.web.dial(outside, PORT) as out, dial(fresh.outside, here, PORT) as back:
             read_line(out), read_line(back)
-        assert _by_workload(vm) == {"web": 2}
+        assert _by_workload(fresh) == {"web": 2}
 
 
-def test_the_last_one_may_have_gone_while_no_agent_ran(vm: Machine) -> None:
-    assert vm.pins is not None
-    vm.agent.kill()
-    vm.start_agent().ask("settle")
-    assert not vm.here.state()["nft"]
-    assert not list(vm.pins.glob("v*/netns/*"))
-    with peer_server(vm.outside, PORT), vm.web.dial(vm.outside.v4, PORT) as client:
+def test_the_last_one_may_have_gone_while_no_agent_ran(fresh: Machine) -> None:
+    assert fresh.pins is not None
+    fresh.agent.kill()
+    fresh.start_agent().ask("settle")
+    assert not fresh.here.state()["nft"]
+    assert not list(fresh.pins.glob("v*/netns/*"))
+    with peer_server(fresh.outside, PORT), fresh.web.dial(fresh.outside.v4, PORT) as client:
         read_line(client)
-    assert vm.connections() == 0
+    assert fresh.connections() == 0
 
 
 def test_at_one_address_one_workload_takes_tunnels(vm: Machine) -> None:
@@ -189,63 +209,63 @@ def test_at_one_address_one_workload_takes_tunnels(vm: Machine) -> None:
     inner, other = vm.inner(vm.web, "inner"), vm.inner(vm.api, "inner")
     with peer_server(vm.here, HBONE), dial(vm.outside, vm.here.v4, HBONE) as client:
         assert read_line(client), "while nobody takes tunnels the port is free"
-    vm.agent.share("first", inner.path, identity="spiffe://cluster.local/ns/x/sa/first")
-    vm.agent.share("second", other.path, identity="spiffe://cluster.local/ns/x/sa/second")
+    vm.share("first", inner.path, identity="spiffe://cluster.local/ns/x/sa/first")
+    vm.share("second", other.path, identity="spiffe://cluster.local/ns/x/sa/second")
     with peer_server(vm.here, HBONE):
         # Without a certificate it resets.
         with contextlib.suppress(ConnectionError), dial(vm.outside, vm.here.v4, HBONE) as client:
             assert client.recv(1000) == b""
         assert vm.connections() == 0
-        vm.agent.ask("remove", uid="first")
+        vm.agent.ask("release", uid="first")
         with dial(vm.outside, vm.here.v4, HBONE) as client:
             assert read_line(client), "the second one has none"
 
 
-def test_what_went_while_no_agent_ran_is_forgotten(vm: Machine) -> None:
-    vm.agent.kill()
-    vm.start_agent().share("web", vm.web.path, ports=[PORT])
-    with peer_server(vm.outside, PORT), peer_server(vm.here, 9090):
+def test_what_went_while_no_agent_ran_is_forgotten(fresh: Machine) -> None:
+    fresh.agent.kill()
+    fresh.start_agent().share("web", fresh.web.path, ports=[PORT])
+    with peer_server(fresh.outside, PORT), peer_server(fresh.here, 9090):
         with pytest.raises(ConnectionRefusedError):
-            vm.api.dial(vm.outside.v4, PORT)
-        vm.agent.ask("settle")
-        with vm.api.dial(vm.outside.v4, PORT) as out, dial(vm.outside, vm.here.v4, 9090) as back:
+            fresh.api.dial(fresh.outside.v4, PORT)
+        fresh.agent.ask("settle")
+        with fresh.api.dial(fresh.outside.v4, PORT) as out, dial(fresh.outside, fresh.here.v4, 9090) as back:
             read_line(out), read_line(back)
-        assert vm.connections() == 0
+        assert fresh.connections() == 0
 
 
 @families
-def test_an_open_workload_goes_on_without_the_agent(vm: Machine, family: str) -> None:
-    outside, here = _address(vm, "outside", family), _address(vm, "here", family)
+def test_an_open_workload_goes_on_without_the_agent(fresh: Machine, family: str) -> None:
+    outside, here = _address(fresh, "outside", family), _address(fresh, "here", family)
 
     def both(expected: int) -> None:
-        with vm.web.dial(outside, PORT) as out, dial(vm.outside, here, PORT) as back:
+        with fresh.web.dial(outside, PORT) as out, dial(fresh.outside, here, PORT) as back:
             assert exchange(out, b"hello"), exchange(back, b"hello")
-        assert vm.connections() == expected
+        assert fresh.connections() == expected
 
-    with peer_server(vm.outside, PORT), peer_server(vm.here, PORT), peer_server(vm.here, 9090):
-        vm.agent.ask("let_pass", uid="web", passes=True)
+    with peer_server(fresh.outside, PORT), peer_server(fresh.here, PORT), peer_server(fresh.here, 9090):
+        fresh.agent.ask("let_pass", uid="web", passes=True)
         both(2)
-        vm.agent.kill()
-        with vm.web.dial(outside, PORT) as out, dial(vm.outside, here, PORT) as back:
+        fresh.agent.kill()
+        with fresh.web.dial(outside, PORT) as out, dial(fresh.outside, here, PORT) as back:
             assert read_line(out).split() == [here, str(out.getsockname()[1])], "nobody is in between"
-            assert read_line(back).split()[0] == _address(vm, "outside", family)
+            assert read_line(back).split()[0] == _address(fresh, "outside", family)
         with pytest.raises(ConnectionRefusedError):
-            vm.api.dial(outside, PORT)
+            fresh.api.dial(outside, PORT)
         with pytest.raises(ConnectionRefusedError):
-            dial(vm.outside, here, 9090)
-        agent = vm.start_agent()
+            dial(fresh.outside, here, 9090)
+        agent = fresh.start_agent()
         both(0)
-        agent.share("web", vm.web.path, ports=[PORT])
+        agent.share("web", fresh.web.path, ports=[PORT])
         both(2)
         agent.kill()
         with pytest.raises(ConnectionRefusedError):
-            vm.web.dial(outside, PORT), "closed unless it was said again"
+            fresh.web.dial(outside, PORT), "closed unless it was said again"
 
 
 def test_a_group_that_is_made_anew_is_captured_again(vm: Machine) -> None:
-    vm.agent.share("unit", "nodeagent-test-none.slice/none.service", ports=[7070])
+    vm.share("unit", "nodeagent-test-none.slice/none.service", ports=[7070])
     inner = vm.inner(vm.web, "unit.service")
-    vm.agent.share("again", inner.path)
+    vm.share("again", inner.path)
     inner = vm.made_anew(inner)
     with peer_server(vm.outside, PORT):
         assert vm.agent.ask("reapply", uid="again") is True
@@ -254,39 +274,42 @@ def test_a_group_that_is_made_anew_is_captured_again(vm: Machine) -> None:
         assert _by_workload(vm) == {"again": 1}
 
 
-def test_a_released_workload_is_left_alone(vm: Machine) -> None:
+def test_a_released_workload_is_left_alone(fresh: Machine) -> None:
     with (
-        peer_server(vm.outside, PORT),
-        peer_server(vm.here, PORT),
-        vm.web.dial(vm.outside.v4, PORT) as out,
-        dial(vm.outside, vm.here.v4, PORT) as back,
+        peer_server(fresh.outside, PORT),
+        peer_server(fresh.here, PORT),
+        fresh.web.dial(fresh.outside.v4, PORT) as out,
+        dial(fresh.outside, fresh.here.v4, PORT) as back,
     ):
         read_line(out), read_line(back)
-        vm.agent.ask("release", uid="web")
-        with vm.web.dial(vm.outside.v4, PORT) as plain, dial(vm.outside, vm.here.v4, PORT) as plain_back:
+        fresh.agent.ask("release", uid="web")
+        with (
+            fresh.web.dial(fresh.outside.v4, PORT) as plain,
+            dial(fresh.outside, fresh.here.v4, PORT) as plain_back,
+        ):
             read_line(plain), read_line(plain_back)
-        assert vm.connections() == 2
+        assert fresh.connections() == 2
         assert exchange(out, b"still") == b"still"
         assert exchange(back, b"here") == b"here"
 
 
-def test_nothing_is_left_after_the_last_workload(vm: Machine) -> None:
-    assert vm.pins is not None
-    assert "nodeagent" in vm.here.state()["nft"]
+def test_nothing_is_left_after_the_last_workload(fresh: Machine) -> None:
+    assert fresh.pins is not None
+    assert "nodeagent" in fresh.here.state()["nft"]
     for uid in ("web", "api"):
-        vm.agent.ask("drain", uid=uid, drain_ms=0)
-        vm.agent.ask("remove", uid=uid)
-    assert vm.here.state() == vm.network.add("fresh", default_route=True).state() | {
-        key: text for key, text in vm.here.state().items() if "routes" in key
+        fresh.agent.ask("drain", uid=uid, drain_ms=0)
+        fresh.agent.ask("remove", uid=uid)
+    assert fresh.here.state() == fresh.network.add("fresh", default_route=True).state() | {
+        key: text for key, text in fresh.here.state().items() if "routes" in key
     }
-    assert not list(vm.pins.glob("v*/netns/*"))
+    assert not list(fresh.pins.glob("v*/netns/*"))
     with (
-        peer_server(vm.here, INBOUND),
-        peer_server(vm.here, OUTBOUND),
-        dial(vm.outside, vm.here.v4, INBOUND) as client,
+        peer_server(fresh.here, INBOUND),
+        peer_server(fresh.here, OUTBOUND),
+        dial(fresh.outside, fresh.here.v4, INBOUND) as client,
     ):
         assert read_line(client), "the ports are free again"
-    vm.agent.share("web", vm.web.path, ports=[PORT])
+    fresh.agent.share("web", fresh.web.path, ports=[PORT])
 
 
 def test_what_cannot_be_is_named(vm: Machine) -> None:
