@@ -74,11 +74,16 @@ char *na_tls_certificate_id(X509 *certificate, char *why, size_t why_size) {
   return id;
 }
 
+/* Is it a workload of the mesh? By its service account, as for ztunnel: to policies on namespaces an ID without one
+ * would be nobody's, so that no DENY would match it. */
 static bool is_trusted(const na_identity *identity, const char *id, char *why, size_t why_size) {
   na_spiffe parts;
-  if (na_spiffe_parse(id, strlen(id), &parts) && na_identity_trusts(identity, parts.trust_domain))
+  if (!na_spiffe_parse(id, strlen(id), &parts) || !na_identity_trusts(identity, parts.trust_domain))
+    snprintf(why, why_size, "SAN %s is of another trust domain than %s", id, identity->trusted[0]);
+  else if (!parts.service_account.n)
+    snprintf(why, why_size, "SAN %s is not of the form spiffe://TRUST-DOMAIN/ns/NAMESPACE/sa/SERVICE-ACCOUNT", id);
+  else
     return true;
-  snprintf(why, why_size, "SAN %s is of another trust domain than %s", id, identity->trusted[0]);
   return false;
 }
 

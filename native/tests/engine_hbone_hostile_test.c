@@ -46,6 +46,8 @@ static void refuses_peers_without_the_right_certificate(void **state) {
     const char *why;
   } cases[] = {
       {{.uris = {"spiffe://other/ns/x/sa/a"}}, "SAN spiffe://other/ns/x/sa/a is of another trust domain"},
+      {{.uris = {"spiffe://cluster.local/x/a"}}, "SAN spiffe://cluster.local/x/a is not of the form"},
+      {{.uris = {"spiffe://cluster.local"}}, "is not of the form"},
       {{.uris = {ID_A, "spiffe://cluster.local/ns/x/sa/z"}}, "more than one URI SAN"},
       {{.uris = {ID_A "\0.evil"}, .uri_bytes = sizeof ID_A + 5}, "NUL"},
       {{.uris = {NULL}}, "no URI SAN"},
