@@ -42,7 +42,7 @@ class ServiceEntries:
         current = self._entries.get(key)
         self._put_endpoints(key, before, current, change)
         self._put_workloads(before, current, change)
-        for host in {host for each in (before, current) if each is not None for host in each.hosts}:
+        for host in sorted({host for each in filter(None, (before, current)) for host in each.hosts}):
             if current is None or host not in current.hosts or not _wants_address(current, host):
                 self._auto.release(_auto_key(key, host))
             self.settle(host, change)
@@ -97,16 +97,16 @@ class ServiceEntries:
     def settle(self, host: str, change: Change) -> None:
         """See to whose a host is now. Call it also when its Kubernetes Service came or went."""
         owner = self._registry.services.get(host)
+        keys = self._by_host.get(host)
+        if not keys:
+            self._by_host.pop(host, None)
         if owner is not None and not owner.is_entry:
             return
-        keys = self._by_host.get(host)
         if keys:
             key = min(keys, key=self._age)
             self._registry.put_service(host, self._service(key, host), change)
         elif owner is not None:
             self._registry.put_service(host, None, change)
-        if not keys:
-            self._by_host.pop(host, None)
 
     def _age(self, key: ObjectKey) -> tuple[float, str]:
         return self._entries[key].created, str(key)

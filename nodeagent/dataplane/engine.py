@@ -212,15 +212,7 @@ class EngineOwner:
                     ports = namespace.share.ports
                     code = lib.na_workload_share(self._engine, workload, ports, len(ports))
                     self._check(code, f"let workload {uid} share its namespace")
-                if identity:
-                    code = lib.na_workload_identity(self._engine, workload, c_string(identity))
-                    self._check(code, f"give workload {uid} the identity {identity}")
-                if baggage:
-                    code = lib.na_workload_baggage(self._engine, workload, c_string(baggage))
-                    self._check(code, f"give workload {uid} the baggage {baggage!r}")
-                if search:
-                    code = lib.na_workload_search(self._engine, workload, c_string(search))
-                    self._check(code, f"give workload {uid} the search list {search!r}")
+                self._describe(uid, workload, identity, baggage, search)
             self._put_inbound(uid)
             with self._lock:
                 self._hand_over(uid, workload, opened)
@@ -230,6 +222,19 @@ class EngineOwner:
         finally:
             for _, _, descriptor in opened:
                 os.close(descriptor)
+
+    def _describe(self, uid: str, workload: int, identity: str, baggage: str, search: str) -> None:
+        """Tell the engine what is known of a workload; empty: it is not."""
+        texts = (
+            ("identity", identity, lib.na_workload_identity),
+            ("baggage", baggage, lib.na_workload_baggage),
+            ("search list", search, lib.na_workload_search),
+        )
+        for what, text, tell in texts:
+            if text:
+                self._check(
+                    tell(self._engine, workload, c_string(text)), f"give workload {uid} the {what} {text}"
+                )
 
     def _withdraw(self, uid: str, workload: int) -> None:
         """Take a failed registration back, however far it came."""
