@@ -7,6 +7,7 @@ import contextlib
 import itertools
 import os
 import socket
+import struct
 import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -23,7 +24,7 @@ pytestmark = pytest.mark.netns
 
 KNOWN, ELSEWHERE = "web.default.svc.cluster.local", "elsewhere.example.org"
 VIP, FROM_SERVER = "10.96.0.7", "192.0.2.1"
-SO_BINDTODEVICE = 25
+IP_PKTINFO = 8  # linux/in.h
 families = pytest.mark.parametrize("family", ["v4", "v6"])
 _numbers = itertools.count()
 
@@ -183,6 +184,19 @@ def test_one_socket_may_ask_several_name_servers(asking: Captured, family: str) 
             sock.sendto(query(KNOWN), server)
             reply, source = sock.recvfrom(4096)
             assert (source[:2], addresses(reply)) == (server, [VIP])
+
+
+@families
+def test_a_datagram_may_name_its_device(asking: Captured, family: str) -> None:
+    """By ancillary data, as systemd-resolved does; it is led to loopback all the same."""
+    index = asking.pod.run(lambda: socket.if_nametoindex("eth0"))
+    with client(asking, family) as sock:
+        if family == "v4":
+            info = (socket.IPPROTO_IP, IP_PKTINFO, struct.pack("=i8x", index))
+        else:
+            info = (socket.IPPROTO_IPV6, socket.IPV6_PKTINFO, struct.pack("=16xi", index))
+        sock.sendmsg([query(KNOWN)], [info], 0, server_of(asking, family))
+        assert addresses(sock.recv(4096)) == [VIP]
 
 
 @families

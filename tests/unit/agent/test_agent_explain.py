@@ -157,12 +157,3 @@ async def test_a_name_that_dns_is_answered_with_is_followed(node: Node) -> None:
     node.engine.applied = replace(node.engine.applied, names={name: (parse_address(VIP),)})
     found = await route(node, f"{name}.")
     assert said(found)["service"] == f"default/reviews ({REVIEWS}) at {VIP}:9080"
-
-
-async def test_workloads_are_answered_in_their_search_list(node: Node) -> None:
-    await node.enroll()
-    await known(node)
-    await node.until(lambda: REVIEWS in node.engine.applied.names, "names")
-    assert node.engine.applied.names[REVIEWS] == (parse_address(VIP),)
-    (search,) = node.engine.search.values()
-    assert search == "default.svc.cluster.local svc.cluster.local cluster.local"

@@ -23,6 +23,7 @@ from nodeagent.snapshot.address import parse_address
         ({"node": ""}, "--node: the name of this node is needed"),
         ({"log_level": "loud"}, "--log-level loud: not one of debug, info, warning, error"),
         ({"xds_mode": "some"}, "--xds-mode some: not one of auto, on-demand, wildcard"),
+        ({"dns_capture": "maybe"}, "--dns-capture maybe: not one of on, off"),
         ({"access_log": "yes"}, "--access-log yes: not one of off, text, json"),
         ({"zds": Path("none")}, "--zds none: without --workloads there would be no workloads"),
         ({"workers": 0}, "--workers 0: must be at least 1"),
