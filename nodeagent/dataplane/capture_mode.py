@@ -182,8 +182,8 @@ class EbpfMode:
         return self._node.counters()
 
     def maps(self) -> list[MapUsage]:
-        """Those that are shared, and the listeners of all workloads."""
-        return self._node.maps()
+        """Those that workloads have together, and the listeners of all of them."""
+        return [*self._node.maps(), *self._shared.maps()]
 
     def close(self) -> None:
         """Let go of what the living agent holds."""

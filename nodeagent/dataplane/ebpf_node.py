@@ -95,6 +95,8 @@ SHARED_MAPS: Final = (
 INBOUND_MAPS: Final = ("counters", LIVENESS, *INBOUND)
 """Those that listener lookup in workloads' namespaces has, too."""
 LISTENERS: Final = "listeners"
+PORTS: Final = "ports"
+"""Of a namespace that workloads share."""
 _HOOKS: Final = (
     "outbound_sockops",
     "outbound_getpeername4",
@@ -423,13 +425,24 @@ class EbpfNode:
         return MapUsage(each.name, memory, each.count(), limit, self._full[each.name])
 
     def _listeners(self) -> MapUsage:
-        memory = 0
-        pins = [folder / LISTENERS for folder in (self.folder / "netns").iterdir()]
+        folders = list((self.folder / "netns").iterdir())
+        shared = [folder for folder in folders if (folder / PORTS).exists()]
+        memory = sum(_memory_of(folder / LISTENERS) for folder in shared)
+        own = [folder for folder in folders if folder not in shared]
         # All are the same size: a workload that goes just now is no matter.
-        if pins and (one := pinned_map(pins[0], 4, 8)) is not None:
-            memory = len(pins) * one.memory_and_limit()[0]
-            one.close()
+        memory += len(own) * _memory_of(own[0] / LISTENERS) if own else 0
         return MapUsage(LISTENERS, memory, full=self._full[LISTENERS])
+
+    def ports_usage(self, maps: Iterable[BpfMap]) -> MapUsage:
+        """What the maps of ports take, one of each shared namespace, together."""
+        found = [self._usage(each, counted=True) for each in maps]
+        memory, entries, limit = (
+            sum(values)
+            for values in zip(
+                *((each.memory, each.entries or 0, each.limit or 0) for each in found), strict=True
+            )
+        )
+        return MapUsage(PORTS, memory, entries, limit, self._full[PORTS])
 
     def close(self) -> None:
         """Let go. While workloads are enrolled capture stays, and refuses until an agent runs again; after
@@ -449,6 +462,17 @@ class EbpfNode:
         if self._lock >= 0:
             os.close(self._lock)
             self._lock = -1
+
+
+def _memory_of(pin: Path) -> int:
+    """What a pinned map of listeners takes; 0 if it is not there."""
+    listeners = pinned_map(pin, 4, 8)
+    if listeners is None:
+        return 0
+    try:
+        return listeners.memory_and_limit()[0]
+    finally:
+        listeners.close()
 
 
 def inbound_link(folder: Path) -> Path:

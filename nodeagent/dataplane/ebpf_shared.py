@@ -19,7 +19,7 @@ from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass, replace
 from typing import Final
 
-from nodeagent.dataplane.bpf import BpfMap, BpfObject
+from nodeagent.dataplane.bpf import BpfMap, BpfObject, MapUsage
 from nodeagent.dataplane.bpffs import make_folder
 from nodeagent.dataplane.cgroup import Cgroup
 from nodeagent.dataplane.ebpf_node import (
@@ -27,6 +27,7 @@ from nodeagent.dataplane.ebpf_node import (
     LISTENERS,
     OPEN,
     OWN_ADDRESSES,
+    PORTS,
     RELEASED,
     SHARED,
     EbpfNode,
@@ -107,7 +108,7 @@ class SharedNamespace:
         self._lock = threading.Lock()
         self._members: dict[int, _Member] = {}
         with self._object() as shared:
-            self._ports: BpfMap = shared.map("ports", _PORT_KEY.size, _PORT.size)
+            self.ports: BpfMap = shared.map(PORTS, _PORT_KEY.size, _PORT.size)
         self._slots = {entry.owner: entry.slot for entry in node.groups(self.cookie).values()}
         """By owner, of this run and of an earlier one."""
         self._slots |= {port.owner: port.listener % WORKLOADS for _, port in self._all_ports()}
@@ -118,13 +119,13 @@ class SharedNamespace:
         pins = {
             "counters": self._node.map_pin("counters"),
             LISTENERS: folder / LISTENERS,
-            "ports": folder / "ports",
+            PORTS: folder / PORTS,
         }
         return BpfObject("shared", pins)
 
     def _all_ports(self) -> Iterator[tuple[bytes, _Port]]:
-        for key in list(self._ports):
-            raw = self._ports.get(key)
+        for key in list(self.ports):
+            raw = self.ports.get(key)
             if raw is not None:
                 yield key, _Port(*_PORT.unpack(raw))
 
@@ -269,14 +270,14 @@ class SharedNamespace:
 
     def close(self) -> None:
         """Let go; capture stays."""
-        self._ports.close()
+        self.ports.close()
         self._namespace.close()
 
     # -- what is written --
 
     def _check_ports(self, member: _Member) -> None:
         for key in self._wanted_ports(member):
-            raw = self._ports.get(key)
+            raw = self.ports.get(key)
             if raw is None or _Port(*_PORT.unpack(raw)).owner in (member.share.owner, 0):
                 continue
             other = self._members.get(_Port(*_PORT.unpack(raw)).owner)
@@ -309,10 +310,10 @@ class SharedNamespace:
     def _put_ports(self, member: _Member) -> None:
         wanted = self._wanted_ports(member)
         for key, port in wanted.items():
-            self._node.put(self._ports, key, _PORT.pack(port.owner, port.listener, port.flags))
+            self._node.put(self.ports, key, _PORT.pack(port.owner, port.listener, port.flags))
         for key, port in self._all_ports():
             if port.owner == member.share.owner and key not in wanted:
-                self._ports.discard(key)
+                self.ports.discard(key)
 
     def _put_group(self, member: _Member) -> None:
         """Under the id that its cgroup has now; one that is made anew has another."""
@@ -358,7 +359,7 @@ class SharedNamespace:
                 self._node.drop_group(self.cookie, cgroup)
         for key, port in self._all_ports():
             if concerns(port.owner):
-                self._ports.discard(key)
+                self.ports.discard(key)
 
 
 def _existing(node: EbpfNode, share: Share) -> Cgroup | None:
@@ -454,6 +455,12 @@ class SharedNamespaces:
             entry = self._node.workloads.get(struct.pack("=Q", netns_cookie(own)))
             if entry is not None and flags_of(entry) & SHARED:
                 remove_ruleset(own)
+
+    def maps(self) -> list[MapUsage]:
+        """What the ports take, if any namespace is shared."""
+        with self._lock:
+            ports = [shared.ports for shared in self._namespaces.values()]
+            return [self._node.ports_usage(ports)] if ports else []
 
     def close(self) -> None:
         """Let go; capture stays."""

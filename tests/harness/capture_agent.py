@@ -187,6 +187,9 @@ async def main(wanted: str, pins: Path, *, dns: bool) -> None:
     async def stats() -> list[dict[str, Any]]:
         return [asdict(row) | {"peer": row.peer.hex()} for row in engine.drain_stats()]
 
+    async def maps() -> dict[str, Any]:
+        return {usage.name: asdict(usage) for usage in mode.maps()}
+
     async def counters() -> dict[str, int]:
         return {counter.name: counter.value for counter in engine.counters()}
 
@@ -221,6 +224,7 @@ async def main(wanted: str, pins: Path, *, dns: bool) -> None:
             hold,
             stats,
             counters,
+            maps,
             connections,
             dial_as,
         )

@@ -312,6 +312,14 @@ def test_nothing_is_left_after_the_last_workload(fresh: Machine) -> None:
     fresh.agent.share("web", fresh.web.path, ports=[PORT])
 
 
+def test_what_the_maps_hold_is_told(vm: Machine) -> None:
+    maps = vm.agent.ask("maps")
+    assert (maps["groups"]["entries"], maps["groups"]["limit"]) == (2, 1024)
+    assert maps["ports"]["entries"] == 2 * (1 + 3), "one that is declared, three that are the agent's"
+    assert (maps["ports"]["limit"], maps["ports"]["full"]) == (8192, 0)
+    assert maps["listeners"]["memory"] > 0
+
+
 def test_what_cannot_be_is_named(vm: Machine) -> None:
     for arguments, why in (
         (("more", vm.api.path, [PORT]), f"port {PORT} is web's already"),
