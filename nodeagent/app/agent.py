@@ -434,7 +434,7 @@ class Agent:
         from nodeagent.telemetry.metrics import Metrics
 
         collector = AgentCollector(
-            self.workloads, self.views, self.configuration, self.enrolment, self._zds, self._saver
+            self.workloads, self.views, self.configuration, self.enrolment, self._zds, self._file, self._saver
         )
         registry = collector.register()
         registry.register(IdentityCollector(self.identities))

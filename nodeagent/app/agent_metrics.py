@@ -14,6 +14,7 @@ from nodeagent.app.agent_ports import Dataplane
 from nodeagent.app.agent_saver import Saver
 from nodeagent.app.agent_views import Views
 from nodeagent.app.agent_workloads import WorkloadStream
+from nodeagent.enroll.workload_file import WorkloadFile
 from nodeagent.enroll.zds import ZdsClient
 from nodeagent.xds.stream import DeltaStream
 from nodeagent.xds.types import short_name
@@ -29,6 +30,7 @@ class AgentCollector(Collector):
         configuration: Configuration,
         enrolment: Enrolment,
         zds: ZdsClient,
+        file: WorkloadFile | None,
         saver: Saver,
     ) -> None:
         self._workloads = workloads
@@ -36,6 +38,7 @@ class AgentCollector(Collector):
         self._configuration = configuration
         self._enrolled = enrolment
         self._zds = zds
+        self._file = file
         self._saver = saver
 
     def register(self) -> CollectorRegistry:
@@ -99,6 +102,17 @@ class AgentCollector(Collector):
         yield _counter("zds_add_failures", "Workloads that were refused.", counters.add_failures)
         yield _counter("zds_malformed", "Malformed requests of the CNI side.", counters.malformed)
         yield _counter("zds_over_limit", "Workloads refused over the limit.", counters.over_limit)
+        if self._file is not None:
+            told = self._file.counters
+            yield _counter("workload_file_loads", "Times the file of workloads came in force.", told.loads)
+            failures = told.load_failures
+            yield _counter(
+                "workload_file_failures", "Times the file of workloads could not be read.", failures
+            )
+            failures = told.add_failures
+            yield _counter(
+                "workload_file_add_failures", "Times a workload of the file was refused.", failures
+            )
 
 
 class CaptureCollector(Collector):

@@ -104,7 +104,7 @@ class Machine:
             "token": str(self.token),
             "admin": str(self.folder / "admin.sock"),
             "state": str(self.folder / "state"),
-            "metrics": "",
+            "metrics": "127.0.0.1:15020",
             "ready": "",
             "drain": "0.2",
             "bpf-pins": str(self.pins),
@@ -332,6 +332,9 @@ def test_the_file_is_followed_and_its_errors_are_shown(mesh: Mesh) -> None:
     mesh.web.say("nonsense: true\n", ports=f"[{PORT}]")
     wait_until(lambda: "unknown field" in mesh.web.status()["enrolment"]["file_error"], "the error is shown")
     assert set(mesh.web.rows()) == {"web", "more"}, "the last good file is in force"
+    page = mesh.web.namespace.check(["curl", "-s", "http://127.0.0.1:15020/metrics"])
+    assert "nodeagent_workload_file_failures_total 1.0" in page
+    assert "nodeagent_workloads_enrolled 2.0" in page
     mesh.web.say(ports=f"[{PORT}]")
     wait_until(lambda: set(mesh.web.rows()) == {"web"}, "more is let go")
     assert not mesh.web.status()["enrolment"]["file_error"]
