@@ -121,6 +121,7 @@
   X(DNS_UPSTREAM_REQUESTS, "dns_upstream_requests_total", 0, "DNS questions sent on to name servers")                  \
   X(DNS_UPSTREAM_FAILURES, "dns_upstream_failures_total", 0, "Of those, without an answer")                            \
   X(DNS_UPSTREAM_TIMEOUT, "dns_upstream_timeouts_total", 0, "Of those, given up after dns_timeout_ms")                 \
+  X(DNS_UPSTREAM_ANSWERS, "dns_upstream_answers_total", 0, "Of those, answered")                                       \
   X(DNS_UPSTREAM_US, "dns_upstream_request_duration_us_total", 0, "Microseconds that name servers took to answer")     \
   X(DNS_STRAY, "dns_stray_total", 0, "Responses of name servers to something else than was asked: dropped")            \
   X(SPLICED_BYTES, "spliced_bytes_total", 0, "Bytes moved by splice(2)")

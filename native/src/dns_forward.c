@@ -81,7 +81,7 @@ static void on_timeout(na_timer *timer) {
 }
 
 static void deliver(na_dns_question *question, uint8_t *bytes, size_t n) {
-  na_dns_note_duration(question->listener->worker, question->started_us);
+  na_dns_note_answer(question->listener->worker, question->started_us);
   memcpy(bytes, &question->client_id, sizeof question->client_id);
   na_dns_send(question->listener, &question->client, bytes, n);
   question_close(question);

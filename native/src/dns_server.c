@@ -211,6 +211,7 @@ void na_dns_free(na_worker *worker) {
   worker->dns = NULL;
 }
 
-void na_dns_note_duration(na_worker *worker, uint64_t started_us) {
+void na_dns_note_answer(na_worker *worker, uint64_t started_us) {
+  na_worker_count(worker, NA_COUNTER_DNS_UPSTREAM_ANSWERS);
   na_count_by(&worker->counters, NA_COUNTER_DNS_UPSTREAM_US, worker->loop.now_us - started_us);
 }

@@ -73,7 +73,7 @@ bool na_dns_asked(na_dns_listener *listener, const na_address *client, na_addres
 /* dns_stream.c */
 void na_dns_streams_close(na_worker *worker, const na_workload *workload);
 
-/* The time that a name server took, in the statistics. */
-void na_dns_note_duration(na_worker *worker, uint64_t started_us);
+/* Count an answer of a name server, and the time that it took. */
+void na_dns_note_answer(na_worker *worker, uint64_t started_us);
 
 #endif

@@ -204,7 +204,7 @@ static enum step relay(na_dns_stream *stream) {
     memcpy(bytes, &stream->client_id, sizeof stream->client_id);
     step = append(&stream->out, bytes, n) ? CLOSE : MORE;
     if (!stream->transfer)
-      na_dns_note_duration(stream->worker, stream->started_us);
+      na_dns_note_answer(stream->worker, stream->started_us);
     stream->waiting = stream->transfer;
     rest(stream);
   } else {

@@ -220,6 +220,7 @@ static void passes_the_rest_on(void **state) {
 
 static void takes_another_id_and_port(void **state) {
   need_capture(ready);
+  uint64_t answers = counter(&engine, "dns_upstream_answers_total");
   int fd = client(false, SOCK_DGRAM);
   uint16_t ids[3], ports[3];
   for (uint16_t i = 0; i < 3; i++) {
@@ -233,6 +234,7 @@ static void takes_another_id_and_port(void **state) {
   }
   assert_false(ids[0] == ids[1] && ids[1] == ids[2]);
   assert_false(ports[0] == ports[1] && ports[1] == ports[2]);
+  await_counter(&engine, "dns_upstream_answers_total", answers + 3);
   close(fd);
 }
 

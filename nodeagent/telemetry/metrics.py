@@ -40,6 +40,8 @@ _ISTIO_NAMES: Final = {
     for name in ("dns_requests_total", "dns_upstream_requests_total", "dns_upstream_failures_total")
 }
 """Counters of the engine that have a name in Istio's node proxy, too, and are shown by that."""
+_DNS_DURATION: Final = ("dns_upstream_request_duration_us_total", "dns_upstream_answers_total")
+"""Shown together, as one summary."""
 _PIECE: Final = 32  # series; up to 20 lines of 900 bytes each
 _TCP_NAMES: Final = TcpLabels._fields
 _REQUEST_NAMES: Final = (*_TCP_NAMES, "response_code", "grpc_response_status")
@@ -239,7 +241,17 @@ class Metrics:
 
 
 def _render_engine(counters: Iterable[Counter]) -> Iterator[str]:
+    found: dict[str, int] = {}
     for counter in counters:
+        found[counter.name] = counter.value
+        if counter.name in _DNS_DURATION:
+            continue
         name = _ISTIO_NAMES.get(counter.name, f"nodeagent_engine_{counter.name}")
         yield exposition.header(name, "gauge" if counter.gauge else "counter", counter.help)
         yield exposition.sample(name, "", counter.value)
+    if found.keys() >= set(_DNS_DURATION):
+        name = "istio_dns_upstream_request_duration_seconds"
+        micros, answers = (found[each] for each in _DNS_DURATION)
+        yield exposition.header(name, "summary", "How long name servers took to answer.")
+        yield exposition.sample(f"{name}_sum", "", micros / 1e6)
+        yield exposition.sample(f"{name}_count", "", answers)

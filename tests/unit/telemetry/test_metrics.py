@@ -232,6 +232,29 @@ def test_engine_counters_and_the_agents_own(lookup: object) -> None:
     assert types["nodeagent_engine_active"] == "gauge"
 
 
+def test_dns_is_counted_by_the_names_of_istio_s_node_proxy(lookup: object) -> None:
+    engine = [
+        Counter("dns_requests_total", "Asked.", False, 9),
+        Counter("dns_upstream_requests_total", "Passed on.", False, 5),
+        Counter("dns_upstream_failures_total", "Failed.", False, 1),
+        Counter("dns_upstream_request_duration_us_total", "Took.", False, 2_500),
+        Counter("dns_upstream_answers_total", "Answered.", False, 4),
+    ]
+    page = b"".join(Metrics(lookup).pages(engine))
+    values = {
+        sample.name: sample.value
+        for family in text_string_to_metric_families(page.decode())
+        for sample in family.samples
+    }
+    assert {name: value for name, value in values.items() if "dns" in name} == {
+        "istio_dns_requests_total": 9,
+        "istio_dns_upstream_requests_total": 5,
+        "istio_dns_upstream_failures_total": 1,
+        "istio_dns_upstream_request_duration_seconds_sum": 0.0025,
+        "istio_dns_upstream_request_duration_seconds_count": 4,
+    }
+
+
 def test_many_series_come_in_small_pieces(lookup: object, row: RowMaker) -> None:
     metrics = Metrics(lookup)
     metrics.update(row(status=number) for number in range(1000))
