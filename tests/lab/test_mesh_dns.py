@@ -31,6 +31,20 @@ apiVersion: networking.istio.io/v1
 kind: ServiceEntry
 metadata: {{name: wildcard, namespace: default}}
 spec: {{hosts: ["*.example.net"], addresses: [240.7.7.7], {static}}}
+---
+apiVersion: networking.istio.io/v1
+kind: ServiceEntry
+metadata: {{name: elsewhere, namespace: default}}
+spec: {{hosts: [elsewhere.example.org], resolution: DNS, ports: [{{number: 9080, name: http, protocol: HTTP}}]}}
+---
+apiVersion: networking.istio.io/v1
+kind: VirtualService
+metadata: {{name: elsewhere, namespace: default}}
+spec:
+  hosts: [elsewhere.example.org]
+  http:
+  - headers: {{request: {{set: {{x-routed: "yes"}}}}}}
+    route: [{{destination: {{host: elsewhere.example.org}}}}]
 """
 STATIC = """resolution: STATIC, ports: [{{number: 80, name: http, protocol: HTTP, targetPort: 9080}}],
   endpoints: [{{address: {endpoint}}}]"""
@@ -123,5 +137,9 @@ def test_hosts_of_service_entries_are_found_and_lead_to_their_endpoints(mesh: Me
         assert found[1:] == ["240.7.7.7", "x.example.net.", "240.7.7.7"]
         answers = mesh.answering_pods("client", 1, "http://{partner.example.com,a.b.example.net}/x")
         assert answers == {"plain": 2}
+        resolved = f"elsewhere.example.org:9080:{endpoint}"
+        answer = mesh.ask("client", "--resolve", resolved, "http://elsewhere.example.org:9080/")
+        assert answer["pod"] == "plain"
+        assert ["x-routed", "yes"] in answer["headers"], "rules hold for hosts of name servers, too"
     finally:
         mesh.delete(text)

@@ -25,7 +25,7 @@ _PROTOCOLS: Final = ("HTTP", "HTTPS", "GRPC", "GRPC-WEB", "HTTP2", "MONGO", "TCP
 
 
 class Resolution(enum.Enum):
-    """How it is found out where a host is."""
+    """How it is found out where a host is: by the client, from what is listed, or from other names (not yet)."""
 
     NONE = "NONE"
     STATIC = "STATIC"
@@ -91,14 +91,19 @@ def decode_service_entry(raw: RawObject, problems: Problems, scope: MeshScope) -
 
 
 def _resolution(spec: Fields) -> Resolution:
+    """The resolution that is meant. A host that is its own endpoint is where the client's name server says: connections
+    go on to there, as with NONE."""
     text = spec.choice("resolution", ("NONE", "STATIC", *_BY_NAME), "NONE")
     if text not in _BY_NAME:
         return Resolution(text)
+    if not any(spec.data.get(name) for name in ("addresses", "endpoints", "workloadSelector")):
+        return Resolution.NONE
     spec.problems.add(
         Severity.WARNING,
         "not-supported-yet",
         spec.at("resolution"),
-        f"{text} is not supported yet: the entry has no effect, and connections go where name servers say",
+        f"{text} with addresses or endpoints is not supported yet: the entry has no effect, and connections go where "
+        "name servers say",
     )
     return Resolution.BY_NAME
 

@@ -200,6 +200,16 @@ def _cluster(body: bytes) -> Any:
     return cluster_pb2.Cluster.FromString(body)
 
 
+@pytest.mark.parametrize("resolution", ["DNS", "DNS_ROUND_ROBIN"])
+def test_a_host_that_is_its_own_endpoint_is_where_its_client_found_it(
+    configured: Any, resolution: str
+) -> None:
+    configured.put(entry("api", f"hosts: [a.example.com], resolution: {resolution}, {HTTP}"))
+    assert configured.messages() == []
+    found = service(configured, "a.example.com")
+    assert (found.passes_through, found.addresses) == (True, ())
+
+
 def test_static_ones_have_clusters_and_endpoints_like_services(configured: Any) -> None:
     configured.put(API)
     name = "outbound|80||api.example.com"
