@@ -20,11 +20,13 @@ const char *tls_reason(void) {
   return reason ? reason : "the other side ended the connection";
 }
 
+/* Keeps a copy: OpenSSL takes a session for spent when it was used once, or its connection ended without close_notify.
+ */
 static int keep_session(SSL *ssl, SSL_SESSION *session) {
   (void)ssl;
   SSL_SESSION_free(latest);
-  latest = session;
-  return 1; /* the reference is ours */
+  latest = SSL_SESSION_dup(session);
+  return 0;
 }
 
 SSL_SESSION *tls_session(void) {
@@ -83,8 +85,10 @@ SSL *tls_new(SSL_CTX *context, int fd, bool server, SSL_SESSION *session) {
     SSL_set_accept_state(ssl);
   else
     SSL_set_connect_state(ssl);
-  if (session)
-    (void)SSL_set_session(ssl, session);
+  SSL_SESSION *copy = session ? SSL_SESSION_dup(session) : NULL;
+  if (copy)
+    (void)SSL_set_session(ssl, copy);
+  SSL_SESSION_free(copy);
   return ssl;
 }
 
