@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
@@ -27,6 +27,7 @@ _LABEL_VALUE: Final = re.compile(r"([A-Za-z0-9]([-A-Za-z0-9_.]{0,61}[A-Za-z0-9])
 _ENV_NAME: Final = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 _POD_FIELDS: Final = {
     "name", "namespace", "node", "serviceAccount", "labels", "command", "env", "ports", "mesh", "restart",
+    "hostNetwork",
 }  # fmt: skip
 
 
@@ -68,6 +69,8 @@ class PodSpec:
     ports: tuple[PodPort, ...] = ()
     mesh: bool = True
     restart: bool = True
+    host_network: bool = False
+    """A service of the node, in the node's own network: `ports` are those at which the mesh reaches it."""
 
     @property
     def key(self) -> str:
@@ -168,8 +171,21 @@ def _pods(members: Field, nodes: tuple[NodeSpec, ...]) -> tuple[PodSpec, ...]:
         per_node[pod.node] += 1
         if per_node[pod.node] > MAX_PODS_PER_NODE:
             raise item.error(f"more than {MAX_PODS_PER_NODE} pods on node {pod.node}")
+        _check_host_ports(item, pod, pods.values())
         pods[pod.key] = pod
     return tuple(pods.values())
+
+
+def _check_host_ports(item: Field, pod: PodSpec, others: Iterable[PodSpec]) -> None:
+    """An error if another pod in the same node's network has a port of this one."""
+    for other in others:
+        if pod.host_network and other.host_network and pod.node == other.node:
+            mine = {(port.protocol, port.container_port) for port in pod.ports}
+            for port in other.ports:
+                if (port.protocol, port.container_port) in mine:
+                    raise item.error(
+                        f"port {port.container_port} of node {pod.node} is {other.key}'s already"
+                    )
 
 
 def _pod(item: Field, nodes: set[str]) -> PodSpec:
@@ -187,6 +203,7 @@ def _pod(item: Field, nodes: set[str]) -> PodSpec:
         env=_env(fields["env"]) if "env" in fields else {},
         ports=_ports(fields["ports"]) if "ports" in fields else (),
         mesh=fields["mesh"].boolean() if "mesh" in fields else True,
+        host_network=fields["hostNetwork"].boolean() if "hostNetwork" in fields else False,
         restart=fields["restart"].choice("always", "never") == "always" if "restart" in fields else True,
     )
 

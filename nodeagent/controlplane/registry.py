@@ -349,9 +349,8 @@ def target_port(port: ServicePort, workload: Workload) -> int | None:
         return workload.service_ports[port.name]
     if isinstance(port.target, int):
         return port.target
-    return next(
-        (item.port for item in workload.ports if item.name == port.target and item.transport == "TCP"), None
-    )
+    named = (item.port for item in workload.ports if item.name == port.target and item.transport == "TCP")
+    return next(named, None) or workload.service_ports.get(port.target)
 
 
 def _from_pods(service: Service, port: ServicePort, pods: Iterable[Workload]) -> Iterable[Endpoint]:

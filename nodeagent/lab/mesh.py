@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -12,6 +13,7 @@ from nodeagent.errors import AdminError
 from nodeagent.lab import adminclient
 from nodeagent.lab.identity import TLS_PORT, LabIdentity
 from nodeagent.lab.names import LabNames, netns_path
+from nodeagent.lab.node_services import NodeServices
 from nodeagent.lab.plan import FABRIC4, NodePlan
 from nodeagent.lab.process import Keeper, Launch
 from nodeagent.lab.zds import ZdsServer
@@ -101,17 +103,24 @@ class Agent(MeshProcess):
         changed: Callable[[], None],
         identity: LabIdentity | None,
         options: AgentOptions,
+        *,
+        services: bool = False,
     ) -> None:
+        """With `services` it is told of programs in the node's own network, too."""
         folder = names.node(node.name)
         (folder / "state").mkdir(parents=True, exist_ok=True)
         self.node = node
         self.access_log = folder / "access.log"
         self.zds = ZdsServer(folder / "zds.sock", changed)
+        self.services = NodeServices(folder / "workloads.yaml", folder / "admin.sock", changed)
+        if services:
+            self.services.write()
         argv = (
             *_NODEAGENT, "run",
             "--node", node.name,
             "--xds", f"https://{FABRIC4}:{TLS_PORT}" if identity is not None else f"{FABRIC4}:{XDS_PORT}",
             "--zds", str(folder / "zds.sock"),
+            *(("--workloads", str(self.services.path)) if services else ()),
             "--admin", str(folder / "admin.sock"),
             "--state", str(folder / "state"),
             "--domain", domain,
@@ -124,6 +133,13 @@ class Agent(MeshProcess):
         )  # fmt: skip
         launch = Launch(argv, names.agent_cgroup(node.name), netns_path(node.netns), _environment())
         super().__init__(launch, names.log(f"agent.{node.name}"), folder / "admin.sock", changed)
+
+    async def check(self) -> bool:
+        """Ask whether it is ready, and what it says of the node's services."""
+        changes = await super().check()
+        with contextlib.suppress(AdminError):
+            await self.services.check()
+        return changes
 
 
 def _environment() -> dict[str, str]:

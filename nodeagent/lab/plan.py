@@ -76,7 +76,7 @@ class NodePlan:
 
 @dataclass(frozen=True, slots=True)
 class PodPlan:
-    """A pod's namespace, its addresses, and the node's end of its link."""
+    """A pod's namespace, its addresses, and the node's end of its link; "": it is in the node's network."""
 
     spec: PodSpec
     netns: str
@@ -105,8 +105,8 @@ class LabPlan:
     """None: workloads get no certificates."""
 
     def pods_on(self, node: str) -> list[PodPlan]:
-        """Return the pods of a node, in the order of the file."""
-        return [pod for pod in self.pods if pod.spec.node == node]
+        """Return the pods of a node that have a network of their own, in the order of the file."""
+        return [pod for pod in self.pods if pod.spec.node == node and pod.link]
 
     def namespaces(self) -> list[NamespacePlan]:
         """Return the namespaces in the order in which their commands can run: fabric, nodes, pods."""
@@ -117,6 +117,7 @@ class LabPlan:
         plans += [
             NamespacePlan(pod.netns, BASE_SYSCTLS, tuple(_pod_commands(pod, nodes[pod.spec.node])))
             for pod in self.pods
+            if pod.link
         ]
         return plans
 
@@ -128,7 +129,11 @@ def plan_lab(names: LabNames, lab: LabFile) -> LabPlan:
     counts = dict.fromkeys(by_name, 0)
     pods = []
     for spec in lab.pods:
-        pods.append(_plan_pod(names, spec, by_name[spec.node], counts[spec.node]))
+        node = by_name[spec.node]
+        if spec.host_network:
+            pods.append(PodPlan(spec, node.netns, "", node.ipv4, node.ipv6))
+            continue
+        pods.append(_plan_pod(names, spec, node, counts[spec.node]))
         counts[spec.node] += 1
     return LabPlan(names, nodes, tuple(pods), lab.identity)
 

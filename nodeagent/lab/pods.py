@@ -11,6 +11,7 @@ from typing import Any, Final
 
 from nodeagent.config.lab import PodSpec
 from nodeagent.lab import cgroups
+from nodeagent.lab.manifests import ObjectKey
 from nodeagent.lab.names import LabNames, netns_path
 from nodeagent.lab.plan import DNS4, DNS6, NodePlan, PodPlan
 from nodeagent.lab.process import Keeper, Launch
@@ -19,6 +20,9 @@ from nodeagent.lab.sockets import listening
 
 DATAPLANE_MODE_LABEL: Final = "istio.io/dataplane-mode"
 REDIRECTION_ANNOTATION: Final = "ambient.istio.io/redirection"
+NETWORKING: Final = "networking.istio.io"
+TUNNEL_LABEL: Final = "networking.istio.io/tunnel"
+NODE_ANNOTATION: Final = "nodeagent.io/node"
 # Sleeps for good in coreutils' smallest program: holds the pod's mount and UTS namespaces.
 # How long a program that runs may take to open the ports that are wanted of it: from the first one that is open to
 # the others, and to the first. A pod without a readiness probe is ready in Kubernetes as soon as it runs.
@@ -160,8 +164,41 @@ class Pod:
         addresses = (self.plan.ipv4, self.plan.ipv6)
         return Backend(self.spec.name, self.spec.namespace, self.labels, addresses, self.ready, ports)
 
+    @property
+    def key(self) -> ObjectKey:
+        """Of the object that the control plane reads."""
+        group, kind = (NETWORKING, "WorkloadEntry") if self.spec.host_network else ("", "Pod")
+        return ObjectKey(group, kind, self.spec.namespace, self.spec.name)
+
+    @property
+    def cgroup(self) -> str:
+        """Where its processes are, in the hierarchy."""
+        return self._cgroup
+
     def manifest(self) -> dict[str, Any]:
-        """The v1 Pod object that the control plane reads."""
+        """The object that the control plane reads: a v1 Pod, or a WorkloadEntry for a service of the node."""
+        return self._workload_entry() if self.spec.host_network else self._pod()
+
+    def _workload_entry(self) -> dict[str, Any]:
+        return {
+            "apiVersion": f"{NETWORKING}/v1",
+            "kind": "WorkloadEntry",
+            "metadata": {
+                "name": self.spec.name,
+                "namespace": self.spec.namespace,
+                "labels": {TUNNEL_LABEL: "http"} if self.captured else {},
+                "annotations": {NODE_ANNOTATION: self.node.name},
+            },
+            "spec": {
+                "address": str(self.plan.ipv4),
+                "serviceAccount": self.spec.service_account,
+                "labels": dict(self.labels),
+                "ports": {port.name: port.container_port for port in self.spec.ports},
+            },
+            "status": {"conditions": [{"type": "Healthy", "status": "True" if self.ready else "False"}]},
+        }
+
+    def _pod(self) -> dict[str, Any]:
         condition = {"type": "Ready", "status": "True" if self.ready else "False"}
         ports = [
             {"name": port.name, "containerPort": port.container_port, "protocol": port.protocol}

@@ -19,9 +19,10 @@ from nodeagent.lab import conntrack, netns, proxy, topology
 from nodeagent.lab.dns_server import DnsServer, open_sockets
 from nodeagent.lab.dns_zone import build_zone
 from nodeagent.lab.identity import make_identity
-from nodeagent.lab.manifests import Manifest, ObjectKey
+from nodeagent.lab.manifests import Manifest
 from nodeagent.lab.mesh import Agent, ControlPlane, MeshProcess
 from nodeagent.lab.names import LabNames, netns_path
+from nodeagent.lab.node_services import ServiceEnrolment
 from nodeagent.lab.plan import DNS4, DNS6, LabPlan
 from nodeagent.lab.pods import Pod
 from nodeagent.lab.process import trim_log
@@ -73,8 +74,10 @@ class RunningLab:
         if self.plan.identity is not None:
             identity = make_identity(names, self.plan.identity, [node.name for node in self.plan.nodes])
         self.controlplane = ControlPlane(names, DOMAIN, changed, identity)
+        serving = {pod.spec.node for pod in self.plan.pods if pod.spec.host_network}
         self.agents = {
-            node.name: Agent(names, node, DOMAIN, changed, identity, options) for node in self.plan.nodes
+            node.name: Agent(names, node, DOMAIN, changed, identity, options, services=node.name in serving)
+            for node in self.plan.nodes
         }
 
     # -- lifecycle --
@@ -199,13 +202,20 @@ class RunningLab:
     def _write_pods(self) -> None:
         for pod in self.pods.values():
             pod.captured = self._is_captured(pod)
-            key = ObjectKey("", "Pod", pod.spec.namespace, pod.spec.name)
-            self.registry.store.write(key, pod.manifest())
+            self.registry.store.write(pod.key, pod.manifest())
 
     def _is_captured(self, pod: Pod) -> bool:
-        agent = self.agents.get(pod.node.name)
-        known = agent.zds.enrolment(pod.uid) if agent is not None else None
+        known = self.enrolment(pod)
         return known is not None and known.captured
+
+    def enrolment(self, pod: Pod) -> Enrolment | ServiceEnrolment | None:
+        """What the agent of its node was told, and says, of a pod; None: it is none of its business."""
+        agent = self.agents.get(pod.node.name)
+        if agent is None:
+            return None
+        if pod.spec.host_network:
+            return agent.services.enrolment(pod.spec.key)
+        return agent.zds.enrolment(pod.uid)
 
     def relabel(self, pod: Pod, labels: Mapping[str, str]) -> Change:
         """Replace the labels of a pod, and with them its services and its place in the mesh."""
@@ -220,10 +230,16 @@ class RunningLab:
         agent = self.agents.get(pod.node.name)
         if agent is None:
             return
-        known = agent.zds.enrolment(pod.uid)
+        known = self.enrolment(pod)
         if pod.in_mesh and known is None:
             spec = pod.spec
+            if spec.host_network:
+                agent.services.add(spec, pod.cgroup)
+                return
             path = netns_path(pod.plan.netns)
             agent.zds.add(Enrolment(pod.uid, spec.name, spec.namespace, spec.service_account, path))
         elif not pod.in_mesh and known is not None:
-            agent.zds.remove(pod.uid)
+            if pod.spec.host_network:
+                agent.services.remove(pod.spec.key)
+            else:
+                agent.zds.remove(pod.uid)

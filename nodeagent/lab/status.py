@@ -57,13 +57,12 @@ def pending(lab: RunningLab) -> list[dict[str, Any]]:
 
 def _mesh(lab: RunningLab, pod: Pod) -> tuple[str, str]:
     """Return how far a pod is in the mesh (no, pending, enrolled, failed), and the agent's error."""
-    agent = lab.agents.get(pod.node.name)
-    enrolment = agent.zds.enrolment(pod.uid) if agent is not None else None
-    if agent is None or enrolment is None:
+    enrolment = lab.enrolment(pod)
+    if enrolment is None:
         return "no", ""
     if enrolment.enrolled:
         return "enrolled", ""
-    error = enrolment.error or agent.zds.last_error
+    error = enrolment.error or lab.agents[pod.node.name].zds.last_error
     return ("failed" if enrolment.error else "pending"), error
 
 

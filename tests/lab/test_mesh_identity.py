@@ -32,6 +32,13 @@ pods:
   serviceAccount: far
   labels: {{app: far}}
   command: [nodeagent, echo, --http, "8080", --tcp, "9000"]
+- name: machine
+  node: node-b
+  serviceAccount: machine
+  labels: {{app: machine}}
+  command: [nodeagent, echo, --http, "8090"]
+  ports: [{{name: web, containerPort: 8090}}]
+  hostNetwork: true
 - {{name: outsider, node: node-b, serviceAccount: outsider, mesh: false}}
 - name: drifter
   node: node-b
@@ -50,6 +57,11 @@ apiVersion: v1
 kind: Service
 metadata: {name: drifter}
 spec: {selector: {app: drifter}, ports: [{name: http, port: 80, targetPort: 8080}]}
+---
+apiVersion: v1
+kind: Service
+metadata: {name: machine}
+spec: {selector: {app: machine}, ports: [{name: http, port: 80, targetPort: web}]}
 ---
 apiVersion: v1
 kind: Service
@@ -74,7 +86,7 @@ def mesh(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Mesh]:
         for node in ("node-a", "node-b"):
             eventually(
                 lambda node=node: tunnelled(mesh, node),
-                lambda names: names == {"client", "near", "far", "drifter"},
+                lambda names: names == {"client", "near", "far", "drifter", "machine"},
             )
         yield mesh
     finally:
@@ -152,12 +164,12 @@ def test_streams_of_workloads_are_known_by_their_certificates(mesh: Mesh) -> Non
 
     wanted = {
         "ztunnel": {"node node-a", "node node-b"},
-        "sidecar": {f"workload {spiffe(name)}" for name in ("client", "near", "far", "drifter")},
+        "sidecar": {f"workload {spiffe(name)}" for name in ("client", "near", "far", "drifter", "machine")},
     }
     eventually(callers, lambda found: found == wanted)
 
 
-@pytest.mark.parametrize(("target", "node"), [("near", "node-a"), ("far", "node-b")])
+@pytest.mark.parametrize(("target", "node"), [("near", "node-a"), ("far", "node-b"), ("machine", "node-b")])
 def test_both_sides_tell_who_has_proved_to_be_whom(mesh: Mesh, target: str, node: str) -> None:
     labels = {
         "source_principal": spiffe("client"),
@@ -176,6 +188,21 @@ def test_both_sides_tell_who_has_proved_to_be_whom(mesh: Mesh, target: str, node
     before = counts()
     assert mesh.statuses("client", 10, f"http://{target}/", "-H", "x-echo-status: 201") == {"201": 10}
     eventually(counts, lambda now: now == (before[0] + 10, before[1] + 10))
+
+
+def test_a_service_of_a_node_calls_as_itself(mesh: Mesh) -> None:
+    """It is in its node's network, and known by its cgroup."""
+    labels = {
+        "source_principal": spiffe("machine"),
+        "destination_principal": spiffe("near"),
+        "response_code": "202",
+    }
+
+    def count() -> float:
+        return counted(mesh, "node-a", "istio_requests_total", reporter="destination", **labels)
+
+    assert mesh.statuses("machine", 3, "http://near/", "-H", "x-echo-status: 202") == {"202": 3}
+    eventually(count, lambda now: now == 3)
 
 
 def test_on_the_same_node_no_tunnel_is_made(mesh: Mesh) -> None:

@@ -48,6 +48,19 @@ def test_everything_is_read(tmp_path: Path) -> None:
     assert lab.config == (tmp_path / "services.yaml", tmp_path / "routes")
 
 
+def test_a_service_of_a_node(tmp_path: Path) -> None:
+    text = """\
+nodes: [{name: a}, {name: b}]
+pods:
+- {name: one, node: a, hostNetwork: true, ports: [{name: http, containerPort: 80}]}
+- {name: two, node: b, hostNetwork: true, ports: [{name: http, containerPort: 80}]}
+- {name: pod, node: a, ports: [{name: http, containerPort: 80}]}
+"""
+    assert [pod.host_network for pod in load_lab_file(write(tmp_path, text)).pods] == [True, True, False]
+    with pytest.raises(ConfigError, match=r":4: pods\[1\]: port 80 of node a is default/one's already"):
+        load_lab_file(write(tmp_path, text.replace("node: b, host", "node: a, host")))
+
+
 def test_defaults(tmp_path: Path) -> None:
     pod = load_lab_file(write(tmp_path, GOOD)).pods[1]
     assert (pod.key, pod.service_account, pod.command, pod.labels) == ("default/sleep", "default", (), {})
@@ -87,7 +100,7 @@ def test_errors_of_nodes(tmp_path: Path, text: str, message: str) -> None:
         ("{name: p}", "pods[0]: node is missing"),
         ("{name: p, node: nod-a}", "pods[0].node: there is no node 'nod-a'; did you mean node-a?"),
         ("{name: p, node: node-a, lables: {}}", "pods[0].lables: unknown field; did you mean labels?"),
-        ("{name: p, node: node-a, zzz: 1}", "pods[0].zzz: unknown field; known: command, env, labels"),
+        ("{name: p, node: node-a, zzz: 1}", "pods[0].zzz: unknown field; known: command, env, hostNetwork, labels"),
         ("{name: p, node: node-a, labels: {version: 1}}",
          'pods[0].labels.version: must be a string, is a number (quote it: "1")'),
         ("{name: p, node: node-a, labels: {a: b c}}", "pods[0].labels.a: label 'a': value 'b c'"),

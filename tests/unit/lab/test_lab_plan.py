@@ -51,6 +51,19 @@ def test_namespaces_come_in_an_order_that_works() -> None:
         made |= {line.rsplit(" ", 1)[1] for line in namespace.commands if " netns " in line}
 
 
+def test_a_service_of_a_node_has_the_node_s_network() -> None:
+    service = PodSpec("service", "default", "a", host_network=True)
+    plan = plan_lab(LabNames("t"), LabFile((NodeSpec("a"),), (service, PodSpec("pod", "default", "a")), ()))
+    first, second = plan.pods
+    assert (first.netns, first.ipv4, first.ipv6) == (
+        plan.nodes[0].netns,
+        plan.nodes[0].ipv4,
+        plan.nodes[0].ipv6,
+    )
+    assert str(second.ipv4) == "10.244.1.2", "it takes no address from the pods"
+    assert [namespace.netns for namespace in plan.namespaces()] == ["na.t", "na.t.a", "na.t.default.pod"]
+
+
 def test_nodes_route_to_each_others_pods() -> None:
     plan = plan_lab(LabNames("t"), lab(2, 2))
     node = next(n for n in plan.namespaces() if n.netns == "na.t.node-0")
