@@ -92,6 +92,20 @@ class BypassStatus:
 
 
 @dataclass(frozen=True, slots=True)
+class DatagramStatus:
+    """What is decided on UDP of workloads."""
+
+    state: str  # on, off, or stale: the last change could not be put in force as a whole
+    reason: str = ""
+    services: int = 0
+    endpoints: int = 0
+    receivers: int = 0  # addresses of workloads of which policies ask something
+    verdicts: int = 0
+    refused: Mapping[str, int] = field(default_factory=dict)  # for want of room
+    counters: Mapping[str, int] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
 class EngineStatus:
     """The engine at a glance; `counters` holds those that are not zero."""
 
@@ -202,6 +216,7 @@ class AgentStatus:
     certificates: tuple[CertificateRow, ...] = ()
     warnings: tuple[str, ...] = ()
     acceleration: AccelerationStatus = field(default_factory=AccelerationStatus)
+    udp: DatagramStatus = field(default_factory=lambda: DatagramStatus("off"))
 
 
 # -- lists -------------------------------------------------------------------------------------------------

@@ -21,6 +21,7 @@ from nodeagent.app.agent_acceleration import Acceleration, AccelerationCollector
 from nodeagent.app.agent_access import xds_transport
 from nodeagent.app.agent_bypass import BypassKeeper
 from nodeagent.app.agent_configuration import Configuration
+from nodeagent.app.agent_datagrams import DatagramCollector, DatagramKeeper
 from nodeagent.app.agent_enrolment import Enrolment
 from nodeagent.app.agent_flows import FlowCollector, FlowKeeper
 from nodeagent.app.agent_identity import Identities, IdentityCollector
@@ -28,7 +29,7 @@ from nodeagent.app.agent_memory import collect_seldom, keep_what_is_there, limit
 from nodeagent.app.agent_metrics import AgentCollector, CaptureCollector
 from nodeagent.app.agent_node import workload_node
 from nodeagent.app.agent_policies import Policies
-from nodeagent.app.agent_ports import Dataplane
+from nodeagent.app.agent_ports import Datagrams, Dataplane
 from nodeagent.app.agent_saver import Saver
 from nodeagent.app.agent_state import Parts, State
 from nodeagent.app.agent_view import ViewController, ViewEvents
@@ -128,11 +129,13 @@ class Agent:
         self.enrolment = self._make_enrolment(dataplane)
         self.acceleration = Acceleration(config, self.index, dataplane.accelerator, self.enrolment)
         self.enrolment.on_change = self._enrolment_changed
-        self.workloads.policies_changed = self.policies.changed = self.enrolment.refresh_all
         self._zds = ZdsClient(str(config.zds) if config.has_cni else "", self.enrolment)
         self._file = WorkloadFile(config.workloads, self.enrolment) if config.workloads is not None else None
         self.bypass, self._why_no_bypass = dataplane.bypass()
         self._bypass_keeper = self._keep_bypass()
+        self.datagrams, self._why_no_datagrams = dataplane.datagrams()
+        self._datagram_keeper = self._keep_datagrams(self.datagrams)
+        self.workloads.policies_changed = self.policies.changed = self._policies_changed
         flows = dataplane.flows()
         self._flow_keeper = None if flows is None else FlowKeeper(flows, self._pull_reports)
         self._metrics = self._make_metrics()
@@ -168,6 +171,19 @@ class Agent:
         self.identities.follow(lambda identity: keeper.refresh())
         return keeper
 
+    def _keep_datagrams(self, datagrams: Datagrams | None) -> DatagramKeeper | None:
+        if datagrams is None:
+            return None
+        parts = self.engine, self.index, self.policies, self.enrolment, self.identities
+        keeper = DatagramKeeper(datagrams, *parts, has_identities=bool(self._config.ca))
+        self.identities.follow(lambda identity: keeper.changed())
+        return keeper
+
+    def _policies_changed(self) -> None:
+        self.enrolment.refresh_all()
+        if self._datagram_keeper is not None:
+            self._datagram_keeper.changed()
+
     def _parts(self) -> Parts:
         return Parts(
             self._config,
@@ -186,6 +202,9 @@ class Agent:
             self.acceleration,
             self.bypass,
             self._why_no_bypass,
+            self.datagrams,
+            self._datagram_keeper,
+            self._why_no_datagrams,
             self._render_metrics,
             self.stop,
             lambda: self._admin.problems,
@@ -299,6 +318,8 @@ class Agent:
 
     def _index_changed(self, change: IndexChange) -> None:
         self.enrolment.workloads_changed(change.workloads)
+        if self._datagram_keeper is not None:
+            self._datagram_keeper.index_changed(change)
         self._pending.add(change)
         if (change.hints or change.addresses or change.services) and self._settling is None:
             loop = asyncio.get_running_loop()
@@ -347,6 +368,8 @@ class Agent:
         self.acceleration.changed()
         if self._bypass_keeper is not None:
             self._bypass_keeper.refresh()
+        if self._datagram_keeper is not None:
+            self._datagram_keeper.changed()
 
     def _enrolment_synced(self) -> None:
         """One who finds workloads has named them all; where there are two, the other one may not have yet."""
@@ -439,6 +462,8 @@ class Agent:
         registry = collector.register()
         registry.register(IdentityCollector(self.identities))
         registry.register(CaptureCollector(self._dataplane))
+        if self.datagrams is not None:
+            registry.register(DatagramCollector(self.datagrams))
         if self._flow_keeper is not None:
             registry.register(FlowCollector(self._flow_keeper))
         registry.register(AccelerationCollector(self.acceleration))

@@ -44,7 +44,7 @@ class BypassKeeper:
 
     def refresh(self) -> None:
         """Go by workloads and identities as they are now, and by the configuration in force."""
-        self._here = list(self._workloads())
+        self._here = list(local_workloads(self._engine, self._enrolment, self._identities))
         self.configured()
 
     def configured(self) -> None:
@@ -61,24 +61,6 @@ class BypassKeeper:
         self._defect = ""
         if self._judge_again and self._judging is None:
             self._judging = asyncio.create_task(self._judge(), name="judge connections past the engine")
-
-    def _workloads(self) -> Iterator[tuple[LocalWorkload, NetworkNamespace]]:
-        # Importing it loads the extension.
-        from nodeagent.dataplane.bypass_services import LocalWorkload
-
-        for each in self._enrolment:
-            number = self._engine.number(each.pod.uid)
-            cookie = _cookie(each)
-            if not cookie or number is None or each.view is None or each.state != "enrolled":
-                continue
-            in_force = not each.identity or self._identities.client_certificate(each.identity) is not None
-            addresses = tuple(filter(_can_be_met, each.addresses))
-            yield (
-                LocalWorkload(
-                    each.pod.uid, number, each.view.name, addresses, cookie, each.identity, in_force
-                ),
-                each.netns,
-            )
 
     async def _judge(self) -> None:
         """As often as something changed meanwhile."""
@@ -102,6 +84,26 @@ class BypassKeeper:
         """Wait for what is under way."""
         if self._judging is not None:
             await asyncio.wait((self._judging,))
+
+
+def local_workloads(
+    engine: Engine, enrolment: Enrolment, identities: Identities
+) -> Iterator[tuple[LocalWorkload, NetworkNamespace]]:
+    """The workloads of this node that are captured by eBPF, as programs know them, and their namespaces."""
+    # Importing it loads the extension.
+    from nodeagent.dataplane.bypass_services import LocalWorkload
+
+    for each in enrolment:
+        number = engine.number(each.pod.uid)
+        cookie = _cookie(each)
+        if not cookie or number is None or each.view is None or each.state != "enrolled":
+            continue
+        in_force = not each.identity or identities.client_certificate(each.identity) is not None
+        addresses = tuple(filter(_can_be_met, each.addresses))
+        yield (
+            LocalWorkload(each.pod.uid, number, each.view.name, addresses, cookie, each.identity, in_force),
+            each.netns,
+        )
 
 
 def _cookie(workload: Enrolled) -> int:

@@ -5,12 +5,13 @@ from __future__ import annotations
 import logging
 from collections.abc import Iterable, Mapping, Sequence
 
-from nodeagent.app.agent_ports import Bypass, Capture, Engine, Flows
+from nodeagent.app.agent_ports import Bypass, Capture, Datagrams, Engine, Flows
 from nodeagent.config.agent import AgentConfig
 from nodeagent.dataplane.bpf import MapUsage
 from nodeagent.dataplane.bypass_maps import NO_ROOM, BypassLimits
 from nodeagent.dataplane.capture_mode import EbpfMode, choose_mode
 from nodeagent.dataplane.cgroup import Cgroup
+from nodeagent.dataplane.datagrams import Datagrams as KernelDatagrams
 from nodeagent.dataplane.direct import Direct
 from nodeagent.dataplane.engine import EngineOwner, EngineSettings
 from nodeagent.dataplane.netns import NetworkNamespace
@@ -54,6 +55,7 @@ class KernelDataplane:
         refusal = "" if self._mode.name == "ebpf" else "acceleration needs capture by eBPF (--capture ebpf)"
         self._engine: EngineOwner | None = None
         self._bypass: NodeBypass | None = None
+        self._datagrams: KernelDatagrams | None = None
         self.accelerator = Direct(config.bpf_pins, group, config.direct_limit, refusal)
         if config.static is None:
             self._take_over_acceleration()
@@ -92,6 +94,19 @@ class KernelDataplane:
         self._bypass, reason = self._mode.bypass(identities=bool(self._config.ca))
         return self._bypass, reason
 
+    def datagrams(self) -> tuple[Datagrams | None, str]:
+        """What decides on UDP; None: nothing does, and why."""
+        if not isinstance(self._mode, EbpfMode) or self._config.static is not None:
+            return None, "needs capture by eBPF"
+        if self._config.udp == "off":
+            self._mode.end_datagrams()
+            return None, "asked for"
+        try:
+            self._datagrams = self._mode.datagrams()
+        except DataplaneError as error:
+            return None, str(error).splitlines()[0]
+        return self._datagrams, ""
+
     def flows(self) -> Flows | None:
         """What has the engine report of connections past it; None: there are none. After engine() and bypass()."""
         if self._engine is None or self._bypass is None:
@@ -113,6 +128,8 @@ class KernelDataplane:
     def close(self) -> None:
         """Let go of what is shared between workloads."""
         self.accelerator.close()
+        if self._datagrams is not None:
+            self._datagrams.close()
         self._mode.close()
 
     def addresses(self, namespace: NetworkNamespace) -> Iterable[bytes]:

@@ -16,7 +16,10 @@ if TYPE_CHECKING:
     from nodeagent.dataplane.bpf import MapUsage
     from nodeagent.dataplane.builder import Rejection
     from nodeagent.dataplane.bypass_flows import Sample
-    from nodeagent.dataplane.bypass_services import LocalWorkload
+    from nodeagent.dataplane.bypass_layout import ServiceKey
+    from nodeagent.dataplane.bypass_services import LocalWorkload, Slots
+    from nodeagent.dataplane.datagram_plan import DatagramPlan
+    from nodeagent.dataplane.datagrams import DatagramState
     from nodeagent.dataplane.direct import DirectState
     from nodeagent.dataplane.node_bypass import BypassState
     from nodeagent.dataplane.route_choice import RouteChoice, RouteQuestion
@@ -191,6 +194,22 @@ class Bypass(Protocol):
         """Whether a workload's connections would pass the engine, and why not."""
 
 
+class Datagrams(Protocol):
+    """The owner of UDP (dataplane.datagrams.Datagrams)."""
+
+    def apply(self, services: Mapping[ServiceKey, Slots | None], plan: DatagramPlan) -> None:
+        """Put changed services (None: gone) and a plan in force."""
+
+    def counters(self) -> Mapping[str, int]:
+        """What was decided, by kind."""
+
+    def denials(self) -> Mapping[str, int]:
+        """What policies denied, by name."""
+
+    def state(self) -> DatagramState:
+        """How much is in force."""
+
+
 class Dataplane(Protocol):
     """Makes the owners."""
 
@@ -214,6 +233,9 @@ class Dataplane(Protocol):
 
     def bypass(self) -> tuple[Bypass | None, str]:
         """What lets connections within the node pass the engine; None: nothing does, and why."""
+
+    def datagrams(self) -> tuple[Datagrams | None, str]:
+        """What decides on UDP; None: nothing does, and why."""
 
     def flows(self) -> Flows | None:
         """What has the engine report of connections past it; None: there are none. After engine() and bypass()."""

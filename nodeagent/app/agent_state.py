@@ -20,6 +20,7 @@ from nodeagent.admin.state import (
     ClusterRow,
     ConnectionRow,
     ControlPlaneStatus,
+    DatagramStatus,
     EndpointRow,
     EngineStatus,
     EnrolledWorkload,
@@ -36,12 +37,13 @@ from nodeagent.admin.state import (
 from nodeagent.app import agent_rows as rows
 from nodeagent.app.agent_acceleration import Acceleration
 from nodeagent.app.agent_configuration import Configuration
+from nodeagent.app.agent_datagrams import DatagramKeeper
 from nodeagent.app.agent_enrolment import Enrolment
 from nodeagent.app.agent_explain import Explainer
 from nodeagent.app.agent_identity import Identities
 from nodeagent.app.agent_policies import Policies
 from nodeagent.app.agent_policy_rows import dump_authorization
-from nodeagent.app.agent_ports import Bypass, Dataplane, Engine
+from nodeagent.app.agent_ports import Bypass, Datagrams, Dataplane, Engine
 from nodeagent.app.agent_resource import resource_json
 from nodeagent.app.agent_saver import Saver
 from nodeagent.app.agent_views import Views
@@ -80,6 +82,9 @@ class Parts:
     acceleration: Acceleration
     bypass: Bypass | None
     why_no_bypass: str
+    datagrams: Datagrams | None
+    datagram_keeper: DatagramKeeper | None
+    why_no_datagrams: str
     metrics: Callable[[], Iterable[bytes]]
     quit: Callable[[], None]
     problems: Callable[[], tuple[str, ...]] = tuple
@@ -133,6 +138,7 @@ class State:
             control_plane=self._control_plane(),
             capture=self._capture(),
             bypass=self._bypass(),
+            udp=self._udp(),
             engine=self._engine(),
             enrolment=self._enrolment(),
             snapshot=self._snapshot(),
@@ -164,6 +170,22 @@ class State:
             dict(counts.refused),
             found.revoked,
             found.connections,
+        )
+
+    def _udp(self) -> DatagramStatus:
+        parts = self._parts
+        if parts.datagrams is None or parts.datagram_keeper is None:
+            return DatagramStatus("off", parts.why_no_datagrams)
+        found, error = parts.datagrams.state(), parts.datagram_keeper.error
+        return DatagramStatus(
+            "stale" if error else "on",
+            error,
+            found.services,
+            found.endpoints,
+            found.receivers,
+            found.verdicts,
+            dict(found.waiting),
+            parts.datagrams.counters(),
         )
 
     def _control_plane(self) -> ControlPlaneStatus:

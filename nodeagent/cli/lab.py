@@ -58,6 +58,10 @@ def up(
             envvar="NODEAGENT_BYPASS",
         ),
     ] = "off",
+    udp: Annotated[
+        str,
+        typer.Option("--udp", help="Services and policy for UDP: on or off.", envvar="NODEAGENT_UDP"),
+    ] = "on",
     timeout: Annotated[float, typer.Option(help="Seconds to wait until all is ready.", min=1)] = 60.0,
 ) -> None:
     """Bring a lab up; returns when everything in it is ready."""
@@ -67,11 +71,12 @@ def up(
         raise typer.BadParameter(
             f"{capture!r} is not one of {', '.join(CAPTURE_MODES)}", param_hint="--capture"
         )
-    if bypass not in SWITCH:
-        raise typer.BadParameter(f"{bypass!r} is neither on nor off", param_hint="--bypass")
+    for option, value in (("--bypass", bypass), ("--udp", udp)):
+        if value not in SWITCH:
+            raise typer.BadParameter(f"{value!r} is neither on nor off", param_hint=option)
     names = _names(name)
     began = time.monotonic()
-    options = AgentOptions(capture, bypass)
+    options = AgentOptions(capture, bypass, udp)
     with lab_tables.progress() as progress, _interruptible():
         status = up_.bring_up(names, file, options, plain=plain, timeout=timeout, progress=progress)
     issues = rpc.call(names.supervisor_socket, "issues")

@@ -78,6 +78,14 @@ def run(
     direct_limit: Annotated[
         int, Option("direct-limit", "What may wait at an accelerated receiver.", "BYTES")
     ] = 1 << 20,
+    udp: Annotated[
+        str,
+        Option(
+            "udp",
+            "on: with capture by eBPF, services' addresses mean their endpoints for UDP, too, and policies are asked "
+            "at connect() and for each datagram; off.",
+        ),
+    ] = "on",
     bypass: Annotated[
         str,
         Option(
@@ -183,6 +191,7 @@ def run(
         direct=direct,
         direct_workloads=_names(direct_workloads),
         direct_limit=direct_limit,
+        udp=udp,
         bypass=bypass,
         bypass_services=bypass_services,
         bypass_endpoints=bypass_endpoints,

@@ -61,6 +61,7 @@ def _lines(answer: dict[str, Any]) -> list[tuple[str, str]]:
         *_bpf_maps(capture["maps"]),
         *_acceleration(answer["acceleration"]),
         ("bypass", _bypass(answer["bypass"])),
+        ("UDP", _udp(answer["udp"])),
         ("engine", _engine(answer["engine"])),
         ("enrolment", _enrolment(answer["enrolment"])),
         ("configuration", _snapshot(answer["snapshot"])),
@@ -107,6 +108,18 @@ def _bypass(bypass: dict[str, Any]) -> str:
     refused = "".join(f"; {count} for want of room in {name}" for name, count in bypass["refused"].items())
     revoked = f"; {bypass['revoked']} connections revoked" if bypass["revoked"] else ""
     return f"{bypass['state']}{reason}: {counts}{refused}{revoked}"
+
+
+def _udp(udp: dict[str, Any]) -> str:
+    reason = f" ({udp['reason']})" if udp["reason"] else ""
+    if udp["state"] == "off":
+        return f"off{reason}"
+    counts = ", ".join(f"{udp[name]} {name}" for name in ("services", "endpoints", "receivers", "verdicts"))
+    refused = "".join(f"; {count} {name} without room" for name, count in udp["refused"].items())
+    decided = ", ".join(
+        f"{count} {name.replace('_', ' ')}" for name, count in udp["counters"].items() if count
+    )
+    return f"{udp['state']}{reason}: {counts}{refused}" + (f"; {decided}" if decided else "")
 
 
 def _engine(engine: dict[str, Any]) -> str:

@@ -75,6 +75,8 @@ class AgentConfig:
     """Workloads that are, without a label: NAMESPACE/SERVICE-ACCOUNT."""
     direct_limit: int = 1 << 20
     """Bytes that may wait at an accelerated receiver, beside TCP's own queue."""
+    udp: str = "on"
+    """on: services and policy for UDP of captured workloads (capture by eBPF only)."""
     bypass: str = "off"
     """on: with capture by eBPF, plain TCP between workloads of the node passes the engine where policy can be told
     beforehand."""
@@ -136,6 +138,7 @@ class AgentConfig:
             if not all(name.partition("/")) or name.count("/") > 1:
                 raise ConfigError(f"--direct-workloads {name}: must be NAMESPACE/SERVICE-ACCOUNT")
         _one_of("--bypass", self.bypass, SWITCH)
+        _one_of("--udp", self.udp, SWITCH)
         for kind in ("services", "endpoints", "verdicts", "connections"):
             entries = getattr(self, f"bypass_{kind}")
             _at_least(f"--bypass-{kind}", entries, MIN_BYPASS_LIMIT)

@@ -37,6 +37,7 @@ class AgentOptions:
 
     capture: str = "auto"
     bypass: str = "off"
+    udp: str = "on"
 
 
 @dataclass(frozen=True, slots=True)

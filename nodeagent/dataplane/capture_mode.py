@@ -17,6 +17,7 @@ from nodeagent.dataplane.bypass_end import end_flows
 from nodeagent.dataplane.bypass_maps import BypassLimits
 from nodeagent.dataplane.capture import Capture as NftCapture
 from nodeagent.dataplane.cgroup import Cgroup
+from nodeagent.dataplane.datagrams import Datagrams
 from nodeagent.dataplane.ebpf_capture import EbpfCapture, EbpfListeners, end_all
 from nodeagent.dataplane.ebpf_node import EbpfNode, netns_cookie
 from nodeagent.dataplane.ebpf_shared import SharedCapture, SharedNamespaces
@@ -165,6 +166,14 @@ class EbpfMode:
             return None, str(error)
         self._bypass = NodeBypass(self._node, identities=identities)
         return self._bypass, ""
+
+    def datagrams(self) -> Datagrams:
+        """What decides on UDP; it is the caller's. BpfError if this kernel cannot."""
+        return self._node.datagrams()
+
+    def end_datagrams(self) -> None:
+        """Leave UDP alone, whatever an earlier agent did."""
+        self._node.end_datagrams()
 
     def settle(self, namespaces: Iterable[NetworkNamespace]) -> None:
         """Forget the workloads that went while no agent ran. Without bypass what an earlier agent let past the engine

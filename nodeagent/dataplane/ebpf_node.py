@@ -47,6 +47,7 @@ from nodeagent.dataplane.bypass_maps import (
     name_namespace,
 )
 from nodeagent.dataplane.cgroup import Cgroup, find_mount
+from nodeagent.dataplane.datagrams import Datagrams, detach_datagrams
 from nodeagent.dataplane.ebpf_dns import EbpfDns, detach_dns
 from nodeagent.dataplane.liveness import LIVENESS, Liveness
 from nodeagent.dataplane.netns import NetworkNamespace
@@ -355,6 +356,14 @@ class EbpfNode:
         assert self._bypass is not None, "start() comes first"
         return self._bypass
 
+    def datagrams(self) -> Datagrams:
+        """Programs for UDP, which do nothing before they have been told something. BpfError if this kernel cannot."""
+        return Datagrams(self.folder, root_of_cgroups(), self.map_pins(("workloads",)), self.count_full)
+
+    def end_datagrams(self) -> None:
+        """Leave UDP alone, whatever an earlier agent did."""
+        detach_datagrams(self.folder)
+
     def name_namespace(self, cookie: int, life: int, workload: int) -> None:
         """Say which workload (the engine's number) a captured namespace is, in a life of the agent; before others are
         sent there past the engine."""
@@ -488,6 +497,7 @@ def _remove_namespace(folder: Path) -> None:
 
 def _remove_version(folder: Path) -> None:
     # First what redirects: with its maps it would still find workloads.
+    detach_datagrams(folder)
     detach_dns(folder)
     for name in reversed(_HOOKS):
         detach_pinned(folder / "links" / name)

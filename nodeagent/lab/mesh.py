@@ -126,6 +126,7 @@ class Agent(MeshProcess):
             "--domain", domain,
             "--capture", options.capture,
             "--bypass", options.bypass,
+            "--udp", options.udp,
             "--bpf-pins", str(names.node_pins(node.name)),
             "--access-log", "text",
             "--access-log-file", str(self.access_log),

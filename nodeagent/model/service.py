@@ -65,6 +65,11 @@ class Service:
         """Ports that connections can be made to; UDP is not proxied."""
         return tuple(port for port in self.ports if port.protocol is not Protocol.UDP)
 
+    @property
+    def udp_ports(self) -> tuple[ServicePort, ...]:
+        """Ports that datagrams can be sent to."""
+        return tuple(port for port in self.ports if port.protocol is Protocol.UDP)
+
 
 def exported(export_to: frozenset[str], owner: str, client: str) -> bool:
     """Whether something of namespace `owner` with that exportTo is seen from namespace `client`."""

@@ -225,6 +225,9 @@ class FakeDataplane:
     def bypass(self) -> tuple[None, str]:
         return None, "a double"
 
+    def datagrams(self) -> tuple[None, str]:
+        return None, "a double"
+
     def flows(self) -> None:
         return None
 

@@ -13,7 +13,7 @@ from nodeagent.controlplane.view import View
 from nodeagent.controlplane.waypoints import WaypointAddress
 from nodeagent.model.names import is_ipv6
 from nodeagent.model.protocols import Protocol
-from nodeagent.model.service import NO_ONE, Service
+from nodeagent.model.service import NO_ONE, Service, ServicePort
 from nodeagent.model.workload import Locality, Workload, WorkloadType
 from nodeagent.proto import workload_pb2 as pb
 
@@ -136,7 +136,7 @@ def _add_services(view: View, workload: Workload, found: pb.Workload) -> None:
     for host in registry.hosts_of(workload):
         service = registry.services[host]
         ports = pb.PortList()
-        for port in service.tcp_ports:
+        for port in _told_ports(service):
             endpoints = registry.endpoints(host).get(port.port, ())
             own = next(
                 (end.port for end in endpoints if end.workload and end.workload.uid == workload.uid), None
@@ -149,6 +149,13 @@ def _add_services(view: View, workload: Workload, found: pb.Workload) -> None:
                     app_protocol=_APP_PROTOCOLS.get(port.protocol, pb.UNKNOWN),
                 )
         found.services[service_key(service)].CopyFrom(ports)
+
+
+def _told_ports(service: Service) -> list[ServicePort]:
+    """All ports. The resources have no place for the transport: those of UDP come without a protocol, as istiod sends
+    them, and stand back where one of TCP has the number."""
+    taken = {port.port for port in service.tcp_ports}
+    return [*service.tcp_ports, *(port for port in service.udp_ports if port.port not in taken)]
 
 
 def _gateway_address(waypoint: WaypointAddress) -> pb.GatewayAddress:
@@ -171,7 +178,7 @@ def service_address(view: View, service: Service) -> pb.Address:
         found.waypoint.CopyFrom(_gateway_address(waypoint))
     for address in service.addresses:
         found.addresses.add(network=NETWORK, address=_packed(address))
-    for port in service.tcp_ports:
+    for port in _told_ports(service):
         found.ports.add(
             service_port=port.port,
             # 0: the target has a name, and each workload says which port that is.

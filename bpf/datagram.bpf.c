@@ -1,0 +1,337 @@
+// SPDX-License-Identifier: (GPL-2.0-only OR BSD-2-Clause)
+//
+// UDP of enrolled workloads: an address of a service means one of its endpoints, on whichever node, and who may send to
+// whom is asked at connect() and at each datagram of a socket that is not connected. There is no engine behind this, so
+// that what is not known is refused; the node of the sender vouches for who it is. While the agent is away what it said
+// last holds.
+//
+// A socket keeps the endpoint that it was given for an address, and sees replies come from that address. Both are kept
+// for a while only: a socket that was silent for long, among many, may be given another endpoint.
+//
+// Kernel: >= 5.14 (netns cookies).
+#include <linux/bpf.h>
+
+#include "address.h"
+#include "datagram_abi.h"
+
+#define IPPROTO_UDP      17
+#define LOOPBACK_IFINDEX 1
+
+char LICENSE[] SEC("license") = "Dual BSD/GPL";
+
+// As in outbound.bpf.c, whose map it is.
+struct {
+  __uint(type, BPF_MAP_TYPE_HASH);
+  __uint(max_entries, 4096);
+  __uint(map_flags, BPF_F_NO_PREALLOC);
+  __type(key, __u64);
+  __type(value, struct na_workload_entry);
+} workloads SEC(".maps");
+
+struct {
+  __uint(type, BPF_MAP_TYPE_HASH);
+  __uint(max_entries, 4096);
+  __uint(map_flags, BPF_F_NO_PREALLOC);
+  __type(key, __u64);
+  __type(value, struct na_sender);
+} udp_senders SEC(".maps");
+
+struct {
+  __uint(type, BPF_MAP_TYPE_HASH);
+  __uint(max_entries, 65536);
+  __uint(map_flags, BPF_F_NO_PREALLOC);
+  __type(key, struct na_service_key);
+  __type(value, struct na_service);
+} udp_services SEC(".maps");
+
+struct {
+  __uint(type, BPF_MAP_TYPE_HASH);
+  __uint(max_entries, 262144);
+  __uint(map_flags, BPF_F_NO_PREALLOC);
+  __type(key, struct na_backend_key);
+  __type(value, struct na_backend);
+} udp_backends SEC(".maps");
+
+// Address of a workload, of any node -> class, where something is asked of who sends to it.
+struct {
+  __uint(type, BPF_MAP_TYPE_HASH);
+  __uint(max_entries, 131072);
+  __uint(map_flags, BPF_F_NO_PREALLOC);
+  __type(key, struct na_address);
+  __type(value, struct na_class);
+} udp_classes SEC(".maps");
+
+struct {
+  __uint(type, BPF_MAP_TYPE_HASH);
+  __uint(max_entries, 65536);
+  __uint(map_flags, BPF_F_NO_PREALLOC);
+  __type(key, struct na_access_key);
+  __type(value, struct na_access_entry);
+} udp_access SEC(".maps");
+
+// Socket and the address that it asked for -> endpoint.
+struct {
+  __uint(type, BPF_MAP_TYPE_LRU_HASH);
+  __uint(max_entries, 65536);
+  __type(key, struct na_peer_key);
+  __type(value, struct na_destination);
+} udp_endpoints SEC(".maps");
+
+// Socket and endpoint -> the address that it asked for.
+struct {
+  __uint(type, BPF_MAP_TYPE_LRU_HASH);
+  __uint(max_entries, 65536);
+  __type(key, struct na_peer_key);
+  __type(value, struct na_destination);
+} udp_asked SEC(".maps");
+
+struct {
+  __uint(type, BPF_MAP_TYPE_PERCPU_ARRAY);
+  __uint(max_entries, NA_UDP_COUNTERS);
+  __type(key, __u32);
+  __type(value, __u64);
+} udp_counters SEC(".maps");
+
+// Number of a denying policy's name -> how often. 0: no ALLOW rule matched.
+struct {
+  __uint(type, BPF_MAP_TYPE_LRU_HASH);
+  __uint(max_entries, 4096);
+  __type(key, __u32);
+  __type(value, __u64);
+} udp_denials SEC(".maps");
+
+enum { REFUSE = -1, LEAVE = 0, TRANSLATE = 1 };
+
+static __always_inline void count(__u32 which) {
+  __u64 *value = bpf_map_lookup_elem(&udp_counters, &which);
+  if (value)
+    *value += 1;
+}
+
+static __always_inline int refuse(__u32 which) {
+  count(which);
+  return REFUSE;
+}
+
+static __always_inline void count_denial(__u32 policy) {
+  __u64 *value = bpf_map_lookup_elem(&udp_denials, &policy), one = 1;
+  if (value)
+    __sync_fetch_and_add(value, 1);
+  else
+    bpf_map_update_elem(&udp_denials, &policy, &one, BPF_NOEXIST);
+}
+
+// To many, or to an address that means nothing without its link.
+static __always_inline int is_of_link(const struct na_address *a) {
+  __u32 first = bpf_ntohl(a->word[is_mapped(a) ? 3 : 0]);
+
+  if (is_mapped(a))
+    return first >= 0xe0000000 || first >> 16 == 0xa9fe;
+  return first >> 24 == 0xff || first >> 22 == 0xfe80 >> 6;
+}
+
+static __always_inline const struct na_access_entry *access_of(__u32 source, __u32 class, __u16 port) {
+  struct na_access_key key = {source, class, port, IPPROTO_UDP, 0};
+  const struct na_access_entry *found = bpf_map_lookup_elem(&udp_access, &key);
+
+  if (found)
+    return found;
+  key.port = 0;
+  return bpf_map_lookup_elem(&udp_access, &key);
+}
+
+// LEAVE: it may be sent.
+static __always_inline int judge(__u64 cookie, const struct na_destination *to) {
+  const struct na_class *class = bpf_map_lookup_elem(&udp_classes, &to->address);
+  const struct na_access_entry *access;
+  const struct na_sender *sender;
+
+  if (!class)
+    return LEAVE;
+  sender = bpf_map_lookup_elem(&udp_senders, &cookie);
+  access = sender ? access_of(sender->workload, class->id, to->port) : 0;
+  if (!access || access->access == NA_ACCESS_ENGINE)
+    return refuse(NA_UDP_UNKNOWN);
+  if (access->access == NA_ACCESS_ALLOW)
+    return LEAVE;
+  count_denial(access->policy);
+  return refuse(NA_UDP_DENIED);
+}
+
+// The endpoint of a service for this socket: the one that it has already, else any. 0: there is none. The agent takes
+// endpoints that are no more out of udp_endpoints.
+static __always_inline int choose_endpoint(struct bpf_sock_addr *ctx, const struct na_service *service,
+                                           const struct na_destination *asked, struct na_destination *to) {
+  struct na_peer_key key = {bpf_get_socket_cookie(ctx), asked->address, asked->port, {0}};
+  struct na_destination *kept = bpf_map_lookup_elem(&udp_endpoints, &key);
+  struct na_backend_key slot = {service->id, 0};
+  const struct na_backend *backend;
+
+  if (kept) {
+    *to = *kept;
+    return 1;
+  }
+  if (!service->slots)
+    return 0;
+  slot.slot = bpf_get_prandom_u32() % service->slots;
+  backend = bpf_map_lookup_elem(&udp_backends, &slot);
+  if (!backend)
+    return 0;
+  to->address = backend->address;
+  to->port = backend->port;
+  bpf_map_update_elem(&udp_endpoints, &key, to, BPF_ANY);
+  key.address = to->address;
+  key.port = to->port;
+  bpf_map_update_elem(&udp_asked, &key, asked, BPF_ANY);
+  return 1;
+}
+
+// What becomes of a datagram, or a connect(), of an enrolled workload: `to` is where it goes instead of `asked`.
+static __always_inline int decide(struct bpf_sock_addr *ctx, const struct na_destination *asked,
+                                  struct na_destination *to) {
+  __u64 cookie = bpf_get_netns_cookie(ctx);
+  struct na_workload_entry *workload = bpf_map_lookup_elem(&workloads, &cookie);
+  struct na_service_key key = {asked->address, 0, asked->port, IPPROTO_UDP, 0};
+  const struct na_service *service;
+  int verdict;
+
+  if (!workload || workload->flags & (NA_WORKLOAD_RELEASED | NA_WORKLOAD_SHARED))
+    return LEAVE;
+  if (workload->flags & NA_WORKLOAD_DNS && asked->port == NA_DNS_SERVER_PORT)
+    return LEAVE;
+  if (is_loopback(&asked->address) || is_any(&asked->address) || is_of_link(&asked->address) ||
+      is_own(workload, &asked->address))
+    return LEAVE;
+  if (bpf_get_current_ancestor_cgroup_id(workload->agent_level) == workload->agent_cgroup)
+    return LEAVE;
+  *to = *asked;
+  service = bpf_map_lookup_elem(&udp_services, &key);
+  if (service && !choose_endpoint(ctx, service, asked, to))
+    return refuse(NA_UDP_NO_ENDPOINT);
+  verdict = is_own(workload, &to->address) ? LEAVE : judge(cookie, to);
+  if (verdict == REFUSE)
+    return REFUSE;
+  count(NA_UDP_ALLOWED);
+  return service ? TRANSLATE : LEAVE;
+}
+
+static __always_inline int send4(struct bpf_sock_addr *ctx) {
+  struct na_destination asked = {}, to = {};
+  struct bpf_sock *sk = ctx->sk;
+  int verdict;
+
+  if (!sk || sk->protocol != IPPROTO_UDP)
+    return 1;
+  set_mapped(&asked.address, ctx->user_ip4);
+  asked.port = bpf_ntohs((__u16)ctx->user_port);
+  verdict = decide(ctx, &asked, &to);
+  if (verdict == TRANSLATE) {
+    if (!is_mapped(&to.address)) // a service's addresses of IPv4 have endpoints of IPv4
+      return 0;
+    ctx->user_ip4 = to.address.word[3];
+    ctx->user_port = bpf_htons(to.port);
+  }
+  return verdict != REFUSE;
+}
+
+static __always_inline int send6(struct bpf_sock_addr *ctx) {
+  struct na_destination asked = {}, to = {};
+  struct bpf_sock *sk = ctx->sk;
+  int verdict;
+
+  if (!sk || sk->protocol != IPPROTO_UDP)
+    return 1;
+  asked.address = (struct na_address){{ctx->user_ip6[0], ctx->user_ip6[1], ctx->user_ip6[2], ctx->user_ip6[3]}};
+  asked.port = bpf_ntohs((__u16)ctx->user_port);
+  verdict = decide(ctx, &asked, &to);
+  if (verdict == TRANSLATE) {
+    ctx->user_ip6[0] = to.address.word[0];
+    ctx->user_ip6[1] = to.address.word[1];
+    ctx->user_ip6[2] = to.address.word[2];
+    ctx->user_ip6[3] = to.address.word[3];
+    ctx->user_port = bpf_htons(to.port);
+  }
+  return verdict != REFUSE;
+}
+
+SEC("cgroup/connect4")
+int datagram_connect4(struct bpf_sock_addr *ctx) {
+  return send4(ctx);
+}
+
+SEC("cgroup/connect6")
+int datagram_connect6(struct bpf_sock_addr *ctx) {
+  return send6(ctx);
+}
+
+SEC("cgroup/sendmsg4")
+int datagram_sendmsg4(struct bpf_sock_addr *ctx) {
+  return send4(ctx);
+}
+
+SEC("cgroup/sendmsg6")
+int datagram_sendmsg6(struct bpf_sock_addr *ctx) {
+  return send6(ctx);
+}
+
+// What a socket asked for when it was given this endpoint.
+static __always_inline const struct na_destination *asked_for(struct bpf_sock_addr *ctx,
+                                                              const struct na_address *from) {
+  struct na_peer_key key = {bpf_get_socket_cookie(ctx), *from, bpf_ntohs((__u16)ctx->user_port), {0}};
+
+  return bpf_map_lookup_elem(&udp_asked, &key);
+}
+
+static __always_inline int disguise4(struct bpf_sock_addr *ctx) {
+  const struct na_destination *asked;
+  struct bpf_sock *sk = ctx->sk;
+  struct na_address from;
+
+  if (!sk || sk->protocol != IPPROTO_UDP)
+    return 1;
+  set_mapped(&from, ctx->user_ip4);
+  asked = asked_for(ctx, &from);
+  if (asked && is_mapped(&asked->address)) {
+    ctx->user_ip4 = asked->address.word[3];
+    ctx->user_port = bpf_htons(asked->port);
+  }
+  return 1;
+}
+
+static __always_inline int disguise6(struct bpf_sock_addr *ctx) {
+  struct na_address from = {{ctx->user_ip6[0], ctx->user_ip6[1], ctx->user_ip6[2], ctx->user_ip6[3]}};
+  const struct na_destination *asked;
+  struct bpf_sock *sk = ctx->sk;
+
+  if (!sk || sk->protocol != IPPROTO_UDP)
+    return 1;
+  asked = asked_for(ctx, &from);
+  if (asked) {
+    ctx->user_ip6[0] = asked->address.word[0];
+    ctx->user_ip6[1] = asked->address.word[1];
+    ctx->user_ip6[2] = asked->address.word[2];
+    ctx->user_ip6[3] = asked->address.word[3];
+    ctx->user_port = bpf_htons(asked->port);
+  }
+  return 1;
+}
+
+SEC("cgroup/recvmsg4")
+int datagram_recvmsg4(struct bpf_sock_addr *ctx) {
+  return disguise4(ctx);
+}
+
+SEC("cgroup/recvmsg6")
+int datagram_recvmsg6(struct bpf_sock_addr *ctx) {
+  return disguise6(ctx);
+}
+
+SEC("cgroup/getpeername4")
+int datagram_getpeername4(struct bpf_sock_addr *ctx) {
+  return disguise4(ctx);
+}
+
+SEC("cgroup/getpeername6")
+int datagram_getpeername6(struct bpf_sock_addr *ctx) {
+  return disguise6(ctx);
+}

@@ -1,0 +1,43 @@
+/* SPDX-License-Identifier: (GPL-2.0-only OR BSD-2-Clause)
+ *
+ * Layout of the maps of datagram.bpf.c, beside those of nodeagent_abi.h: services and endpoints are laid out as there,
+ * in view 0 (what is sent by UDP is the same for all).
+ */
+#ifndef NODEAGENT_DATAGRAM_ABI_H
+#define NODEAGENT_DATAGRAM_ABI_H
+
+#include "nodeagent_abi.h"
+
+/* Who a workload's datagrams come from, by the cookie of its namespace. Absent: its policy is not known yet, and it
+ * reaches nobody who has one. */
+struct na_sender {
+  __u32 workload; /* source of na_access_key; never 0 */
+  __u32 reserved;
+};
+
+/* Workloads of which the same is asked are a class, the destination of na_access_key. An address without one may be
+ * sent anything. In na_access_key port 0 stands for those that have no entry. */
+struct na_class {
+  __u32 id; /* never 0 */
+  __u32 reserved;
+};
+
+/* A socket and an address that it deals with. */
+struct na_peer_key {
+  __u64 socket_cookie;
+  struct na_address address;
+  __u16 port;
+  __u16 reserved[3];
+};
+
+enum na_udp_counter {
+  NA_UDP_ALLOWED = 0,     /* connects, and datagrams of sockets that are not connected */
+  NA_UDP_DENIED = 1,      /* by policy: EPERM */
+  NA_UDP_UNKNOWN = 2,     /* EPERM, since what the policy says to this sender is not known here */
+  NA_UDP_NO_ENDPOINT = 3, /* EPERM: the service has none */
+  NA_UDP_COUNTERS = 4,
+};
+
+_Static_assert(sizeof(struct na_peer_key) == 32, "ABI");
+
+#endif

@@ -1,0 +1,37 @@
+"""Keys and values of the maps of UDP as bytes (bpf/include/datagram_abi.h); services, endpoints and verdicts are laid
+out as bypass_layout's."""
+
+from __future__ import annotations
+
+import struct
+from typing import Final
+
+COUNTERS: Final = ("allowed", "denied", "unknown", "no_endpoint")
+"""enum na_udp_counter."""
+ANY_PORT: Final = 0
+"""As a port of AccessKey: those that have no entry of their own."""
+
+_NUMBER: Final = struct.Struct("=I4x")
+_PEER: Final = struct.Struct("=Q16sH6x")
+_DESTINATION: Final = struct.Struct("=16sH6x")
+
+NUMBER_SIZE: Final = _NUMBER.size
+PEER_SIZE: Final = _PEER.size
+DESTINATION_SIZE: Final = _DESTINATION.size
+
+
+def pack_number(number: int) -> bytes:
+    """As struct na_sender or na_class."""
+    return _NUMBER.pack(number)
+
+
+def unpack_peer(raw: bytes) -> tuple[int, bytes, int]:
+    """(cookie of the socket, address, port) of struct na_peer_key."""
+    cookie, address, port = _PEER.unpack(raw)
+    return cookie, address, port
+
+
+def unpack_destination(raw: bytes) -> tuple[bytes, int]:
+    """(address, port) of struct na_destination."""
+    address, port = _DESTINATION.unpack(raw)
+    return address, port

@@ -1,0 +1,247 @@
+"""UDP of captured workloads (bpf/datagram.bpf.c): services by endpoint, and policy, in the programs alone.
+
+The programs are pinned beside those of a node's capture and outlive the agent, with their maps: what an agent said last
+holds until the next one has filled maps of its own. Only then are its programs put in place.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import struct
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Final, TypeVar
+
+from nodeagent.dataplane.bpf import BpfMap, BpfObject, MapUsage, detach_pinned, possible_cpus
+from nodeagent.dataplane.bypass_layout import (
+    ACCESS_KEY_SIZE,
+    ACCESS_SIZE,
+    BACKEND_KEY_SIZE,
+    BACKEND_SIZE,
+    SERVICE_KEY_SIZE,
+    SERVICE_SIZE,
+    Access,
+    AccessEntry,
+    AccessKey,
+    ServiceKey,
+)
+from nodeagent.dataplane.bypass_services import Slots
+from nodeagent.dataplane.bypass_tables import BoundedTable, ServiceTables
+from nodeagent.dataplane.bypass_verdict import Verdict
+from nodeagent.dataplane.datagram_layout import (
+    COUNTERS,
+    DESTINATION_SIZE,
+    NUMBER_SIZE,
+    PEER_SIZE,
+    pack_number,
+    unpack_destination,
+    unpack_peer,
+)
+from nodeagent.dataplane.datagram_plan import DatagramPlan
+from nodeagent.dataplane.tags import TagTable
+
+logger = logging.getLogger(__name__)
+
+_OBJECT: Final = "datagram"
+_HOOKS: Final = (
+    "datagram_recvmsg4",
+    "datagram_recvmsg6",
+    "datagram_getpeername4",
+    "datagram_getpeername6",
+    "datagram_sendmsg4",
+    "datagram_sendmsg6",
+    "datagram_connect4",
+    "datagram_connect6",
+)
+"""At the root of the cgroup hierarchy, in the order in which they are attached: those that translate come last."""
+_COOKIE: Final = struct.Struct("=Q")
+_INDEX: Final = struct.Struct("=I")
+K = TypeVar("K")
+V = TypeVar("V")
+_POLICY_NAMES: Final = 4096
+"""As udp_denials has entries."""
+NONE_MATCHED: Final = ""
+"""As a policy: no ALLOW rule matched."""
+
+
+@dataclass(frozen=True, slots=True)
+class DatagramState:
+    """What is in force, for people."""
+
+    services: int = 0
+    endpoints: int = 0
+    receivers: int = 0
+    """Addresses of workloads of which something is asked."""
+    verdicts: int = 0
+    waiting: Mapping[str, int] = field(default_factory=dict)
+    """What is not in force for want of room."""
+
+
+class Datagrams:
+    """The owner. Methods are for one thread."""
+
+    def __init__(
+        self, folder: Path, root: Path, shared: Mapping[str, Path], note_full: Callable[[str, int], None]
+    ) -> None:
+        """Load the programs, which do nothing yet. `folder` is where the version of the ABI has its pins, `root` the
+        cgroup hierarchy's, `shared` has the map of workloads. BpfError if this kernel cannot."""
+        self._folder = folder
+        self._root = root
+        self._object = BpfObject(_OBJECT, shared)
+        self._in_place = False
+        self._policies: TagTable[str] = TagTable()
+        names = ("udp_senders", "udp_services", "udp_backends", "udp_classes", "udp_access")
+        sizes = (
+            (_COOKIE.size, NUMBER_SIZE),
+            (SERVICE_KEY_SIZE, SERVICE_SIZE),
+            (BACKEND_KEY_SIZE, BACKEND_SIZE),
+            (16, NUMBER_SIZE),
+            (ACCESS_KEY_SIZE, ACCESS_SIZE),
+        )
+        self._maps = [self._object.map(name, *size) for name, size in zip(names, sizes, strict=True)]
+        senders, services, backends, classes, access = self._maps
+        self._senders: BoundedTable[int, int] = BoundedTable(senders, _COOKIE.pack, pack_number, note_full)
+        self._services = ServiceTables(services, backends, note_full)
+        self._classes: BoundedTable[bytes, int] = BoundedTable(classes, bytes, pack_number, note_full)
+        self._access: BoundedTable[AccessKey, Verdict] = BoundedTable(
+            access, AccessKey.pack, self._pack_verdict, note_full
+        )
+        self._endpoints = self._object.map("udp_endpoints", PEER_SIZE, DESTINATION_SIZE)
+        self._counters = self._object.map("udp_counters", _INDEX.size, 8 * possible_cpus())
+        self._denials = self._object.map("udp_denials", _INDEX.size, 8)
+
+    def _pack_verdict(self, verdict: Verdict) -> bytes:
+        return AccessEntry(verdict.access, self._number(verdict)).pack()
+
+    def _number(self, verdict: Verdict) -> int:
+        if verdict.access is not Access.DENY or not verdict.policy or len(self._policies) >= _POLICY_NAMES:
+            return 0
+        return self._policies.assign(verdict.policy, verdict.policy)[0]
+
+    # -- changes --
+
+    def apply(self, services: Mapping[ServiceKey, Slots | None], plan: DatagramPlan) -> None:
+        """Put changed services (None: gone) and a plan in force. BpfError where the kernel refuses; what was in force
+        is then so at least in part, and never more open than either."""
+        self._tighten(plan)
+        gone = {key for key, slots in services.items() if slots is None}
+        changed = {key: slots for key, slots in services.items() if slots is not None}
+        self._forget_endpoints(services)
+        self._services.remove(gone)
+        self._services.withdraw(changed)
+        self._services.put(changed)
+        self._loosen(plan)
+        if not self._in_place:
+            self._put_in_place()
+
+    def _tighten(self, plan: DatagramPlan) -> None:
+        self._senders.remove(
+            [key for key in _known(self._senders) if plan.senders.get(key) != self._senders.held.get(key)]
+        )
+        # New keys are of classes, or senders, that are not in force yet.
+        stricter = {
+            key: verdict
+            for key, verdict in plan.access.items()
+            if verdict.access is Access.DENY or key not in self._access.held
+        }
+        self._access.put(_changed(self._access.held, stricter))
+        self._classes.put(_changed(self._classes.held, plan.classes))
+
+    def _loosen(self, plan: DatagramPlan) -> None:
+        self._access.put(_changed(self._access.held, plan.access))
+        self._senders.put(_changed(self._senders.held, plan.senders))
+        self._classes.remove([key for key in _known(self._classes) if key not in plan.classes])
+        self._access.remove([key for key in _known(self._access) if key not in plan.access])
+
+    def _forget_endpoints(self, services: Mapping[ServiceKey, Slots | None]) -> None:
+        """Of sockets that were given an endpoint which is none any more: they are given another one."""
+        gone: set[tuple[bytes, int, bytes, int]] = set()
+        for key, slots in services.items():
+            if (held := self._services.held.get(key)) is None:
+                continue
+            staying = set(slots or ())
+            gone |= {
+                (key.address, key.port, each.address, each.port)
+                for each in held.slots
+                if each is not None and each not in staying
+            }
+        if not gone:
+            return
+        for raw_peer, raw in self._endpoints.items():
+            _, address, port = unpack_peer(raw_peer)
+            if (address, port, *unpack_destination(raw)) in gone:
+                self._endpoints.discard(raw_peer)
+
+    def _put_in_place(self) -> None:
+        top = os.open(self._root, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        try:
+            for hook in _HOOKS:
+                self._object.attach_pinned(hook, top, self._folder / "links" / hook)
+        finally:
+            os.close(top)
+        self._in_place = True
+
+    # -- what is there --
+
+    def counters(self) -> dict[str, int]:
+        """What this agent's programs have counted, by COUNTERS."""
+        found = {}
+        for index, name in enumerate(COUNTERS):
+            value = self._counters.get(_INDEX.pack(index)) or b""
+            found[name] = sum(struct.unpack(f"={len(value) // 8}Q", value))
+        return found
+
+    def denials(self) -> dict[str, int]:
+        """How often each policy has denied; NONE_MATCHED for ALLOW policies of which none matched."""
+        found: dict[str, int] = {}
+        for raw, count in self._denials.items():
+            name = self._policies.resolve(_INDEX.unpack(raw)[0]) or NONE_MATCHED
+            found[name] = found.get(name, 0) + _COOKIE.unpack(count)[0]
+        return found
+
+    def state(self) -> DatagramState:
+        """How much is in force."""
+        waiting = {
+            "senders": len(self._senders.waiting),
+            "services": len(self._services.waiting),
+            "receivers": len(self._classes.waiting),
+            "verdicts": len(self._access.waiting),
+        }
+        return DatagramState(
+            len(self._services.held),
+            self._services.used,
+            len(self._classes.held),
+            len(self._access.held),
+            {name: count for name, count in waiting.items() if count},
+        )
+
+    def maps(self) -> list[MapUsage]:
+        """What the maps take."""
+        found = []
+        for each in (*self._maps, self._endpoints):
+            memory, limit = each.memory_and_limit()
+            found.append(MapUsage(each.name, memory, each.count(), limit))
+        return found
+
+    def close(self) -> None:
+        """Let go; what is in place stays."""
+        held: Iterable[BpfMap] = (*self._maps, self._endpoints, self._counters, self._denials)
+        for each in held:
+            each.close()
+        self._object.close()
+
+
+def _known(table: BoundedTable[K, V]) -> list[K]:
+    return [*table.held, *table.waiting]
+
+
+def _changed(held: Mapping[K, V], wanted: Mapping[K, V]) -> dict[K, V]:
+    return {key: value for key, value in wanted.items() if held.get(key) != value}
+
+
+def detach_datagrams(folder: Path) -> None:
+    """End what is pinned below the folder of a version; nothing happens if there is nothing."""
+    for hook in reversed(_HOOKS):
+        detach_pinned(folder / "links" / hook)
