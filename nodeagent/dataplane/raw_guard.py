@@ -32,25 +32,40 @@ class RawGuard:
 
     def _attach_here(self, folder: Path) -> None:
         for name, family in _FAMILIES.items():
+            pin, fresh, old = _pins(folder, name)
+            _settle(pin, fresh, old)
             link = self._object.attach_netfilter(_PROGRAM, family, _NF_INET_LOCAL_OUT, _PRIORITIES)
             try:
-                fresh = folder / f"{name}-new"
-                fresh.unlink(missing_ok=True)  # of an agent that was killed just then
                 link.pin(fresh)
             finally:
                 link.close()
-            fresh.rename(folder / name)
+            if pin.exists():
+                pin.rename(old)
+            _settle(pin, fresh, old)
 
     def close(self) -> None:
         """Let go of the program; where it is attached it stays."""
         self._object.close()
 
 
+def _pins(folder: Path, name: str) -> tuple[Path, Path, Path]:
+    """Where the link in force is pinned, and while one takes the place of another the next one and the one before."""
+    return folder / name, folder / f"{name}-new", folder / f"{name}-old"
+
+
+def _settle(pin: Path, fresh: Path, old: Path) -> None:
+    """Have one link, wherever it stopped that another one took its place."""
+    if fresh.exists() and not pin.exists():
+        fresh.rename(pin)
+    detach_pinned(fresh)
+    detach_pinned(old)
+
+
 def detach_raw_guard(folder: Path) -> None:
     """Let raw sockets do as they please; nothing happens where nothing is attached."""
     for name in _FAMILIES:
-        detach_pinned(folder / name)
-        detach_pinned(folder / f"{name}-new")
+        for pin in _pins(folder, name):
+            detach_pinned(pin)
 
 
 def is_raw_guarded(folder: Path) -> bool:

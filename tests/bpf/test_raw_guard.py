@@ -13,7 +13,7 @@ from nodeagent.dataplane.cgroup import Cgroup
 from nodeagent.dataplane.ebpf_capture import EbpfCapture
 from nodeagent.dataplane.ebpf_node import EbpfNode, netns_cookie
 from nodeagent.dataplane.nft import read_rules
-from nodeagent.dataplane.raw_guard import RawGuard, is_raw_guarded
+from nodeagent.dataplane.raw_guard import RawGuard, detach_raw_guard, is_raw_guarded
 from nodeagent.dataplane.ruleset import CaptureRules
 from nodeagent.errors import BpfError
 
@@ -27,8 +27,8 @@ def _capture(pins: Path, group: Cgroup, pod: Namespace) -> EbpfNode:
     node = EbpfNode(pins, group)
     node.start()
     capture = EbpfCapture(node, pod.handle, replace(CaptureRules.for_agent(group), steered=True))
-    capture.apply()
-    capture.apply()
+    for _ in range(4):
+        capture.apply()
     assert capture.in_force()
     node.close()
     return node
@@ -62,3 +62,34 @@ def test_a_program_takes_over_from_the_ruleset_and_back(
         EbpfCapture(node, pod.handle, CaptureRules.for_agent(group.group)).remove()
         node.close()
     assert not pins.exists()
+
+
+CUT_SHORT = {
+    "before the first": {"second": "raw4-new"},
+    "with both": {"first": "raw4", "second": "raw4-new"},
+    "with neither in force": {"first": "raw4-old", "second": "raw4-new"},
+    "before the old one went": {"first": "raw4-old", "second": "raw4"},
+}
+
+
+@pytest.mark.parametrize("moment", CUT_SHORT)
+def test_a_change_that_was_cut_short_is_mended(folder: Path, moment: str) -> None:
+    """By an agent that was killed between two of its steps: one link is left then, and none in the end."""
+    (folder / "pod").mkdir()
+    names = CUT_SHORT[moment]
+    with Network("cut") as network:
+        pod = network.add("pod")
+        guard = RawGuard({"counters": folder / "counters"})
+        if "first" in names:
+            guard.attach(pod.handle, folder / "pod")
+            (folder / "pod" / "raw4").rename(folder / "first")
+        guard.attach(pod.handle, folder / "pod")
+        (folder / "pod" / "raw4").rename(folder / "second")
+        for link, name in names.items():
+            (folder / link).rename(folder / "pod" / name)
+        for _ in range(3):
+            guard.attach(pod.handle, folder / "pod")
+            assert {each.name for each in (folder / "pod").iterdir()} == {"raw4", "raw6"}
+        detach_raw_guard(folder / "pod")
+        assert not list((folder / "pod").iterdir())
+        guard.close()
