@@ -183,7 +183,7 @@ class Acceleration:
             if row.state == "refused":
                 yield f"{row.namespace}/{row.name} is not accelerated: {row.reason}"
         if self._config.bypass == "off" and any(row.state == "accelerated" for row in rows):
-            yield "acceleration has no effect without --bypass on: the engine is between workloads"
+            yield "acceleration has no effect with --bypass off: the engine is between workloads"
 
 
 class AccelerationCollector(Collector):

@@ -57,7 +57,7 @@ def up(
             help="Whether TCP within a node passes the agents: on or off.",
             envvar="NODEAGENT_BYPASS",
         ),
-    ] = "off",
+    ] = "on",
     udp: Annotated[
         str,
         typer.Option("--udp", help="Services and policy for UDP: on or off.", envvar="NODEAGENT_UDP"),

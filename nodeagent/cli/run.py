@@ -93,7 +93,7 @@ def run(
             "on: with capture by eBPF, plain TCP between workloads of this node goes straight there, checked in the "
             "kernel; off.",
         ),
-    ] = "off",
+    ] = "on",
     bypass_services: Annotated[
         int, Option("bypass-services", "Room of the kernel's tables for that: addresses of services.")
     ] = 65_536,

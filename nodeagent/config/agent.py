@@ -77,7 +77,7 @@ class AgentConfig:
     """Bytes that may wait at an accelerated receiver, beside TCP's own queue."""
     udp: str = "on"
     """on: services and policy for UDP of captured workloads (capture by eBPF only)."""
-    bypass: str = "off"
+    bypass: str = "on"
     """on: with capture by eBPF, plain TCP between workloads of the node passes the engine where policy can be told
     beforehand."""
     bypass_services: int = 65_536

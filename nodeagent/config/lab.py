@@ -36,7 +36,7 @@ class AgentOptions:
     """Options of `nodeagent run` that a lab's agents are given."""
 
     capture: str = "auto"
-    bypass: str = "off"
+    bypass: str = "on"
     udp: str = "on"
 
 
