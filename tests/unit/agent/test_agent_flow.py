@@ -211,7 +211,10 @@ class TestOnDemand:
             await node.until(lambda: not node.view(view).destinations, "expiry")
             assert node.view(view).clusters == {}
             await node.until(lambda: OUTBOUND not in node.server.wanted(CLUSTER), "unsubscription")
-            assert node.server.wanted(LISTENER) == {"virtualInbound", "virtualOutbound"}
+            lasting = {"virtualInbound", "virtualOutbound"}
+            await node.until(
+                lambda: node.server.wanted(LISTENER) == lasting, "unsubscription of the listener"
+            )
 
     async def test_the_least_recently_used_makes_room(self, server: MeshServer, tmp_path: Path) -> None:
         async with running(server, tmp_path, on_demand_limit=16) as node:
