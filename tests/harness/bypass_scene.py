@@ -107,9 +107,11 @@ class PinnedMaps:
         key = layout.ServiceKey(parse_address(address), view, port, IPPROTO_TCP)
         self.services[key.pack()] = layout.Service(service, slots).pack()
 
-    def backend(self, slot: int, address: str, port: int, workload: int = SERVER) -> None:
+    def backend(
+        self, slot: int, address: str, port: int, workload: int = SERVER, service: int = SERVICE
+    ) -> None:
         value = layout.Backend(parse_address(address), workload, port)
-        self.backends[layout.BackendKey(SERVICE, slot).pack()] = value.pack()
+        self.backends[layout.BackendKey(service, slot).pack()] = value.pack()
 
     def verdict(
         self,

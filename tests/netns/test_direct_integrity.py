@@ -1,28 +1,24 @@
-"""Streams over accelerated connections: nothing is lost, doubled or out of order, and what waits is bounded.
-
-Two processes hold the ends of 400 connections, 200 made from each side; a third of the readers is fast, a third slow,
-and a third does not read at first. Small messages there and back come before, half-closing after.
+"""Accelerated connections: streams survive a withdrawal, and what waits is bounded to the byte. That streams arrive
+whole is test_stream_integrity.py's.
 """
 
 from __future__ import annotations
 
 import contextlib
-import resource
 import socket
-import time
 from collections.abc import Iterator
 
 import pytest
-from harness import Namespace, require
-from harness.direct import DirectPods, connect, dial, direct_pods, listen
+from harness import require
+from harness.direct import DirectPods, connect, direct_pods
 from harness.processes import wait_until
-from harness.streams import BLOCK, Side
+from harness.streaming import pairs, streaming
+from harness.streams import BLOCK
 
 pytestmark = pytest.mark.netns
 
 LIMIT = 1 << 16
 """Small, so that ways change often."""
-CONNECTIONS = 200
 SIZE = 150_000
 DATA = BLOCK * 8
 
@@ -30,67 +26,15 @@ DATA = BLOCK * 8
 @pytest.fixture(scope="module")
 def pods() -> Iterator[DirectPods]:
     require("root", "engine")
-    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    resource.setrlimit(resource.RLIMIT_NOFILE, (min(4096, hard), hard))
-    try:
-        with direct_pods("whole", LIMIT) as pods:
-            yield pods
-    finally:
-        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
-
-
-def _connections(
-    client: Namespace, server: Namespace, count: int
-) -> list[tuple[socket.socket, socket.socket]]:
-    addresses = (server.v4, server.v6)
-    with server.run(listen) as listener:
-        return [dial(client, listener, addresses[number % 2]) for number in range(count)]
-
-
-@contextlib.contextmanager
-def _streaming(pods: DirectPods, stall: float, count: int = CONNECTIONS) -> Iterator[tuple[Side, Side]]:
-    there = _connections(pods.one, pods.two, count)
-    back = [(near, far) for far, near in _connections(pods.two, pods.one, count)]
-    pairs = there + back
-    with (
-        Side([a for a, _ in pairs], first=0, expected=10_000, size=SIZE, stall=stall, asks=True) as one,
-        Side([b for _, b in pairs], first=10_000, expected=0, size=SIZE, stall=stall, asks=False) as two,
-    ):
-        yield one, two
-
-
-def test_streams_arrive_whole(pods: DirectPods) -> None:
-    before = pods.direct.state().counters
-    with _streaming(pods, 0.4) as (one, two):
-        most = 0
-        while one.runs() and two.runs():
-            most = max(most, pods.direct.state().sweep.queued)
-            time.sleep(0.01)
-        for side in (one, two):
-            assert side.outcome() == {"whole": 2 * CONNECTIONS, "cut": 0, "wrong": []}
-    counters = {name: value - before[name] for name, value in pods.direct.state().counters.items()}
-    assert counters["joined"] == 4 * CONNECTIONS
-    assert most > LIMIT, "the readers that stalled were waited for"
-    for name in ("bytes", "pass_unread", "pass_full"):
-        assert counters[name] > 0, f"{name}: the ways were not both taken"
-    wait_until(lambda: pods.direct.state().sweep.sockets == 0, "all sockets are gone")
-
-
-def test_what_arrived_before_a_kill_is_right(pods: DirectPods) -> None:
-    before = pods.counted("bytes")
-    with _streaming(pods, 1.0, 30) as (one, two):
-        wait_until(lambda: pods.counted("bytes") - before > 30 * LIMIT, "streams run")
-        two.kill()
-        found = one.outcome()
-    assert found["wrong"] == []
-    assert found["whole"] + found["cut"] == 60
-    assert found["cut"] > 0
+    with direct_pods("whole", LIMIT) as pods:
+        yield pods
 
 
 def test_streams_survive_a_withdrawal(pods: DirectPods) -> None:
     """The sockets become plain ones while they are used."""
     before = pods.counted("bytes")
-    with _streaming(pods, 0.3, 40) as (one, two):
+    there, back = pairs(pods.one, pods.two, 40), pairs(pods.two, pods.one, 40)
+    with streaming(there, back, size=SIZE, stall=0.3) as (one, two):
         wait_until(lambda: pods.counted("bytes") - before > 40 * LIMIT, "streams run")
         pods.direct.settle([])
         wait_until(lambda: not pods.direct.tend(), "what is withdrawn has gone")
