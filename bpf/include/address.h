@@ -17,6 +17,9 @@
  * verifier refuses ("dereference of modified ctx ptr"). */
 #define KEEP_BRANCH() asm volatile("" ::: "memory")
 
+/* Comparisons here have one branch, not one for each word: the verifier follows them all, and an address is compared
+ * with sixteen others more than once. */
+
 static __always_inline void set_mapped(struct na_address *a, __u32 ip4) {
   a->word[0] = 0;
   a->word[1] = 0;
@@ -25,11 +28,11 @@ static __always_inline void set_mapped(struct na_address *a, __u32 ip4) {
 }
 
 static __always_inline int is_mapped(const struct na_address *a) {
-  return !a->word[0] && !a->word[1] && a->word[2] == bpf_htonl(0xffff);
+  return !(a->word[0] | a->word[1] | (a->word[2] ^ bpf_htonl(0xffff)));
 }
 
 static __always_inline int is_zero(const struct na_address *a) {
-  return !a->word[0] && !a->word[1] && !a->word[2] && !a->word[3];
+  return !(a->word[0] | a->word[1] | a->word[2] | a->word[3]);
 }
 
 /* The unspecified address, which connect() takes for the host itself. */
@@ -40,11 +43,12 @@ static __always_inline int is_any(const struct na_address *a) {
 static __always_inline int is_loopback(const struct na_address *a) {
   if (is_mapped(a))
     return (a->word[3] & bpf_htonl(0xff000000)) == bpf_htonl(0x7f000000);
-  return !a->word[0] && !a->word[1] && !a->word[2] && a->word[3] == bpf_htonl(1);
+  return !(a->word[0] | a->word[1] | a->word[2] | (a->word[3] ^ bpf_htonl(1)));
 }
 
 static __always_inline int same_address(const struct na_address *a, const struct na_address *b) {
-  return a->word[0] == b->word[0] && a->word[1] == b->word[1] && a->word[2] == b->word[2] && a->word[3] == b->word[3];
+  return !((a->word[0] ^ b->word[0]) | (a->word[1] ^ b->word[1]) | (a->word[2] ^ b->word[2]) |
+           (a->word[3] ^ b->word[3]));
 }
 
 /* Whether an address is one of the workload's. */
