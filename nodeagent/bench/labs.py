@@ -77,7 +77,7 @@ class Shape:
     sidecar: bool = False
     """The back end's pod has a sidecar: it is not captured, and nothing runs in it that the stage does not start."""
     opaque: bool = False
-    """All services are declared TCP, whatever is spoken there."""
+    """All services are declared TCP, whatever is spoken there, and may pass the engine; else nothing does."""
     labels: str = ""
     """Further labels of both pods, `name: value, ...`."""
 
@@ -100,7 +100,7 @@ class BenchLab:
         status = up.bring_up(
             names,
             file,
-            AgentOptions(config.capture_mode, bypass="on"),
+            AgentOptions(config.capture_mode, bypass="on" if shape.opaque else "off"),
             plain=shape.plain,
             timeout=_UP_SECONDS,
             progress=lambda _: None,
