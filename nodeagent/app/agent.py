@@ -287,6 +287,8 @@ class Agent:
             await self._capture_settling
         if self._bypass_keeper is not None:
             await self._bypass_keeper.stop()
+        if self._datagram_keeper is not None:
+            await self._datagram_keeper.stop()
         if self._flow_keeper is not None:
             await self._flow_keeper.stop()
         await self.engine.stop(int(self._config.drain * 1000))

@@ -12,6 +12,7 @@ from prometheus_client.core import CounterMetricFamily, Metric
 from prometheus_client.registry import Collector
 
 from nodeagent.app.agent_bypass import local_workloads
+from nodeagent.app.agent_datagram_sockets import DatagramSockets
 from nodeagent.app.agent_enrolment import Enrolment
 from nodeagent.app.agent_identity import Identities
 from nodeagent.app.agent_policies import Policies
@@ -60,6 +61,7 @@ class DatagramKeeper:
         self._enrolment = enrolment
         self._identities = identities
         self._planner = DatagramPlanner(identities=has_identities)
+        self._sockets = DatagramSockets(datagrams)
         self._stale: set[str] = set()
         """Services that are to be looked at again."""
         self._keys: dict[str, tuple[ServiceKey, ...]] = {}
@@ -89,9 +91,9 @@ class DatagramKeeper:
             return
         stale, self._stale = self._stale, set()
         try:
-            here = local_workloads(self._engine, self._enrolment, self._identities)
+            here = list(local_workloads(self._engine, self._enrolment, self._identities))
             plan = self._planner.plan(receivers, [workload for workload, _ in here])
-            self._datagrams.apply(self._changes(stale), plan)
+            self._sockets.changed(self._datagrams.apply(self._changes(stale), plan), plan, here)
         except DataplaneError as error:
             self._stale |= stale
             if str(error) != self.error:
@@ -101,6 +103,12 @@ class DatagramKeeper:
             self.error = ""
         spent = time.monotonic() - started
         self._not_before = asyncio.get_running_loop().time() + spent / SHARE
+
+    async def stop(self) -> None:
+        """Wait for what is under way."""
+        if self._handle is not None:
+            self._handle.cancel()
+        await self._sockets.stop()
 
     def _receivers(self) -> list[Receiver] | None:
         """None while policies are not known: what an earlier agent knew holds until then."""
@@ -207,3 +215,8 @@ class DatagramCollector(Collector):
         for policy, value in self._datagrams.denials().items():
             denials.add_metric([policy or "none"], value)
         yield denials
+        yield CounterMetricFamily(
+            "nodeagent_udp_sockets_ended",
+            "Connected UDP sockets ended because they may not send any more, or their endpoints were gone.",
+            value=self._datagrams.ended,
+        )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence, Set
 from typing import TYPE_CHECKING, Protocol
 
 from nodeagent.dataplane.netns import NetworkNamespace
@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from nodeagent.dataplane.bypass_flows import Sample
     from nodeagent.dataplane.bypass_layout import ServiceKey
     from nodeagent.dataplane.bypass_services import LocalWorkload, Slots
+    from nodeagent.dataplane.datagram_end import Revision, SocketPeer
     from nodeagent.dataplane.datagram_plan import DatagramPlan
     from nodeagent.dataplane.datagrams import DatagramState
     from nodeagent.dataplane.direct import DirectState
@@ -197,8 +198,20 @@ class Bypass(Protocol):
 class Datagrams(Protocol):
     """The owner of UDP (dataplane.datagrams.Datagrams)."""
 
-    def apply(self, services: Mapping[ServiceKey, Slots | None], plan: DatagramPlan) -> None:
-        """Put changed services (None: gone) and a plan in force."""
+    @property
+    def ended(self) -> int:
+        """Connected sockets ended by end_sockets()."""
+
+    def apply(self, services: Mapping[ServiceKey, Slots | None], plan: DatagramPlan) -> Revision:
+        """Put changed services (None: gone) and a plan in force; returns what that means to connected sockets."""
+
+    def end_sockets(
+        self,
+        plan: DatagramPlan,
+        here: Iterable[tuple[LocalWorkload, NetworkNamespace]],
+        lost: Set[SocketPeer],
+    ) -> int:
+        """End connected sockets of workloads that may not send any more; returns how many. Blocks."""
 
     def counters(self) -> Mapping[str, int]:
         """What was decided, by kind."""

@@ -9,7 +9,7 @@ from __future__ import annotations
 import logging
 import os
 import struct
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Set
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final, TypeVar
@@ -27,9 +27,10 @@ from nodeagent.dataplane.bypass_layout import (
     AccessKey,
     ServiceKey,
 )
-from nodeagent.dataplane.bypass_services import Slots
+from nodeagent.dataplane.bypass_services import LocalWorkload, Slots
 from nodeagent.dataplane.bypass_tables import BoundedTable, ServiceTables
 from nodeagent.dataplane.bypass_verdict import Verdict
+from nodeagent.dataplane.datagram_end import Revision, SocketPeer, end_sockets
 from nodeagent.dataplane.datagram_layout import (
     COUNTERS,
     DESTINATION_SIZE,
@@ -40,6 +41,7 @@ from nodeagent.dataplane.datagram_layout import (
     unpack_peer,
 )
 from nodeagent.dataplane.datagram_plan import DatagramPlan
+from nodeagent.dataplane.netns import NetworkNamespace
 from nodeagent.dataplane.tags import TagTable
 
 logger = logging.getLogger(__name__)
@@ -80,15 +82,24 @@ class DatagramState:
 
 
 class Datagrams:
-    """The owner. Methods are for one thread."""
+    """The owner. Methods are for one thread, but for end_sockets()."""
 
     def __init__(
-        self, folder: Path, root: Path, shared: Mapping[str, Path], note_full: Callable[[str, int], None]
+        self,
+        folder: Path,
+        root: Path,
+        agents_group: int,
+        shared: Mapping[str, Path],
+        note_full: Callable[[str, int], None],
     ) -> None:
         """Load the programs, which do nothing yet. `folder` is where the version of the ABI has its pins, `root` the
-        cgroup hierarchy's, `shared` has the map of workloads. BpfError if this kernel cannot."""
+        cgroup hierarchy's, `agents_group` the id of the agent's cgroup, `shared` has the map of workloads. BpfError if
+        this kernel cannot."""
         self._folder = folder
         self._root = root
+        self._agents_group = agents_group
+        self.ended = 0
+        """Connected sockets ended because they may not send any more, or their endpoints were gone."""
         self._object = BpfObject(_OBJECT, shared)
         self._in_place = False
         self._policies: TagTable[str] = TagTable()
@@ -122,21 +133,40 @@ class Datagrams:
 
     # -- changes --
 
-    def apply(self, services: Mapping[ServiceKey, Slots | None], plan: DatagramPlan) -> None:
-        """Put changed services (None: gone) and a plan in force. BpfError where the kernel refuses; what was in force
-        is then so at least in part, and never more open than either."""
-        self._tighten(plan)
+    def apply(self, services: Mapping[ServiceKey, Slots | None], plan: DatagramPlan) -> Revision:
+        """Put changed services (None: gone) and a plan in force; returns what end_sockets() is to be told. BpfError
+        where the kernel refuses; what was in force is then so at least in part, and never more open than either."""
+        tightened = self._tighten(plan)
         gone = {key for key, slots in services.items() if slots is None}
         changed = {key: slots for key, slots in services.items() if slots is not None}
-        self._forget_endpoints(services)
+        lost = self._forget_endpoints(services)
         self._services.remove(gone)
         self._services.withdraw(changed)
         self._services.put(changed)
         self._loosen(plan)
         if not self._in_place:
             self._put_in_place()
+        return Revision(tightened, frozenset(lost))
 
-    def _tighten(self, plan: DatagramPlan) -> None:
+    def end_sockets(
+        self,
+        plan: DatagramPlan,
+        here: Iterable[tuple[LocalWorkload, NetworkNamespace]],
+        lost: Set[SocketPeer],
+    ) -> int:
+        """datagram_end.end_sockets(), counted. Blocks; for any thread, one at a time."""
+        ended = end_sockets(plan, here, lost, self._agents_group)
+        self.ended += ended
+        return ended
+
+    def _tighten(self, plan: DatagramPlan) -> bool:
+        """Whether somebody may not send to somebody any more."""
+        access, classes = self._access.held, _changed(self._classes.held, plan.classes)
+        tightened = bool(classes) or any(
+            (verdict := plan.access.get(key)) is None
+            or (verdict != held and verdict.access is not Access.ALLOW)
+            for key, held in access.items()
+        )
         self._senders.remove(
             [key for key in _known(self._senders) if plan.senders.get(key) != self._senders.held.get(key)]
         )
@@ -147,7 +177,8 @@ class Datagrams:
             if verdict.access is Access.DENY or key not in self._access.held
         }
         self._access.put(_changed(self._access.held, stricter))
-        self._classes.put(_changed(self._classes.held, plan.classes))
+        self._classes.put(classes)
+        return tightened
 
     def _loosen(self, plan: DatagramPlan) -> None:
         self._access.put(_changed(self._access.held, plan.access))
@@ -155,8 +186,8 @@ class Datagrams:
         self._classes.remove([key for key in _known(self._classes) if key not in plan.classes])
         self._access.remove([key for key in _known(self._access) if key not in plan.access])
 
-    def _forget_endpoints(self, services: Mapping[ServiceKey, Slots | None]) -> None:
-        """Of sockets that were given an endpoint which is none any more: they are given another one."""
+    def _forget_endpoints(self, services: Mapping[ServiceKey, Slots | None]) -> set[SocketPeer]:
+        """Of sockets that were given an endpoint which is none any more: they are given another one. Returns which."""
         gone: set[tuple[bytes, int, bytes, int]] = set()
         for key, slots in services.items():
             if (held := self._services.held.get(key)) is None:
@@ -167,12 +198,14 @@ class Datagrams:
                 for each in held.slots
                 if each is not None and each not in staying
             }
-        if not gone:
-            return
-        for raw_peer, raw in self._endpoints.items():
-            _, address, port = unpack_peer(raw_peer)
-            if (address, port, *unpack_destination(raw)) in gone:
+        lost: set[SocketPeer] = set()
+        for raw_peer, raw in self._endpoints.items() if gone else ():
+            cookie, *asked = unpack_peer(raw_peer)
+            endpoint = unpack_destination(raw)
+            if (*asked, *endpoint) in gone:
                 self._endpoints.discard(raw_peer)
+                lost.add((cookie, *endpoint))
+        return lost
 
     def _put_in_place(self) -> None:
         top = os.open(self._root, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)

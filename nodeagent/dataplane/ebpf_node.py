@@ -358,7 +358,8 @@ class EbpfNode:
 
     def datagrams(self) -> Datagrams:
         """Programs for UDP, which do nothing before they have been told something. BpfError if this kernel cannot."""
-        return Datagrams(self.folder, root_of_cgroups(), self.map_pins(("workloads",)), self.count_full)
+        shared = self.map_pins(("workloads",))
+        return Datagrams(self.folder, root_of_cgroups(), self.group_id, shared, self.count_full)
 
     def end_datagrams(self) -> None:
         """Leave UDP alone, whatever an earlier agent did."""

@@ -1,7 +1,9 @@
-"""sock_diag(7): TCP connections of a namespace as the kernel has them, and the end of one of them by force.
+"""sock_diag(7): TCP connections and connected UDP sockets of a namespace as the kernel has them, and the end of one of
+them by force.
 
 Addresses are 16 bytes, IPv4 as ::ffff:a.b.c.d; the kernel lists v4-mapped connections of IPv6 sockets among IPv6.
-Listing takes CONFIG_INET_TCP_DIAG, destroying CONFIG_INET_DIAG_DESTROY and CAP_NET_ADMIN in the namespace.
+Listing takes CONFIG_INET_TCP_DIAG and CONFIG_INET_UDP_DIAG, destroying CONFIG_INET_DIAG_DESTROY and CAP_NET_ADMIN in
+the namespace.
 """
 
 from __future__ import annotations
@@ -32,7 +34,8 @@ _ENDS_AT: Final = 4
 _INODE_AT: Final = 68
 _ATTRIBUTES_AT: Final = 72
 _ATTRIBUTE: Final = struct.Struct("=HH")
-_INFO: Final = 2
+_INFO, _CGROUP_ID = 2, 21
+_ID: Final = struct.Struct("=Q")
 # linux/tcp.h, struct tcp_info: tcpi_rtt, _total_retrans, _bytes_received, _bytes_sent, _bytes_retrans (Linux 4.19)
 _COUNTS: Final = struct.Struct("=68xI28xI24xQ64xQQ")
 
@@ -100,6 +103,18 @@ class TcpSocket:
     """Segments."""
 
 
+@dataclass(frozen=True, slots=True)
+class DatagramSocket:
+    """A connected UDP socket."""
+
+    ends: Ends
+    device: int
+    """As TcpSocket's."""
+    cookie: int
+    cgroup: int
+    """The id of the cgroup whose process made it; 0: this kernel does not tell (before 5.7)."""
+
+
 class DiagSocket(NetlinkSocket):
     """A NETLINK_SOCK_DIAG socket of the namespace that the opening thread is in. Not for use by several threads at
     once. Errors come as NetnsError."""
@@ -116,9 +131,19 @@ class DiagSocket(NetlinkSocket):
             found += map(_read, bodies)
         return found
 
-    def destroy(self, connection: TcpSocket) -> bool:
+    def datagram_sockets(self) -> list[DatagramSocket]:
+        """Connected UDP sockets of both families. Those that come and go meanwhile may be missing."""
+        found: list[DatagramSocket] = []
+        for family in (socket.AF_INET, socket.AF_INET6):
+            request = _REQUEST.pack(family, socket.IPPROTO_UDP, 0, _mask({TcpState.ESTABLISHED})) + bytes(48)
+            bodies = self.dump(_BY_FAMILY, request, "UDP sockets", consistent=False)
+            found += map(_read_datagram_socket, bodies)
+        return found
+
+    def destroy(self, connection: TcpSocket | DatagramSocket) -> bool:
         """Reset a connection that connections() has told of: the other end gets an RST, the application here
-        ECONNABORTED. False if it is gone already.
+        ECONNABORTED; or disconnect a socket of datagram_sockets(): recv() tells ECONNABORTED, send() EDESTADDRREQ.
+        False if it is gone already.
 
         CapabilityError if this kernel cannot do so.
         """
@@ -154,32 +179,44 @@ def _mask(states: Collection[TcpState]) -> int:
     return sum(1 << state for state in states)
 
 
-def _question(connection: TcpSocket) -> bytes:
-    # Ends that are v4-mapped are looked for among IPv4's (inet_diag_find_one_icsk).
+def _question(connection: TcpSocket | DatagramSocket) -> bytes:
+    # Ends that are v4-mapped are looked for among IPv4's (inet_diag_find_one_icsk, __udp_diag_destroy).
     ends = connection.ends
+    protocol = socket.IPPROTO_TCP if isinstance(connection, TcpSocket) else socket.IPPROTO_UDP
     return (
-        _REQUEST.pack(socket.AF_INET6, socket.IPPROTO_TCP, 0, 0)
+        _REQUEST.pack(socket.AF_INET6, protocol, 0, 0)
         + _ENDS.pack(ends.source_port, ends.destination_port, ends.source, ends.destination)
         + _DEVICE_AND_COOKIE.pack(connection.device, connection.cookie)
     )
 
 
 def _read(body: bytes) -> TcpSocket:
-    family, state = _MESSAGE.unpack_from(body)
+    _, state = _MESSAGE.unpack_from(body)
+    device, cookie = _DEVICE_AND_COOKIE.unpack_from(body, _DEVICE_AT)
+    inode: int = struct.unpack_from("=I", body, _INODE_AT)[0]
+    counts = _counts(_attribute(body, _INFO), state)
+    return TcpSocket(_read_ends(body), TcpState(state), device, cookie, inode, *counts)
+
+
+def _read_datagram_socket(body: bytes) -> DatagramSocket:
+    device, cookie = _DEVICE_AND_COOKIE.unpack_from(body, _DEVICE_AT)
+    cgroup = _attribute(body, _CGROUP_ID)
+    return DatagramSocket(_read_ends(body), device, cookie, _ID.unpack_from(cgroup)[0] if cgroup else 0)
+
+
+def _read_ends(body: bytes) -> Ends:
+    family, _ = _MESSAGE.unpack_from(body)
     source_port, destination_port, source, destination = _ENDS.unpack_from(body, _ENDS_AT)
     if family == socket.AF_INET:
         source, destination = widen_address(source[:4]), widen_address(destination[:4])
-    device, cookie = _DEVICE_AND_COOKIE.unpack_from(body, _DEVICE_AT)
-    inode: int = struct.unpack_from("=I", body, _INODE_AT)[0]
-    ends = Ends(source, source_port, destination, destination_port)
-    return TcpSocket(ends, TcpState(state), device, cookie, inode, *_counts(_info(body), state))
+    return Ends(source, source_port, destination, destination_port)
 
 
-def _info(body: bytes) -> bytes:
+def _attribute(body: bytes, wanted: int) -> bytes:
     at = _ATTRIBUTES_AT
     while at + _ATTRIBUTE.size <= len(body):
         length, kind = _ATTRIBUTE.unpack_from(body, at)
-        if kind == _INFO or length < _ATTRIBUTE.size:
+        if kind == wanted or length < _ATTRIBUTE.size:
             return body[at + _ATTRIBUTE.size : at + length]
         at += (length + 3) & ~3
     return b""

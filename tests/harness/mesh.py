@@ -96,6 +96,11 @@ class Mesh:
         target = ["--name", self.name, "--node", node, "-o", "json"]
         return run(str(NODEAGENT), verb, *([kind] if kind else []), *target, *arguments, check=check)
 
+    def metrics(self, node: str) -> str:
+        """The Prometheus text of a node's agent, over its admin socket."""
+        admin = Path("/run/nodeagent/lab", self.name, "node", node, "admin.sock")
+        return run("curl", "-sS", "--unix-socket", str(admin), "http://agent/stats/prometheus")
+
     def state(self) -> Any:
         """`nodeagent lab status -o json`."""
         return json.loads(self.lab("status", "-o", "json", check=False))

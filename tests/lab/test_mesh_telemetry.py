@@ -6,7 +6,7 @@ import re
 from pathlib import Path
 
 import pytest
-from harness.mesh import Mesh, eventually, run
+from harness.mesh import Mesh, eventually
 from prometheus_client.parser import text_string_to_metric_families
 
 pytestmark = pytest.mark.lab
@@ -14,18 +14,12 @@ pytestmark = pytest.mark.lab
 REVIEWS = "http://reviews:9080/"
 
 
-def scrape(mesh: Mesh, node: str) -> str:
-    """The Prometheus text of a node's agent, over its admin socket."""
-    socket = Path("/run/nodeagent/lab", mesh.name, "node", node, "admin.sock")
-    return run("curl", "-sS", "--unix-socket", str(socket), "http://agent/stats/prometheus")
-
-
 def total(mesh: Mesh, name: str, **labels: str) -> float:
     """The sum of a metric's samples that have these labels, over both nodes."""
     return sum(
         sample.value
         for node in ("node-a", "node-b")
-        for family in text_string_to_metric_families(scrape(mesh, node))
+        for family in text_string_to_metric_families(mesh.metrics(node))
         for sample in family.samples
         if sample.name == name and labels.items() <= sample.labels.items()
     )

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
+import errno
 import json
 import os
+import re
 import socket
 from collections import Counter
 from collections.abc import Iterator
@@ -31,8 +34,8 @@ nodes: [{name: node-a}, {name: node-b}]
 pods:
 - {name: alice, node: node-a, serviceAccount: alice}
 - {name: bob, namespace: shop, node: node-a, serviceAccount: bob}
-- {name: near, node: node-a, labels: {app: udp}, command: [{python}, {script}, "9999"]}
-- {name: far, node: node-b, labels: {app: udp}, command: [{python}, {script}, "9999"]}
+- {name: near, node: node-a, labels: {app: udp, at: near}, command: [{python}, {script}, "9999"]}
+- {name: far, node: node-b, labels: {app: udp, at: far}, command: [{python}, {script}, "9999"]}
 config: [services.yaml]
 """
 SERVICES = """
@@ -161,6 +164,7 @@ ONLY_ALICE = policy("rules: [{from: [{source: {principals: [cluster.local/ns/def
 NOT_BOB = policy(
     "action: DENY, rules: [{from: [{source: {namespaces: [shop]}}], to: [{operation: {ports: ['9999']}}]}]"
 )
+ONLY_NEAR = SERVICES.split("---")[0].replace("{app: udp}", "{app: udp, at: near}")
 OTHER_PORT = policy("action: DENY, rules: [{to: [{operation: {ports: ['1234']}}]}]")
 
 
@@ -186,6 +190,60 @@ def test_policies_say_who_may_send(pods: Pods, text: str) -> None:
             eventually(lambda to=to: pods.outcome(to, "bob", "shop"), lambda found: found in ("near", "far"))
     finally:
         pods.mesh.delete(OTHER_PORT)
+
+
+def test_a_connected_socket_ends_when_a_policy_forbids_it(pods: Pods) -> None:
+    """And no other one does; what denies is counted by its name."""
+    to = pods.ip["far"][4], 9999
+    with pods.socket("alice", 4) as alice, pods.socket("bob", 4, "shop") as bob:
+        for client in (alice, bob):
+            client.connect(to)
+            assert answers(client) == "far"
+        pods.mesh.apply(NOT_BOB)
+        try:
+            eventually(lambda: answers(bob), lambda found: found == "EDESTADDRREQ")
+            with pytest.raises(PermissionError):
+                bob.connect(to)
+            assert answers(alice) == "far"
+            metrics = pods.mesh.metrics("node-a")
+        finally:
+            pods.mesh.delete(NOT_BOB)
+    assert re.search(
+        r'^nodeagent_udp_denied_by_policy_total\{policy="[^"]*default[^"]*udp[^"]*"\} [1-9]', metrics, re.M
+    )
+    assert re.search(r"^nodeagent_udp_sockets_ended_total [1-9]", metrics, re.M)
+
+
+def test_a_connected_socket_ends_with_its_endpoint(pods: Pods) -> None:
+    """It is given another one when it connects again, as its application is told to by the error."""
+    to = pods.vip["udp"][4], 99
+    clients = []
+    with contextlib.ExitStack() as closing:
+        for _ in range(20):
+            clients.append(closing.enter_context(pods.socket("alice", 4)))
+            clients[-1].connect(to)
+        at = {client: answers(client) for client in clients}
+        assert set(at.values()) == {"near", "far"}
+        pods.mesh.apply(ONLY_NEAR)
+        try:
+            for client, name in at.items():
+                if name == "far":
+                    eventually(lambda client=client: answers(client), lambda found: found == "EDESTADDRREQ")
+                    assert client.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR) == errno.ECONNABORTED
+                    client.connect(to)
+                assert answers(client) == "near"
+        finally:
+            pods.mesh.apply(SERVICES)
+    eventually(lambda: pods.mesh.status("node-a")["udp"]["endpoints"], lambda count: count == 4)
+
+
+def answers(client: socket.socket) -> str:
+    """Who answers a connected socket, or the kind of error."""
+    try:
+        client.send(b"hello")
+        return str(json.loads(client.recv(2048))[0])
+    except OSError as error:
+        return errno.errorcode.get(error.errno or 0, type(error).__name__)
 
 
 def test_strict_lets_those_in_for_whom_their_node_vouches(pods: Pods) -> None:

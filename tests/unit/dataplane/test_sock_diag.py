@@ -6,6 +6,7 @@ import errno
 import socket
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from pathlib import Path
 
 import pytest
 from harness import Namespace, require
@@ -14,6 +15,7 @@ from harness.processes import wait_until
 from nodeagent.dataplane.sock_diag import (
     CONNECTED,
     UNFINISHED,
+    DatagramSocket,
     DiagSocket,
     Ends,
     TcpSocket,
@@ -195,3 +197,39 @@ def test_the_probe_names_what_is_missing(pod: Namespace, monkeypatch: pytest.Mon
     monkeypatch.setattr(DiagSocket, "request", lambda *_: errno.EOPNOTSUPP)
     with pytest.raises(CapabilityError, match="CONFIG_INET_DIAG_DESTROY"):
         probe_destroy(pod.handle)
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_a_connected_udp_socket_is_ended(pod: Namespace, family: str) -> None:
+    """And no other one, of those that go to the same address; it may connect again."""
+    kind, address = FAMILIES[family]
+    doomed, other = (pod.run(lambda: socket.socket(kind, socket.SOCK_DGRAM)) for _ in range(2))
+    with doomed, other:
+        for each in (doomed, other):
+            each.connect((address, 9))
+        ends = _udp_ends(doomed)
+        found = next(each for each in _datagram_sockets(pod) if each.ends == ends)
+        own_group = Path("/proc/self/cgroup").read_text().strip().split("::")[-1]
+        assert found.cgroup == Path("/sys/fs/cgroup", own_group.lstrip("/")).stat().st_ino
+        assert _destroy(pod, found)
+        with pytest.raises(ConnectionAbortedError):
+            doomed.recv(1)
+        with pytest.raises(OSError, match="Destination address required"):
+            doomed.send(b"x")
+        assert not _destroy(pod, found), "it is connected no more"
+        assert [each.ends for each in _datagram_sockets(pod)] == [_udp_ends(other)]
+        doomed.connect((address, 9))
+        assert len(_datagram_sockets(pod)) == 2
+
+
+def _datagram_sockets(pod: Namespace) -> list[DatagramSocket]:
+    def look() -> list[DatagramSocket]:
+        with DiagSocket() as diag:
+            return diag.datagram_sockets()
+
+    return pod.run(look)
+
+
+def _udp_ends(sock: socket.socket) -> Ends:
+    own, peer = sock.getsockname(), sock.getpeername()
+    return Ends(parse_address(own[0]), own[1], parse_address(peer[0]), peer[1])
