@@ -79,7 +79,8 @@ def plain(value: Any) -> Any:
             shown["action"] = {type(value.action).__name__: shown["action"]}
         return shown
     if isinstance(value, Mapping):
-        return {plain_key(key): plain(member) for key, member in value.items()}
+        # Sorted: some of them come from sets.
+        return dict(sorted((plain_key(key), plain(member)) for key, member in value.items()))
     if isinstance(value, frozenset):
         return sorted(value)
     if isinstance(value, tuple):
