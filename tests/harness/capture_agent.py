@@ -11,14 +11,13 @@ import asyncio
 import json
 import os
 import socket
-import subprocess
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from types import TracebackType
 from typing import Any
 
+from harness.asked_process import AskedProcess
 from harness.netns import Namespace, Network
 
 UID = "pod"
@@ -26,7 +25,7 @@ SEARCH = "default.svc.cluster.local svc.cluster.local cluster.local"
 IP_TRANSPARENT, IPV6_TRANSPARENT = 19, 75  # linux/in.h, linux/in6.h
 
 
-class CaptureAgent:
+class CaptureAgent(AskedProcess):
     """Starts the process in the cgroup that `join` moves it into. With `pins`, a folder on a bpf filesystem, it
     captures by eBPF; `settle_pins` is where, without, it looks for what another has left. `dns`: DNS is captured,
     too."""
@@ -42,27 +41,7 @@ class CaptureAgent:
         self.pins = pins
         arguments = ["ebpf" if pins else "nft", str(pins or settle_pins or "/sys/fs/bpf/nodeagent-none")]
         arguments += ["dns"] if dns else []
-        self._process = subprocess.Popen(
-            [sys.executable, "-m", "harness.capture_agent", *arguments],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            preexec_fn=join,
-            env=os.environ | {"PYTHONPATH": f"{Path(__file__).parents[1]}:{Path(__file__).parents[2]}"},
-            text=True,
-        )
-
-    @property
-    def pid(self) -> int:
-        return self._process.pid
-
-    def ask(self, verb: str, **arguments: Any) -> Any:
-        """Have something done; its result, or AssertionError with what went wrong."""
-        assert self._process.stdin is not None
-        assert self._process.stdout is not None
-        print(json.dumps({"verb": verb, **arguments}), file=self._process.stdin, flush=True)
-        answer = json.loads(self._process.stdout.readline() or '{"error": "the agent is gone"}')
-        assert "error" not in answer, f"{verb}: {answer['error']}"
-        return answer["result"]
+        super().__init__("harness.capture_agent", *arguments, join=join)
 
     def enrol(self, namespace: Namespace, uid: str = UID) -> None:
         """Serve and capture the namespace."""
@@ -72,28 +51,6 @@ class CaptureAgent:
         """Serve and capture a cgroup of the namespace that the agent is in. With an `identity` it takes tunnels, though
         there is no certificate."""
         self.ask("share", uid=uid, cgroup=cgroup, ports=list(ports), identity=identity)
-
-    def kill(self) -> None:
-        """SIGKILL: what a crash leaves."""
-        self._process.kill()
-        self._process.wait()
-
-    def close(self) -> None:
-        for pipe in (self._process.stdin, self._process.stdout):
-            if pipe is not None:
-                pipe.close()
-        try:
-            self._process.wait(10)
-        except subprocess.TimeoutExpired:
-            self.kill()
-
-    def __enter__(self) -> CaptureAgent:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, value: BaseException | None, traceback: TracebackType | None
-    ) -> None:
-        self.close()
 
 
 @dataclass

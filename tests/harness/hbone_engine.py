@@ -9,70 +9,32 @@ from __future__ import annotations
 
 import json
 import os
-import subprocess
 import sys
 from collections.abc import Callable, Sequence
-from pathlib import Path
-from types import TracebackType
 from typing import Any
 
+from harness.asked_process import AskedProcess
 from harness.netns import Namespace
 
 PORT = 15008
 
 
-class HboneEngine:
-    """Starts the process in the cgroup that `join` moves it into."""
+class HboneEngine(AskedProcess):
+    """The engine, asked from a test."""
 
     def __init__(self, join: Callable[[], None]) -> None:
-        self._process = subprocess.Popen(
-            [sys.executable, "-m", "harness.hbone_engine"],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            preexec_fn=join,
-            env=os.environ | {"PYTHONPATH": f"{Path(__file__).parents[1]}:{Path(__file__).parents[2]}"},
-            text=True,
-        )
-
-    def ask(self, verb: str, **arguments: Any) -> Any:
-        """Have something done; its result, or AssertionError with what went wrong."""
-        assert self._process.stdin is not None
-        assert self._process.stdout is not None
-        print(json.dumps({"verb": verb, **arguments}), file=self._process.stdin, flush=True)
-        answer = json.loads(self._process.stdout.readline() or '{"error": "the engine is gone"}')
-        assert "error" not in answer, f"{verb}: {answer['error']}"
-        return answer["result"]
+        super().__init__("harness.hbone_engine", join=join)
 
     def enrol(self, namespace: Namespace, identity: str, baggage: str = "") -> None:
         """Serve and capture the namespace as that identity."""
         self.ask("enrol", netns=str(namespace.path), identity=identity, baggage=baggage)
 
-    def set_identity(self, name: str, chain: Sequence[str], key: str, bundle: str) -> None:
-        """Put a certificate in force."""
-        self.ask("set_identity", name=name, chain="".join(chain), key=key, bundle=bundle)
-
-    def kill(self) -> None:
-        """End the process as a crash would."""
-        self._process.kill()
-        self._process.wait()
-
-    def close(self) -> None:
-        for pipe in (self._process.stdin, self._process.stdout):
-            if pipe is not None:
-                pipe.close()
-        try:
-            self._process.wait(10)
-        except subprocess.TimeoutExpired:
-            self._process.kill()
-            self._process.wait()
-
-    def __enter__(self) -> HboneEngine:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, value: BaseException | None, traceback: TracebackType | None
+    def set_identity(
+        self, name: str, chain: Sequence[str], key: str, bundle: str, trusted: Sequence[str] = ()
     ) -> None:
-        self.close()
+        """Put a certificate in force. Members of the `trusted` domains may connect; none: those of its own."""
+        arguments = {"chain": "".join(chain), "key": key, "bundle": bundle}
+        self.ask("set_identity", name=name, trusted=list(trusted), **arguments)
 
 
 class Service:
@@ -130,9 +92,10 @@ class Service:
         capture.apply()
         self.captures.append(capture)
 
-    def set_identity(self, name: str, chain: str, key: str, bundle: str) -> None:
+    def set_identity(self, name: str, chain: str, key: str, bundle: str, trusted: list[str]) -> None:
         pems = [value.encode() for value in (name, chain, key, bundle)]
-        self.check(self.lib.na_identity_set(self.engine, *pems, self.ffi.NULL, 0))
+        domains = [self.ffi.new("char[]", domain.encode()) for domain in trusted]
+        self.check(self.lib.na_identity_set(self.engine, *pems, domains, len(domains)))
 
     def route(
         self,

@@ -6,7 +6,7 @@ import json
 import socket
 import sys
 import threading
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -85,9 +85,16 @@ class Scene:
     def engine_of(self, identity: str) -> HboneEngine:
         return self.far if identity == DB else self.engine
 
-    def identify(self, identity: str, lifetime: float = 3600.0, engine: HboneEngine | None = None) -> None:
+    def identify(
+        self,
+        identity: str,
+        lifetime: float = 3600.0,
+        engine: HboneEngine | None = None,
+        trusted: Sequence[str] = (),
+    ) -> None:
         chain, key = self.certificate(identity, lifetime)
-        (engine or self.engine_of(identity)).set_identity(identity, chain, key, self.ca.bundle)
+        used = engine or self.engine_of(identity)
+        used.set_identity(identity, chain, key, self.ca.bundle, trusted)
 
     def enrol(
         self, namespace: Namespace, identity: str, baggage: str = "", engine: HboneEngine | None = None
@@ -95,11 +102,11 @@ class Scene:
         (engine or self.engine_of(identity)).enrol(namespace, identity, baggage)
         self.identify(identity, engine=engine)
 
-    def route(self, identities: str = DB, **by: str) -> None:
+    def route(self, identities: str = DB, *, view: str = WEB, **by: str) -> None:
         """What web sends to the virtual address goes to db's application."""
         self.engine.ask(
             "route",
-            view=WEB,
+            view=view,
             address=self.db.v4,
             port=VIRTUAL_PORT,
             target=APP_PORT,

@@ -65,6 +65,27 @@ def test_engines_carry_connections_between_pods(scene: Scene) -> None:
     assert record["bytes"] == [len(payload), len(payload) + len(scene.web.v4) + 1]
 
 
+@pytest.mark.parametrize("trusted", [(), ("cluster.local", "old.example")], ids=["stranger", "alias"])
+def test_a_peer_of_another_trust_domain_needs_an_alias(scene: Scene, trusted: tuple[str, ...]) -> None:
+    former = WEB.replace("cluster.local", "old.example")
+    scene.enrol(scene.web, former)
+    scene.enrol(scene.db, DB)
+    scene.identify(DB, trusted=trusted)
+    scene.route(view=former)
+    client = scene.connect(scene.db.v4, VIRTUAL_PORT)
+    if trusted:
+        assert line(client) == scene.web.v4
+        client.close()
+        (record,) = scene.records(inbound=True)
+        assert (record["principal"], record["mutual_tls"]) == (former, True)
+    else:
+        with pytest.raises(ConnectionResetError):
+            line(client)
+        (record,) = scene.records(inbound=False)
+        assert record["flags"] & UF
+        assert scene.far.ask("counters")["hbone_handshake_fail_total"] >= 1
+
+
 def test_on_one_node_there_is_no_tunnel_and_each_knows_the_other(scene: Scene) -> None:
     scene.enrol(scene.web, WEB, BAGGAGE)
     scene.enrol(scene.db, DB, engine=scene.engine)
