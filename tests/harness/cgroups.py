@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fnmatch
 import itertools
 import os
 from collections.abc import Iterator
@@ -13,6 +14,16 @@ from harness.processes import wait_until
 from nodeagent.dataplane.cgroup import Cgroup, describe, find_mount
 
 _numbers = itertools.count()
+
+
+def groups_named(pattern: str) -> list[Path]:
+    """Folders of groups, in any hierarchy, whose names are like that. Others may go while it looks."""
+    return [
+        Path(folder, name)
+        for folder, names, _ in os.walk("/sys/fs/cgroup")  # which passes over what is gone, as glob does not
+        for name in names
+        if fnmatch.fnmatchcase(name, pattern)
+    ]
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,10 +12,10 @@ import uuid
 from pathlib import Path
 from typing import Any
 
+from harness.cgroups import groups_named
 from harness.pods import in_pod
 
 NODEAGENT = [sys.executable, "-m", "nodeagent.cli.main"]
-CGROUPS = Path("/sys/fs/cgroup")
 
 WITHOUT_ROOT = (
     "setpriv", "--reuid=65534", "--clear-groups",
@@ -82,7 +82,7 @@ class LabUnderTest:
         netns = Path("/run/netns")
         namespaces = [p.name for p in netns.iterdir()] if netns.is_dir() else []
         found = [name for name in namespaces if name == prefix or name.startswith(f"{prefix}.")]
-        found += [str(path) for path in CGROUPS.glob(f"**/nodeagent.lab.{self.name}")]
+        found += [str(path) for path in groups_named(f"nodeagent.lab.{self.name}")]
         found += [str(path) for path in [Path("/run/nodeagent/lab") / self.name] if path.exists()]
         found += [str(path) for path in Path("/sys/fs/bpf").glob(f"nodeagent-lab-{self.name}*")]
         return found + processes_of(self.name)

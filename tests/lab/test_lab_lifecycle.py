@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 from harness import require
+from harness.cgroups import groups_named
 from harness.labs import NODEAGENT, WITHOUT_ROOT, LabUnderTest
 from harness.mesh import eventually
 
@@ -236,7 +237,7 @@ def test_down_ends_processes_that_left_their_cgroup(new_lab: NewLab) -> None:
     lab = new_lab()
     assert up(lab).returncode == 0
     pid = lab.pod("default/web")["pid"]
-    root = next(Path("/sys/fs/cgroup").glob(f"**/nodeagent.lab.{lab.name}")).parent
+    root = groups_named(f"nodeagent.lab.{lab.name}")[0].parent
     (root / "cgroup.procs").write_text(str(pid))
     lab.must("down")
     assert not Path(f"/proc/{pid}").exists()

@@ -10,10 +10,10 @@ import signal
 import threading
 import time
 from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
 from harness import require
+from harness.cgroups import groups_named
 from harness.labs import LabUnderTest
 from harness.mesh import eventually
 from harness.xds_client import CDS, DeltaClient, node
@@ -267,7 +267,8 @@ def test_without_control_plane_the_mesh_goes_on(lab: LabUnderTest) -> None:
 
 
 def test_the_agents_own_cgroup_holds_only_the_agent(lab: LabUnderTest) -> None:
-    (group,) = Path("/sys/fs/cgroup").glob(f"**/nodeagent.lab.{lab.name}/node-a.agent")
+    (whole,) = groups_named(f"nodeagent.lab.{lab.name}")
+    group = whole / "node-a.agent"
     agent = lab.status()["nodes"][0]["agent"]
     assert (group / "cgroup.procs").read_text().split() == [str(agent["pid"])]
 

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 from harness import require
+from harness.cgroups import groups_named
 from harness.labs import NODEAGENT, LabUnderTest
 from harness.mesh import eventually
 
@@ -226,7 +227,8 @@ def test_a_pod_that_is_gone_serves_nobody(lab: LabUnderTest) -> None:
 
 
 def test_what_a_program_leaves_running_ends_with_it(lab: LabUnderTest) -> None:
-    (main,) = Path("/sys/fs/cgroup").glob(f"**/nodeagent.lab.{lab.name}/pod.default.job/main")
+    (group,) = groups_named(f"nodeagent.lab.{lab.name}")
+    main = group / "pod.default.job" / "main"
     assert (main / "cgroup.procs").read_text() == "", "the job has left a sleep in the background"
 
 

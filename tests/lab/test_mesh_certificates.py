@@ -16,7 +16,7 @@ from harness.sniffer import sniffing
 
 pytestmark = [pytest.mark.lab, pytest.mark.timeout(180)]
 
-LIFETIME = 10
+LIFETIME = 16
 LAB = f"""
 identity: {{certLifetime: {LIFETIME}}}
 nodes: [{{name: node-a}}, {{name: node-b}}]

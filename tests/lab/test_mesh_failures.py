@@ -9,6 +9,7 @@ import time
 from pathlib import Path
 
 import pytest
+from harness.cgroups import groups_named
 from harness.mesh import Mesh, eventually, run
 
 pytestmark = pytest.mark.lab
@@ -116,7 +117,7 @@ metadata: {{name: client, namespace: default, labels: {{app: client{extra}}}}}
 def leftovers(name: str) -> dict[str, list[str]]:
     """What exists of a lab outside its own files."""
     netns = [str(path) for path in Path("/run/netns").glob(f"*{name}*")]
-    groups = [str(path) for path in Path("/sys/fs/cgroup").rglob(f"*{name}*")]
+    groups = [str(path) for path in groups_named(f"*{name}*")]
     mounts = [line for line in Path("/proc/mounts").read_text().splitlines() if name in line]
     processes = [
         line
