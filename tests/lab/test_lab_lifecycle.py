@@ -152,9 +152,9 @@ def test_what_is_not_ready_in_time_is_named_and_removed(
 ) -> None:
     lab = new_lab()
     lab.write("lab.yaml", LAB.replace(old, new))
-    done = up(lab, "--timeout", "2")
+    done = up(lab, "--timeout", "4")
     assert done.returncode == 1
-    for message in ["the lab was not ready within 2 s", *messages]:
+    for message in ["the lab was not ready within 4 s", *messages]:
         assert message in done.stderr
     assert lab.footprint() == []
 

@@ -161,7 +161,7 @@ def test_who_does_not_take_a_change_is_named(lab: LabUnderTest) -> None:
         done = lab.run("apply", file)
         assert done.returncode == 0
         assert "warning: not taken within 5 s by default/stubborn" in done.stderr
-        assert time.monotonic() - began < 8
+        assert time.monotonic() - began < 10, "it is waited for once"
     lab.must("delete", file)
 
 
@@ -171,7 +171,7 @@ def test_a_control_plane_that_hangs_is_waited_for_once(lab: LabUnderTest) -> Non
     try:
         began = time.monotonic()
         done = lab.run("apply", route(lab, "v2"))
-        assert time.monotonic() - began < 4
+        assert time.monotonic() - began < 7, "any further question would take 5 s"
         assert "the control plane" in done.stderr
     finally:
         os.kill(pid, signal.SIGCONT)
@@ -187,7 +187,7 @@ def test_what_is_stopped_is_not_waited_for(lab: LabUnderTest) -> None:
         done = lab.run("apply", route(lab, "v2"))
         took = time.monotonic() - began
         lab.must("start", target)
-        assert (done.returncode, took < 3) == (0, True), took
+        assert (done.returncode, took < 5) == (0, True), took
         assert why in done.stderr
         eventually(lambda: version(lab), lambda found: found == "v2", within=15)
         lab.must("delete", route(lab, "v2"))
