@@ -26,10 +26,14 @@ typedef struct party {
   char *baggage;
 } party;
 
-/* Immutable once it is in the table. Held by the table until it is taken, and by the streams of both ends, whose state
- * is the other party. */
+/* Immutable once it is in the table, but for who waits and whether it was taken. Held by the table until it is taken,
+ * and by the streams of both ends, whose state is the other party. */
 struct introduction {
   atomic_uint refs;
+  atomic_bool taken;
+  na_worker *worker;  /* that dials */
+  na_stream *dialler; /* its stream */
+  na_link unmet;      /* in worker->unmet: the dialling worker's alone; while the stream is connecting */
   na_address ends[2]; /* the table's key: where from and where to */
   na_neighbours *neighbours;
   uint32_t target; /* the workload that may take it */
@@ -91,6 +95,32 @@ static void withdraw(introduction *i) {
   if (na_map_find(&neighbours->introductions, i->ends, sizeof i->ends) == i)
     na_map_remove(&neighbours->introductions, i->ends, sizeof i->ends);
   pthread_mutex_unlock(&neighbours->lock);
+}
+
+/* ---- that it was taken ---- */
+
+/* The dialling side may go on. */
+static void tell_dialler(introduction *i) {
+  na_link_remove(&i->unmet);
+  na_loop_tell(&i->worker->loop, &i->dialler->watch, EPOLLOUT);
+}
+
+void na_neighbours_tell(na_worker *worker) {
+  for (na_link *link = worker->unmet.next, *next; link != &worker->unmet; link = next) {
+    introduction *i = na_container_of(link, introduction, unmet);
+    next = link->next;
+    if (atomic_load_explicit(&i->taken, memory_order_acquire))
+      tell_dialler(i);
+  }
+}
+
+/* By the worker that accepts. */
+static void note_taken(introduction *i, const na_worker *worker) {
+  atomic_store_explicit(&i->taken, true, memory_order_release);
+  if (i->worker != worker)
+    na_worker_wake(i->worker);
+  else if (na_link_in_list(&i->unmet))
+    tell_dialler(i);
 }
 
 /* Take it out of the table; the caller's reference, or NULL. */
@@ -187,8 +217,16 @@ static bool is_told_by_header(const na_worker *worker, const na_workload *target
 
 /* ---- the transport: TCP, with somebody at the other end ---- */
 
+/* Not before the introduction was taken: an address that leads elsewhere gets no byte. */
 static int connected(na_stream *stream) {
-  return na_transport_tcp.connected(stream);
+  introduction *i = ((party *)stream->state)->of;
+  int error = na_transport_tcp.connected(stream);
+  if (error)
+    return error;
+  if (!atomic_load_explicit(&i->taken, memory_order_acquire))
+    return stream->peer_closing ? -ECONNRESET : -EINPROGRESS;
+  na_link_remove(&i->unmet);
+  return 0;
 }
 
 static ssize_t receive(na_stream *stream, void *buffer, size_t size) {
@@ -204,7 +242,10 @@ static int end_ours(na_stream *stream) {
 }
 
 static void take_leave(na_stream *stream, bool reset) {
-  introduction *i = ((party *)stream->state)->of;
+  party *other = stream->state;
+  introduction *i = other->of;
+  if (other == &i->to)
+    na_link_remove(&i->unmet);
   stream->state = NULL;
   withdraw(i);
   introduction_unref(i);
@@ -258,11 +299,14 @@ static int open_stream(na_stream *stream, const na_hbone_dial *dial, introductio
   if (fd < 0)
     return fd;
   int error = na_stream_connect(stream, fd, &transport);
-  if (error)
+  if (error) {
     withdraw(i);
-  else
-    stream->state = &i->to;
-  return error;
+    return error;
+  }
+  stream->state = &i->to;
+  i->dialler = stream;
+  na_list_push_back(&dial->worker->unmet, &i->unmet);
+  return 0;
 }
 
 /* Connect to the workload if the two may meet. */
@@ -278,6 +322,8 @@ static int connect_to(na_stream *stream, const na_hbone_dial *dial, const na_wor
     return -ENOMEM;
   atomic_init(&i->refs, 1);
   i->neighbours = worker->neighbours;
+  i->worker = worker;
+  na_link_init(&i->unmet);
   i->target = target->id;
   i->ends[1] = *dial->remote;
   bool described = describe(i, &i->from, worker, own, na_workload_text(&source->baggage)) &&
@@ -314,6 +360,7 @@ void na_neighbours_accept(na_worker *worker, const na_workload *workload, na_str
     return;
   stream->transport = &transport;
   stream->state = &i->from;
+  note_taken(i, worker);
   na_worker_count(worker, NA_COUNTER_NEIGHBOUR_ACCEPTED);
 }
 

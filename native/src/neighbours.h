@@ -3,7 +3,8 @@
  * Connections between workloads of one engine. They need no tunnel: the bytes stay on this node, and both certificates
  * are here. The dialling side connects in plaintext to the other's captured port, and introduces itself: who it is goes
  * into a table of the engine by the connection's exact addresses and ports, before the first packet leaves; the side
- * that accepts takes it out. So it is known, as through a tunnel, who is at the other end.
+ * that accepts takes it out. So it is known, as through a tunnel, who is at the other end. The dialling side is not
+ * connected before that: an address may lead to somebody else by now, who would be taken for the workload.
  *
  * An introduction is good for one connection. Nobody else can make that connection: the socket with these addresses is
  * the engine's own while the introduction is there, which is taken back before the socket is closed.
@@ -40,6 +41,9 @@ int na_neighbours_connect(na_stream *stream, const na_hbone_dial *dial);
 /* A captured connection was accepted: if it was introduced, `stream` (open, TCP) knows the peer from now on. */
 void na_neighbours_accept(na_worker *worker, const na_workload *workload, na_stream *stream, const na_address *peer,
                           const na_address *local);
+
+/* After a wake: go on with what this worker dials and another one has accepted. */
+void na_neighbours_tell(na_worker *worker);
 
 /* Who is at the other end; false for any other stream. */
 bool na_neighbours_peer(const na_stream *stream, na_peer *out);

@@ -18,6 +18,7 @@
 #include "hbone.h"
 #include "jwt.h"
 #include "listener.h"
+#include "neighbours.h"
 #include "parking.h"
 #include "upstream_pool.h"
 
@@ -68,6 +69,7 @@ static void on_mailbox(na_watch *watch, uint32_t events) {
    * again. */
   if (na_snapshots_current(worker->snapshots) != worker->snapshot)
     na_loop_again(&worker->loop, watch);
+  na_neighbours_tell(worker);
   run_commands(worker);
 }
 
@@ -297,6 +299,7 @@ int na_worker_init(na_worker *worker, const na_config *config, na_snapshots *sna
   na_link_init(&worker->conns);
   na_link_init(&worker->reporting);
   na_link_init(&worker->drains);
+  na_link_init(&worker->unmet);
   seed(worker);
   int error = na_loop_init(&worker->loop, begin_turn, worker);
   if (!error)

@@ -74,6 +74,7 @@ struct na_worker {
   na_link conns;
   na_link reporting; /* relays with bytes not in the statistics yet */
   na_link drains;
+  na_link unmet; /* introductions that nobody has taken yet (neighbours.h) */
   uint64_t next_id;
   na_pools *pools;
   na_parking *parking;

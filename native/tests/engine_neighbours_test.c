@@ -10,7 +10,7 @@
 #include "hbone_rig.h"
 
 enum { A = POD, B = CLIENT, STRANGER = OTHER };
-enum { WORKLOAD_A = 5, WORKLOAD_B = 7, SERVICE = 8080 };
+enum { WORKLOAD_A = 5, WORKLOAD_B = 7, SERVICE = 8080, UNCAPTURED = 8081 };
 
 /* What comes from an ephemeral port is captured; the engine connects to the application from lower ones. */
 static const char rules[] = "add table inet capture\n"
@@ -21,15 +21,20 @@ static rig r;
 static credential ca, a, b;
 static uint16_t proxy;
 static bool ready;
+static uint32_t accepting; /* the worker that takes b's connections; a's are the first one's */
 
-/* a's endpoint is port 8080 of b, which has to be one of the identities. */
-static void route(bool v6, const char *identities) {
-  na_endpoint endpoint = {.port = SERVICE, .healthy = 1, .weight = 1, .tag = TAG_ENDPOINT};
+/* a's endpoint is a port of b, which has to be one of the identities. */
+static void route_to(uint16_t port, bool v6, const char *identities) {
+  na_endpoint endpoint = {.port = port, .healthy = 1, .weight = 1, .tag = TAG_ENDPOINT};
   na_tunnel_config tunnel = {.identities = identities}; /* nobody listens on 15008 */
   uint32_t via = 1;
   sixteen_bytes(v6, B, endpoint.address);
   assert_int_equal(na_builder_tunnelled_endpoints(rig_change(&r), "c", &endpoint, 1, &via, &tunnel, 1), 0);
   rig_commit(&r);
+}
+
+static void route(bool v6, const char *identities) {
+  route_to(SERVICE, v6, identities);
 }
 
 static void serve(enum na_protocol protocol) {
@@ -42,7 +47,7 @@ static void serve(enum na_protocol protocol) {
 static int set_up(void **state) {
   if (!capture_possible())
     return 0;
-  r = rig_start(&(na_config){.access_log = 1});
+  r = rig_start(&(na_config){.access_log = 1, .workers = 2});
   if (!enter_namespace(rules))
     return 0;
   write_file("/proc/sys/net/ipv4/ip_local_port_range", "40000 60999");
@@ -52,12 +57,17 @@ static int set_up(void **state) {
   assert_int_equal(na_workload_identity(r.engine, WORKLOAD_B, ID_B), 0);
   assert_int_equal(na_workload_baggage(r.engine, WORKLOAD_A, BAG_A), 0);
   assert_int_equal(na_workload_listen(r.engine, WORKLOAD_A, NA_LISTENER_PLAIN, 0, listen_any(&proxy)), 0);
-  assert_int_equal(na_workload_listen(r.engine, WORKLOAD_B, NA_LISTENER_INBOUND, 0, listen_all(15006)), 0);
+  assert_int_equal(na_workload_listen(r.engine, WORKLOAD_B, NA_LISTENER_INBOUND, accepting, listen_all(15006)), 0);
   ca = new_ca("root");
   a = new_leaf(&ca, &(leaf_spec){.uris = {ID_A}});
   b = new_leaf(&ca, &(leaf_spec){.uris = {ID_B}});
   ready = true;
   return 0;
+}
+
+static int set_up_apart(void **state) {
+  accepting = 1;
+  return set_up(state);
 }
 
 static int tear_down(void **state) {
@@ -261,6 +271,27 @@ static void who_it_may_not_be_is_not_met(void **state) {
   forget_records();
 }
 
+/* Whoever is at b's address, but not b, gets no byte: nobody has taken the introduction. */
+static void who_has_the_address_is_not_met(void **state) {
+  need_capture(ready);
+  struct sockaddr_storage peer;
+  uint64_t before = counter(&r, "neighbour_accepted_total");
+  identify();
+  serve(NA_PROTOCOL_TCP);
+  route_to(UNCAPTURED, false, ID_B);
+  int server = listen_at(false, B, UNCAPTURED), client = dial(proxy), upstream = answer_from(server, &peer);
+  put(client, "hello");
+  put(upstream, "from somebody else");
+  expect_silence(upstream, 50);
+  expect_silence(client, 1);
+  close(server);
+  close(upstream);
+  expect_reset(client);
+  close(client);
+  assert_int_equal(counter(&r, "neighbour_accepted_total"), before);
+  forget_records();
+}
+
 /* Nothing listens behind b: the introduction is taken, and both sides end. */
 static void an_absent_application_is_a_reset(void **state) {
   need_capture(ready);
@@ -296,10 +327,11 @@ static void who_has_left_is_not_met(void **state) {
 
 int main(void) {
   const struct CMUnitTest tests[] = {
-      cmocka_unit_test(each_knows_the_other),         cmocka_unit_test(nobody_else_is_taken_for_it),
-      cmocka_unit_test(http_is_pooled_by_who_asks),   cmocka_unit_test(what_the_application_speaks_is_its_own),
-      cmocka_unit_test(who_it_may_not_be_is_not_met), cmocka_unit_test(an_absent_application_is_a_reset),
-      cmocka_unit_test(who_has_left_is_not_met),
+      cmocka_unit_test(each_knows_the_other),           cmocka_unit_test(nobody_else_is_taken_for_it),
+      cmocka_unit_test(http_is_pooled_by_who_asks),     cmocka_unit_test(what_the_application_speaks_is_its_own),
+      cmocka_unit_test(who_it_may_not_be_is_not_met),   cmocka_unit_test(an_absent_application_is_a_reset),
+      cmocka_unit_test(who_has_the_address_is_not_met), cmocka_unit_test(who_has_left_is_not_met),
   };
-  return cmocka_run_group_tests(tests, set_up, tear_down);
+  int failed = cmocka_run_group_tests_name("one worker", tests, set_up, tear_down);
+  return failed + cmocka_run_group_tests_name("two workers", tests, set_up_apart, tear_down);
 }
