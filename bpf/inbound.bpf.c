@@ -35,8 +35,8 @@ struct {
 } here SEC(".maps");
 
 // The connection if connect() has let it past the engine (bypass.h).
-static __always_inline const struct na_bypass *
-find_flow(const struct bpf_sk_lookup *ctx, const struct na_address *local, const struct na_address *remote) {
+static __always_inline struct na_bypass *find_flow(const struct bpf_sk_lookup *ctx, const struct na_address *local,
+                                                   const struct na_address *remote) {
   struct na_bypass_key ends = {*remote, *local, bpf_ntohs((__u16)ctx->remote_port), (__u16)ctx->local_port, 0};
 
   return bpf_map_lookup_elem(&bypassed, &ends);
@@ -60,7 +60,7 @@ static __always_inline int may_arrive(const struct na_bypass *flow, __u16 port) 
 
 static __always_inline int steer(struct bpf_sk_lookup *ctx, int open) {
   struct na_address local, remote;
-  const struct na_bypass *flow;
+  struct na_bypass *flow;
 
   if (ctx->protocol != IPPROTO_TCP)
     return SK_PASS;
@@ -75,8 +75,10 @@ static __always_inline int steer(struct bpf_sk_lookup *ctx, int open) {
   if (is_within(&local, &remote) || is_probe(&remote))
     return SK_PASS;
   flow = find_flow(ctx, &local, &remote);
-  if (flow && may_arrive(flow, (__u16)ctx->local_port))
+  if (flow && may_arrive(flow, (__u16)ctx->local_port)) {
+    flow->arrived = 1;
     return SK_PASS;
+  }
   if (flow) {
     count(NA_COUNT_WITHDRAWN);
     return SK_DROP;

@@ -28,9 +28,7 @@
 
 #define IPPROTO_TCP      6
 #define SOL_IP           0
-#define SOL_SOCKET       1
 #define SOL_IPV6         41
-#define SO_BINDTODEVICE  25
 #define SO_MARK          36
 #define SO_ORIGINAL_DST  80 /* linux/netfilter_ipv4.h; the same number for IPv6 */
 #define LOOPBACK_IFINDEX 1

@@ -101,7 +101,9 @@ static __always_inline void tell_denied(struct bpf_sock_addr *ctx, const struct 
                                    kept->life,
                                    kept->source,
                                    kept->destination,
-                                   kept->service};
+                                   kept->service,
+                                   0,
+                                   0};
   event->policy = policy;
   submit_event(event);
 }

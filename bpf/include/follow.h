@@ -19,6 +19,14 @@
 #include "nodeagent_abi.h"
 #include "redirected.h"
 
+#define SOL_SOCKET       1
+#define SOL_TCP          6
+#define SO_KEEPALIVE     9
+#define SO_BINDTODEVICE  25
+#define TCP_KEEPIDLE     4
+#define TCP_KEEPINTVL    5
+#define TCP_USER_TIMEOUT 18
+
 static __always_inline void read_ends(struct bpf_sock_ops *ops, struct na_bypass_key *out) {
   if (ops->family == AF_INET) {
     set_mapped(&out->source, ops->local_ip4);
@@ -134,6 +142,21 @@ static __always_inline void tell_flow(struct bpf_sock_ops *ops, struct bpf_sock 
   submit_event(event);
 }
 
+/* End a connection to somebody who only has the address of the workload that it was for: a pod that took it, or got it
+ * before the agent heard of the workload's end. Bound to the loopback device it neither sends nor gets anything more,
+ * not even the last segment of the handshake, and times out as soon as TCP can: an idle one by its second keepalive. */
+static __always_inline void cut_off(struct bpf_sock_ops *ops) {
+  char lo[] = "lo";
+  int one = 1;
+
+  bpf_setsockopt(ops, SOL_SOCKET, SO_BINDTODEVICE, lo, sizeof(lo));
+  bpf_setsockopt(ops, SOL_SOCKET, SO_KEEPALIVE, &one, sizeof(one));
+  bpf_setsockopt(ops, SOL_TCP, TCP_KEEPIDLE, &one, sizeof(one));
+  bpf_setsockopt(ops, SOL_TCP, TCP_KEEPINTVL, &one, sizeof(one));
+  bpf_setsockopt(ops, SOL_TCP, TCP_USER_TIMEOUT, &one, sizeof(one));
+  count(NA_COUNT_ASTRAY);
+}
+
 /* A change of state, from args[0] to args[1]. */
 static __always_inline void follow_flow(struct bpf_sock_ops *ops, struct bpf_sock *sk, struct na_original *kept) {
   __u32 before = ops->args[0], after = ops->args[1];
@@ -153,8 +176,12 @@ static __always_inline void follow_flow(struct bpf_sock_ops *ops, struct bpf_soc
     kind = NA_BYPASS_FAILED;
   else
     kind = NA_BYPASS_CLOSED;
+  if (kind == NA_BYPASS_OPENED && !flow->arrived) {
+    cut_off(ops);
+    kind = NA_BYPASS_FAILED;
+  }
   tell_flow(ops, sk, kind, &ends, flow);
-  if (after == BPF_TCP_CLOSE) {
+  if (kind != NA_BYPASS_OPENED) {
     kept->life = 0;
     bpf_map_delete_elem(&bypassed, &ends);
   }

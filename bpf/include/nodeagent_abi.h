@@ -198,6 +198,8 @@ struct na_bypass {
   __u32 source;                /* workloads */
   __u32 destination;
   __u32 service;
+  __u32 arrived; /* 1: let through where the destination is; who is at its address may be somebody else */
+  __u32 reserved;
 };
 
 /* What a socket keeps of its connect(). */
@@ -257,7 +259,8 @@ enum na_bpf_counter {
   NA_COUNT_NO_EVENT = 8,    /* events without room in the ring buffer: missing in metrics and access log */
   NA_COUNT_RAW = 9,         /* connections refused that no connect() has let go */
   NA_COUNT_WITHDRAWN = 10,  /* connections past the engine refused where they arrive: not allowed any more */
-  NA_COUNTERS = 11,
+  NA_COUNT_ASTRAY = 11,     /* connections past the engine ended: not with the workload that they were for */
+  NA_COUNTERS = 12,
 };
 
 _Static_assert(sizeof(struct na_destination) == 24, "ABI");
@@ -270,8 +273,8 @@ _Static_assert(sizeof(struct na_service_key) == 24, "ABI");
 _Static_assert(sizeof(struct na_backend) == 24, "ABI");
 _Static_assert(sizeof(struct na_access_key) == 12, "ABI");
 _Static_assert(sizeof(struct na_bypass_key) == 40, "ABI");
-_Static_assert(sizeof(struct na_bypass) == 64, "ABI");
-_Static_assert(sizeof(struct na_bypass_event) == 152, "ABI");
+_Static_assert(sizeof(struct na_bypass) == 72, "ABI");
+_Static_assert(sizeof(struct na_bypass_event) == 160, "ABI");
 _Static_assert(sizeof(struct na_original) == 40, "ABI");
 
 #endif

@@ -10,7 +10,7 @@
 
 #define DEFAULT_MAX_FLOWS 65536
 
-_Static_assert(sizeof(struct na_bypass_event) == 152, "events are read as they are laid out");
+_Static_assert(sizeof(struct na_bypass_event) == 160, "events are read as they are laid out");
 
 /* ---- names ---- */
 

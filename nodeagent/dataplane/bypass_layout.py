@@ -22,9 +22,9 @@ _SERVICE_KEY: Final = struct.Struct("=16sIHBx")
 _BACKEND: Final = struct.Struct("=16sIH2x")
 _ACCESS_KEY: Final = struct.Struct("=IIHBx")
 _ENDS: Final = struct.Struct("=16s16sHH4x")
-_FLOW: Final = struct.Struct("=16sH6xQQQIIII")
+_FLOW: Final = struct.Struct("=16sH6xQQQIIII8x")
 _REDIRECTED: Final = struct.Struct("=QQ")
-_EVENT: Final = struct.Struct("=40s64sQQQIIIIII")
+_EVENT: Final = struct.Struct("=40s72sQQQIIIIII")
 
 LIFE_SIZE: Final = _LIFE.size
 SOURCE_SIZE: Final = _PAIR.size

@@ -74,6 +74,7 @@ COUNTERS: Final = (
     "no_event",
     "raw",
     "withdrawn",
+    "astray",
 )
 _ENTRY: Final = struct.Struct("=QII16s16s256sI4x")
 _GROUP_KEY: Final = struct.Struct("=QQ")

@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import socket
 import struct
 from collections.abc import Iterator
 
 import pytest
-from harness.bypass_scene import BypassScene
+from harness.bypass_scene import FAMILIES, BypassScene, address_of
 from harness.capture_agent import IP_TRANSPARENT
 from harness.peer import dial, peer_server, read_line
 from harness.raw_tcp import family_of, syn
 
-from nodeagent.dataplane.bypass_layout import Access
+from nodeagent.dataplane.bypass_layout import Access, EventKind
 
 pytestmark = pytest.mark.netns
 
@@ -39,6 +40,30 @@ def test_the_address_of_an_endpoint_is_no_way(scene: BypassScene) -> None:
     with dial(scene.client, scene.server.v4, 8080) as client:
         assert not _is_direct(client)
     assert not scene.maps.flows()
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_whoever_has_an_endpoints_address_hears_nothing(scene: BypassScene, family: str) -> None:
+    """A pod outside the mesh took it, or was given it before the agent heard of the workload's end."""
+    maps = scene.maps
+    target = scene.permit(family)
+    maps.backend(0, address_of(scene.outside, family), 8080)
+    maps.events()
+    astray = maps.count("astray")
+    with scene.outside.run(
+        lambda: socket.create_server(("::", 8080), family=socket.AF_INET6, dualstack_ipv6=True)
+    ) as server:
+        # By IPv6 there is no way at all from the loopback device, which connect() may be told already.
+        with pytest.raises(OSError) as failure, dial(scene.client, target, 80) as client:
+            client.sendall(b"for the workload alone")
+            client.recv(1)
+        assert failure.value.errno in (errno.ETIMEDOUT, errno.ENETUNREACH), "the kernel has ended it"
+        server.settimeout(0.01)
+        with pytest.raises(TimeoutError):
+            server.accept()
+    assert maps.count("astray") == astray + 1
+    assert not maps.flows()
+    assert [event.kind for event in maps.events()] == [EventKind.FAILED]
 
 
 def test_somebody_elses_connection_is_of_no_use(scene: BypassScene) -> None:
