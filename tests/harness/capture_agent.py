@@ -61,10 +61,12 @@ class Captured:
     pod: Namespace
     outside: Namespace
     agent: CaptureAgent
+    earlier: int = 0
+    """Connections that the agent had got before the test."""
 
     def connections(self) -> int:
-        """How many connections the agent has got so far."""
-        return int(self.agent.ask("counters")["downstream_cx_total"])
+        """How many connections the agent has got in this test so far."""
+        return int(self.agent.ask("counters")["downstream_cx_total"]) - self.earlier
 
     def address(self, namespace: Namespace, family: str) -> str:
         return namespace.v4 if family == "v4" else namespace.v6

@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import os
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -17,11 +18,11 @@ from nodeagent.dataplane.ebpf_node import unload
 _numbers = itertools.count()
 
 
-@pytest.fixture(params=["nft", "ebpf"])
-def pins(request: pytest.FixtureRequest) -> Iterator[Path | None]:
+@contextmanager
+def pins_of(mode: str) -> Iterator[Path | None]:
     """What a CaptureAgent is given for its mode: a folder for pins in mode ebpf, which is gone afterwards."""
     require("root", "nft", "engine")
-    if request.param == "nft":
+    if mode == "nft":
         yield None
         return
     folder = Path(f"/sys/fs/bpf/nodeagent-test-{os.getpid()}-{next(_numbers)}")
@@ -31,12 +32,37 @@ def pins(request: pytest.FixtureRequest) -> Iterator[Path | None]:
         unload(folder)
 
 
-@pytest.fixture
-def captured(pins: Path | None) -> Iterator[Captured]:
-    with Network("cap") as network, scratch_cgroup("agent") as group, CaptureAgent(group.join, pins) as agent:
+@pytest.fixture(params=["nft", "ebpf"])
+def pins(request: pytest.FixtureRequest) -> Iterator[Path | None]:
+    with pins_of(request.param) as folder:
+        yield folder
+
+
+@contextmanager
+def captured_pod(pins: Path | None, name: str) -> Iterator[Captured]:
+    with Network(name) as network, scratch_cgroup("agent") as group, CaptureAgent(group.join, pins) as agent:
         pod, outside = network.add("pod", default_route=True), network.add("out", default_route=True)
         agent.enrol(pod)
         yield Captured(network, pod, outside, agent)
+
+
+@pytest.fixture
+def captured(pins: Path | None) -> Iterator[Captured]:
+    with captured_pod(pins, "cap") as found:
+        yield found
+
+
+@pytest.fixture(scope="module", params=["nft", "ebpf"])
+def captured_by_all(request: pytest.FixtureRequest) -> Iterator[Captured]:
+    with pins_of(request.param) as pins, captured_pod(pins, "all") as found:
+        yield found
+
+
+@pytest.fixture
+def shared(captured_by_all: Captured) -> Captured:
+    """A captured pod for tests that only connect; others of the module have connected before."""
+    captured_by_all.earlier += captured_by_all.connections()
+    return captured_by_all
 
 
 @pytest.fixture(scope="module")

@@ -26,21 +26,21 @@ SO_MARK = 36
 
 
 @families
-def test_outbound_is_captured(captured: Captured, family: str) -> None:
-    address = captured.address(captured.outside, family)
-    with peer_server(captured.outside, 8080), dial(captured.pod, address, 8080) as client:
-        assert read_line(client).split()[0] == captured.address(captured.pod, family)
+def test_outbound_is_captured(shared: Captured, family: str) -> None:
+    address = shared.address(shared.outside, family)
+    with peer_server(shared.outside, 8080), dial(shared.pod, address, 8080) as client:
+        assert read_line(client).split()[0] == shared.address(shared.pod, family)
         assert client.getpeername()[:2] == (address, 8080), "the app sees whom it asked for"
-        assert captured.connections() == 1
+        assert shared.connections() == 1
 
 
 @families
-def test_inbound_is_captured_and_keeps_the_source_address(captured: Captured, family: str) -> None:
-    with peer_server(captured.pod, 8080):
-        with dial(captured.outside, captured.address(captured.pod, family), 8080) as client:
-            assert read_line(client).split()[0] == captured.address(captured.outside, family)
+def test_inbound_is_captured_and_keeps_the_source_address(shared: Captured, family: str) -> None:
+    with peer_server(shared.pod, 8080):
+        with dial(shared.outside, shared.address(shared.pod, family), 8080) as client:
+            assert read_line(client).split()[0] == shared.address(shared.outside, family)
             assert exchange(client, b"x" * 300_000) == b"x" * 300_000
-        assert captured.connections() == 1
+        assert shared.connections() == 1
 
 
 @families
@@ -103,22 +103,22 @@ def test_both_legs_may_have_the_same_addresses_and_ports(captured: Captured, fam
 )
 @pytest.mark.parametrize("bound", [False, True], ids=["", "bound source"])
 def test_an_app_cannot_slip_past(
-    captured: Captured, family: str, options: tuple[tuple[int, int, int | bytes], ...], bound: bool
+    shared: Captured, family: str, options: tuple[tuple[int, int, int | bytes], ...], bound: bool
 ) -> None:
-    address = captured.address(captured.outside, family)
-    source = (captured.address(captured.pod, family), 0) if bound else None
-    with peer_server(captured.outside, 8080):
-        with dial(captured.pod, address, 8080, options=options, source=source) as client:
-            assert read_line(client).split()[0] == captured.address(captured.pod, family)
-        assert captured.connections() == 1
+    address = shared.address(shared.outside, family)
+    source = (shared.address(shared.pod, family), 0) if bound else None
+    with peer_server(shared.outside, 8080):
+        with dial(shared.pod, address, 8080, options=options, source=source) as client:
+            assert read_line(client).split()[0] == shared.address(shared.pod, family)
+        assert shared.connections() == 1
 
 
 @families
-def test_another_user_is_captured(captured: Captured, family: str) -> None:
+def test_another_user_is_captured(shared: Captured, family: str) -> None:
     require("setpriv", "curl")
-    address = captured.address(captured.outside, family)
+    address = shared.address(shared.outside, family)
     host = f"[{address}]" if ":" in address else address
-    with captured.outside.start([sys.executable, "-m", "http.server", "8080", "--bind", "::"]) as server:
+    with shared.outside.start([sys.executable, "-m", "http.server", "8080", "--bind", "::"]) as server:
         server.wait_for_port(8080)
         command = [
             "setpriv",
@@ -129,40 +129,40 @@ def test_another_user_is_captured(captured: Captured, family: str) -> None:
             "-sf",
             f"http://{host}:8080/",
         ]
-        assert "<html" in captured.pod.check(command)
-        assert captured.connections() == 1
+        assert "<html" in shared.pod.check(command)
+        assert shared.connections() == 1
 
 
 @families
-def test_the_return_mark_is_no_way_out(captured: Captured, family: str) -> None:
+def test_the_return_mark_is_no_way_out(shared: Captured, family: str) -> None:
     """An app that sets the very mark that leads answers back may harm its own connection; it does not get
     past."""
-    address = captured.address(captured.outside, family)
+    address = shared.address(shared.outside, family)
     mark = ((socket.SOL_SOCKET, SO_MARK, 0x6E61),)
-    with peer_server(captured.outside, 8080):
+    with peer_server(shared.outside, 8080):
         try:
-            with dial(captured.pod, address, 8080, options=mark, timeout=1) as client:
+            with dial(shared.pod, address, 8080, options=mark, timeout=1) as client:
                 read_line(client)
         except OSError:
             return
-        assert captured.connections() == 1
+        assert shared.connections() == 1
 
 
 @families
-def test_the_pod_to_itself_and_loopback_are_left_alone(captured: Captured, family: str) -> None:
-    own = captured.address(captured.pod, family)
+def test_the_pod_to_itself_and_loopback_are_left_alone(shared: Captured, family: str) -> None:
+    own = shared.address(shared.pod, family)
     loopback = "127.0.0.1" if family == "v4" else "::1"
-    with peer_server(captured.pod, 8080):
+    with peer_server(shared.pod, 8080):
         for address in (own, loopback):
-            with dial(captured.pod, address, 8080) as client:
+            with dial(shared.pod, address, 8080) as client:
                 assert read_line(client).split()[0] == address
-    assert captured.connections() == 0
+    assert shared.connections() == 0
 
 
-def test_hbone_port_is_left_alone(captured: Captured) -> None:
-    with peer_server(captured.pod, 15008), dial(captured.outside, captured.pod.v4, 15008) as client:
-        assert read_line(client).split()[0] == captured.outside.v4
-    assert captured.connections() == 0
+def test_hbone_port_is_left_alone(shared: Captured) -> None:
+    with peer_server(shared.pod, 15008), dial(shared.outside, shared.pod.v4, 15008) as client:
+        assert read_line(client).split()[0] == shared.outside.v4
+    assert shared.connections() == 0
 
 
 @pytest.mark.parametrize(
@@ -181,16 +181,16 @@ def test_kubelet_probes_are_left_alone(captured: Captured, probe: str, family: s
     assert captured.connections() == 0
 
 
-def test_udp_is_left_alone(captured: Captured) -> None:
+def test_udp_is_left_alone(shared: Captured) -> None:
     def udp() -> socket.socket:
         return socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
 
-    with captured.outside.run(udp) as server, captured.pod.run(udp) as client:
-        server.bind((captured.outside.v4, 5353))
+    with shared.outside.run(udp) as server, shared.pod.run(udp) as client:
+        server.bind((shared.outside.v4, 5353))
         server.settimeout(5)
-        client.sendto(b"ping", (captured.outside.v4, 5353))
+        client.sendto(b"ping", (shared.outside.v4, 5353))
         data, peer = server.recvfrom(100)
-        assert (data, peer[0]) == (b"ping", captured.pod.v4)
+        assert (data, peer[0]) == (b"ping", shared.pod.v4)
 
 
 def test_what_comes_from_behind_the_pod_is_its_outbound(captured: Captured) -> None:
@@ -232,19 +232,17 @@ def test_destinations_of_reset_connections_do_not_stay(captured: Captured, famil
     destinations.close()
 
 
-def test_a_closed_port_is_seen_as_a_reset(captured: Captured) -> None:
-    with pytest.raises(ConnectionResetError), dial(captured.pod, captured.outside.v4, 9) as client:
+def test_a_closed_port_is_seen_as_a_reset(shared: Captured) -> None:
+    with pytest.raises(ConnectionResetError), dial(shared.pod, shared.outside.v4, 9) as client:
         client.recv(1)
 
 
 @pytest.mark.parametrize("direction", ["outbound", "inbound"])
-def test_unmodified_programs_and_whole_bodies(captured: Captured, direction: str, tmp_path: Path) -> None:
+def test_unmodified_programs_and_whole_bodies(shared: Captured, direction: str, tmp_path: Path) -> None:
     require("curl", "nginx", "nc")
     body = hashlib.sha256(b"seed").digest() * (1 << 15)
     (tmp_path / "body").write_bytes(body)
-    server, client = (
-        (captured.outside, captured.pod) if direction == "outbound" else (captured.pod, captured.outside)
-    )
+    server, client = (shared.outside, shared.pod) if direction == "outbound" else (shared.pod, shared.outside)
     configuration = tmp_path / "nginx.conf"
     configuration.write_text(
         f"daemon off; pid {tmp_path}/pid; error_log stderr; events {{}}\n"
