@@ -5,17 +5,19 @@
 // that what is not known is refused; the node of the sender vouches for who it is. While the agent is away what it said
 // last holds.
 //
+// What arrives of outsiders, whom no node vouches for, is dropped at ports that services lead to where policy would not
+// let them in, unless it was asked for: listener lookup sees replies to sockets that are not connected, too.
+//
 // A socket keeps the endpoint that it was given for an address, and sees replies come from that address. Both are kept
 // for a while only: a socket that was silent for long, among many, may be given another endpoint.
 //
-// Kernel: >= 5.14 (netns cookies).
+// Kernel: >= 5.17 (ingress_ifindex in sk_lookup).
 #include <linux/bpf.h>
 
-#include "address.h"
+#include "arrival.h"
 #include "datagram_abi.h"
 
-#define IPPROTO_UDP      17
-#define LOOPBACK_IFINDEX 1
+#define IPPROTO_UDP 17
 
 char LICENSE[] SEC("license") = "Dual BSD/GPL";
 
@@ -68,6 +70,23 @@ struct {
   __type(key, struct na_access_key);
   __type(value, struct na_access_entry);
 } udp_access SEC(".maps");
+
+// Addresses of workloads whose nodes judge what they send.
+struct {
+  __uint(type, BPF_MAP_TYPE_HASH);
+  __uint(max_entries, 262144);
+  __uint(map_flags, BPF_F_NO_PREALLOC);
+  __type(key, struct na_address);
+  __type(value, __u8);
+} udp_members SEC(".maps");
+
+// From whom a workload may expect an answer, since it has sent something there: it is the source.
+struct {
+  __uint(type, BPF_MAP_TYPE_LRU_HASH);
+  __uint(max_entries, 16384);
+  __type(key, struct na_bypass_key);
+  __type(value, __u8);
+} udp_awaited SEC(".maps");
 
 // Socket and the address that it asked for -> endpoint.
 struct {
@@ -158,6 +177,20 @@ static __always_inline int judge(__u64 cookie, const struct na_destination *to) 
   return refuse(NA_UDP_DENIED);
 }
 
+// Have the answer of an outsider let in.
+static __always_inline void await_answer(struct bpf_sock_addr *ctx, const struct na_workload_entry *workload,
+                                         const struct na_destination *to) {
+  struct na_bypass_key ends = {is_mapped(&to->address) ? workload->source4 : workload->source6, to->address, 0,
+                               to->port, 0};
+  __u8 one = 1;
+
+  if (!bpf_map_lookup_elem(&udp_classes, &ends.source) || bpf_map_lookup_elem(&udp_members, &ends.destination))
+    return;
+  ends.source_port = (__u16)ctx->sk->src_port;
+  if (!bpf_map_lookup_elem(&udp_awaited, &ends))
+    bpf_map_update_elem(&udp_awaited, &ends, &one, BPF_ANY);
+}
+
 // The endpoint of a service for this socket: the one that it has already, else any. 0: there is none. The agent takes
 // endpoints that are no more out of udp_endpoints.
 static __always_inline int choose_endpoint(struct bpf_sock_addr *ctx, const struct na_service *service,
@@ -212,6 +245,7 @@ static __always_inline int decide(struct bpf_sock_addr *ctx, const struct na_des
   if (verdict == REFUSE)
     return REFUSE;
   count(NA_UDP_ALLOWED);
+  await_answer(ctx, workload, to);
   return service ? TRANSLATE : LEAVE;
 }
 
@@ -334,4 +368,44 @@ int datagram_getpeername4(struct bpf_sock_addr *ctx) {
 SEC("cgroup/getpeername6")
 int datagram_getpeername6(struct bpf_sock_addr *ctx) {
   return disguise6(ctx);
+}
+
+// Whether policy lets nobody in at the port who has no identity.
+static __always_inline const struct na_access_entry *closed_to_outsiders(const struct na_address *local, __u16 port) {
+  const struct na_class *class = bpf_map_lookup_elem(&udp_classes, local);
+  struct na_access_key key = {0, 0, port, IPPROTO_UDP, 0};
+  const struct na_access_entry *access;
+
+  if (!class)
+    return 0;
+  key.destination = class->id;
+  access = bpf_map_lookup_elem(&udp_access, &key);
+  return access && access->access == NA_ACCESS_DENY ? access : 0;
+}
+
+static __always_inline int is_awaited(const struct bpf_sk_lookup *ctx, const struct na_address *local,
+                                      const struct na_address *remote) {
+  struct na_bypass_key ends = {*local, *remote, (__u16)ctx->local_port, bpf_ntohs((__u16)ctx->remote_port), 0};
+
+  return bpf_map_lookup_elem(&udp_awaited, &ends) != 0;
+}
+
+// In each namespace of a workload, for datagrams that are not a connected socket's. To one that is dropped the kernel
+// answers that the port is unreachable.
+SEC("sk_lookup")
+int datagram_lookup(struct bpf_sk_lookup *ctx) {
+  const struct na_access_entry *access;
+  struct na_address local, remote;
+
+  if (ctx->protocol != IPPROTO_UDP || ctx->ingress_ifindex == LOOPBACK_IFINDEX)
+    return SK_PASS;
+  read_addresses(ctx, &local, &remote);
+  if (is_within(&local, &remote) || is_probe(&remote))
+    return SK_PASS;
+  access = closed_to_outsiders(&local, (__u16)ctx->local_port);
+  if (!access || bpf_map_lookup_elem(&udp_members, &remote) || is_awaited(ctx, &local, &remote))
+    return SK_PASS;
+  count(NA_UDP_OUTSIDER);
+  count_denial(access->policy);
+  return SK_DROP;
 }

@@ -16,7 +16,7 @@ struct na_sender {
 };
 
 /* Workloads of which the same is asked are a class, the destination of na_access_key. An address without one may be
- * sent anything. In na_access_key port 0 stands for those that have no entry. */
+ * sent anything. In na_access_key port 0 stands for those that have no entry, source 0 for outsiders. */
 struct na_class {
   __u32 id; /* never 0 */
   __u32 reserved;
@@ -35,7 +35,8 @@ enum na_udp_counter {
   NA_UDP_DENIED = 1,      /* by policy: EPERM */
   NA_UDP_UNKNOWN = 2,     /* EPERM, since what the policy says to this sender is not known here */
   NA_UDP_NO_ENDPOINT = 3, /* EPERM: the service has none */
-  NA_UDP_COUNTERS = 4,
+  NA_UDP_OUTSIDER = 4,    /* dropped on arrival: of nobody whose node judges what it sends */
+  NA_UDP_COUNTERS = 5,
 };
 
 _Static_assert(sizeof(struct na_peer_key) == 32, "ABI");

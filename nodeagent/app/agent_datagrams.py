@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence, Set
 from typing import TYPE_CHECKING, Final
 
 from prometheus_client.core import CounterMetricFamily, Metric
@@ -86,14 +86,17 @@ class DatagramKeeper:
     def _put_in_force(self) -> None:
         self._handle = None
         started = time.monotonic()
-        receivers = self._receivers()
+        here = list(local_workloads(self._engine, self._enrolment, self._identities))
+        receivers = self._receivers({address for workload, _ in here for address in workload.addresses})
         if receivers is None:
             return
         stale, self._stale = self._stale, set()
         try:
-            here = list(local_workloads(self._engine, self._enrolment, self._identities))
             plan = self._planner.plan(receivers, [workload for workload, _ in here])
+            if plan.excludes:
+                plan.members = frozenset(self._members_of_mesh())
             self._sockets.changed(self._datagrams.apply(self._changes(stale), plan), plan, here)
+            self._datagrams.guard((workload.cookie, namespace) for workload, namespace in here)
         except DataplaneError as error:
             self._stale |= stale
             if str(error) != self.error:
@@ -110,8 +113,15 @@ class DatagramKeeper:
             self._handle.cancel()
         await self._sockets.stop()
 
-    def _receivers(self) -> list[Receiver] | None:
-        """None while policies are not known: what an earlier agent knew holds until then."""
+    def _members_of_mesh(self) -> Iterator[bytes]:
+        """Addresses of those whose nodes judge what they send."""
+        for entry in self._index.workloads():
+            if entry.hbone and _has_own_addresses(entry):
+                yield from entry.addresses
+
+    def _receivers(self, here: Set[bytes]) -> list[Receiver] | None:
+        """None while policies are not known: what an earlier agent knew holds until then. `here` are the addresses of
+        this node's workloads."""
         from nodeagent.dataplane.datagram_plan import Receiver
 
         found = []
@@ -123,8 +133,9 @@ class DatagramKeeper:
             rules = known[key]
             if rules is None:
                 return None
-            if rules and not entry.host_network and not entry.machine:
-                found.append(Receiver(entry.addresses, rules))
+            if rules and _has_own_addresses(entry):
+                ports = () if here.isdisjoint(entry.addresses) else tuple(_served_ports(entry))
+                found.append(Receiver(entry.addresses, rules, ports))
         return found
 
     # -- services --
@@ -183,6 +194,15 @@ def _may_have_udp(service: ServiceEntry) -> bool:
     return not service.private and any(port.http is None for port in service.ports)
 
 
+def _has_own_addresses(entry: WorkloadEntry) -> bool:
+    return not entry.host_network and not entry.machine
+
+
+def _served_ports(entry: WorkloadEntry) -> set[int]:
+    """Those that services lead to, whichever protocol is declared: HTTP may come by UDP, too."""
+    return {target for _, ports in entry.services for _, target in ports}
+
+
 def _endpoints(entry: WorkloadEntry, service: str, port: int) -> Iterator[tuple[bytes, int]]:
     for name, ports in entry.services:
         for number, target in ports if name == service else ():
@@ -201,7 +221,8 @@ class DatagramCollector(Collector):
         """All families."""
         decisions = CounterMetricFamily(
             "nodeagent_udp_decisions",
-            "Connects of UDP sockets, and datagrams of those that are not connected, by what was decided.",
+            "Connects of UDP sockets, datagrams of those that are not connected, and those of outsiders on arrival, "
+            "by what was decided.",
             labels=["decision"],
         )
         for name, value in self._datagrams.counters().items():

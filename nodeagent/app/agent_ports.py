@@ -205,6 +205,9 @@ class Datagrams(Protocol):
     def apply(self, services: Mapping[ServiceKey, Slots | None], plan: DatagramPlan) -> Revision:
         """Put changed services (None: gone) and a plan in force; returns what that means to connected sockets."""
 
+    def guard(self, namespaces: Iterable[tuple[int, NetworkNamespace]]) -> None:
+        """Have what arrives in namespaces of workloads, by their cookies, looked at."""
+
     def end_sockets(
         self,
         plan: DatagramPlan,

@@ -6,10 +6,13 @@ from __future__ import annotations
 import struct
 from typing import Final
 
-COUNTERS: Final = ("allowed", "denied", "unknown", "no_endpoint")
+COUNTERS: Final = ("allowed", "denied", "unknown", "no_endpoint", "outsider")
 """enum na_udp_counter."""
 ANY_PORT: Final = 0
 """As a port of AccessKey: those that have no entry of their own."""
+
+OUTSIDERS: Final = 0
+"""As a source of AccessKey: who is no workload of the mesh."""
 
 _NUMBER: Final = struct.Struct("=I4x")
 _PEER: Final = struct.Struct("=Q16sH6x")

@@ -1,5 +1,5 @@
 """Who may send datagrams to whom: workloads of which the same is asked are a class, and each sender of this node has a
-verdict on each class, by port where the policies tell ports apart.
+verdict on each class, by port where the policies tell ports apart. Outsiders have one on ports that services lead to.
 
 There is nobody behind this to ask: a verdict that cannot be said beforehand is none, which refuses. Dry runs and rules
 that only log have no say.
@@ -14,9 +14,9 @@ from typing import Final
 from nodeagent.dataplane.bypass_layout import Access, AccessKey
 from nodeagent.dataplane.bypass_services import LocalWorkload
 from nodeagent.dataplane.bypass_verdict import Judge, Peer, Target, Verdict
-from nodeagent.dataplane.datagram_layout import ANY_PORT
+from nodeagent.dataplane.datagram_layout import ANY_PORT, OUTSIDERS
 from nodeagent.dataplane.tags import TagTable
-from nodeagent.snapshot.address import is_v4
+from nodeagent.snapshot.address import is_v4, widen_address
 from nodeagent.snapshot.policies import (
     AddressCheck,
     AllOf,
@@ -44,6 +44,8 @@ class Receiver:
 
     addresses: tuple[bytes, ...]
     rules: tuple[Rules, ...]
+    ports: tuple[int, ...] = ()
+    """Of a workload of this node: those that services lead to."""
 
 
 @dataclass(slots=True)
@@ -55,6 +57,13 @@ class DatagramPlan:
     classes: dict[bytes, int] = field(default_factory=dict)
     """By address."""
     access: dict[AccessKey, Verdict] = field(default_factory=dict)
+    members: frozenset[bytes] = frozenset()
+    """Addresses of workloads whose nodes judge what they send; needed if outsiders are not let in somewhere."""
+
+    @property
+    def excludes(self) -> bool:
+        """Whether outsiders are not let in somewhere."""
+        return any(key.source == OUTSIDERS for key in self.access)
 
 
 class DatagramPlanner:
@@ -66,6 +75,7 @@ class DatagramPlanner:
         self._numbers: TagTable[ClassKey] = TagTable()
         self._used: set[ClassKey] = set()
         self._verdicts: dict[tuple[ClassKey, LocalWorkload], dict[int, Verdict]] = {}
+        self._outsiders: dict[tuple[ClassKey, int], Verdict] = {}
 
     def plan(self, receivers: Iterable[Receiver], senders: Sequence[LocalWorkload]) -> DatagramPlan:
         """For all workloads of the mesh, and those of this node that send."""
@@ -75,6 +85,7 @@ class DatagramPlanner:
         used: dict[ClassKey, int] = {}
         # Workloads alike share the very same rules, which take long to be hashed.
         shared: dict[tuple[int, bool], int] = {}
+        served: dict[int, set[int]] = {}
         for receiver in receivers:
             for address in receiver.addresses:
                 family = is_v4(address)
@@ -83,11 +94,16 @@ class DatagramPlanner:
                     number = self._number(receiver, family, used, shared)
                 if number:
                     plan.classes[address] = number
+                    if receiver.ports:
+                        served.setdefault(number, set()).update(receiver.ports)
         self._forget(used, known)
         for key, number in used.items():
             for sender in known:
                 for port, verdict in self._verdicts_of(key, sender).items():
                     plan.access[AccessKey(sender.number, number, port, UDP)] = verdict
+            for port in served.get(number, ()):
+                if (verdict := self._verdict_on_outsiders(key, port)).access is Access.DENY:
+                    plan.access[AccessKey(OUTSIDERS, number, port, UDP)] = verdict
         return plan
 
     def _number(
@@ -116,12 +132,29 @@ class DatagramPlanner:
             for (key, sender), verdicts in self._verdicts.items()
             if key in used and sender in live
         }
+        self._outsiders = {each: verdict for each, verdict in self._outsiders.items() if each[0] in used}
 
     def _verdicts_of(self, key: ClassKey, sender: LocalWorkload) -> dict[int, Verdict]:
         found = self._verdicts.get((key, sender))
         if found is None:
             found = self._verdicts[key, sender] = dict(_judge(key, sender))
         return found
+
+    def _verdict_on_outsiders(self, key: ClassKey, port: int) -> Verdict:
+        found = self._outsiders.get((key, port))
+        if found is None:
+            found = self._outsiders[key, port] = _judge_outsiders(key, port)
+        return found
+
+
+def _judge_outsiders(key: ClassKey, port: int) -> Verdict:
+    """What is said to whoever has no identity, wherever it comes from."""
+    rules, family, addresses = key
+    judge = Judge(rules)
+    # Without addresses of theirs any will do, as in _judge().
+    targets = addresses or (widen_address(bytes(4)) if family else bytes(16),)
+    found = {judge.verdict(Peer(""), Target((target,), port)) for target in targets}
+    return found.pop() if len(found) == 1 else Verdict(Access.ENGINE)
 
 
 def _class_of(receiver: Receiver, family: bool) -> ClassKey | None:

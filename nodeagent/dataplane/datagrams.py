@@ -58,6 +58,7 @@ _HOOKS: Final = (
     "datagram_connect6",
 )
 """At the root of the cgroup hierarchy, in the order in which they are attached: those that translate come last."""
+_LOOKUP: Final = "datagram_lookup"
 _COOKIE: Final = struct.Struct("=Q")
 _INDEX: Final = struct.Struct("=I")
 K = TypeVar("K")
@@ -119,6 +120,10 @@ class Datagrams:
         self._access: BoundedTable[AccessKey, Verdict] = BoundedTable(
             access, AccessKey.pack, self._pack_verdict, note_full
         )
+        members = self._object.map("udp_members", 16, 1)
+        self._maps.append(members)
+        self._members: BoundedTable[bytes, bool] = BoundedTable(members, bytes, lambda _: b"\1", note_full)
+        self._guarded: set[int] = set()
         self._endpoints = self._object.map("udp_endpoints", PEER_SIZE, DESTINATION_SIZE)
         self._counters = self._object.map("udp_counters", _INDEX.size, 8 * possible_cpus())
         self._denials = self._object.map("udp_denials", _INDEX.size, 8)
@@ -148,6 +153,17 @@ class Datagrams:
             self._put_in_place()
         return Revision(tightened, frozenset(lost))
 
+    def guard(self, namespaces: Iterable[tuple[int, NetworkNamespace]]) -> None:
+        """Have what arrives in these namespaces of workloads, by their cookies, looked at. BpfError where the kernel
+        refuses."""
+        there = dict(namespaces)
+        self._guarded &= there.keys()
+        for cookie, namespace in there.items():
+            pin = lookup_link(self._folder / "netns" / f"{cookie:x}")
+            if cookie not in self._guarded or not pin.exists():
+                self._object.attach_pinned(_LOOKUP, namespace.fd, pin)
+                self._guarded.add(cookie)
+
     def end_sockets(
         self,
         plan: DatagramPlan,
@@ -161,6 +177,8 @@ class Datagrams:
 
     def _tighten(self, plan: DatagramPlan) -> bool:
         """Whether somebody may not send to somebody any more."""
+        self._members.remove([key for key in _known(self._members) if key not in plan.members])
+        self._members.put(_changed(self._members.held, dict.fromkeys(plan.members, True)))
         access, classes = self._access.held, _changed(self._classes.held, plan.classes)
         tightened = bool(classes) or any(
             (verdict := plan.access.get(key)) is None
@@ -241,6 +259,7 @@ class Datagrams:
             "services": len(self._services.waiting),
             "receivers": len(self._classes.waiting),
             "verdicts": len(self._access.waiting),
+            "members": len(self._members.waiting),
         }
         return DatagramState(
             len(self._services.held),
@@ -278,3 +297,10 @@ def detach_datagrams(folder: Path) -> None:
     """End what is pinned below the folder of a version; nothing happens if there is nothing."""
     for hook in reversed(_HOOKS):
         detach_pinned(folder / "links" / hook)
+    for each in (folder / "netns").glob("*"):
+        detach_pinned(lookup_link(each))
+
+
+def lookup_link(folder: Path) -> Path:
+    """Where a namespace's attachment is pinned, in the folder of its own."""
+    return folder / "datagram"

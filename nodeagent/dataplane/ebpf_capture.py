@@ -20,6 +20,7 @@ from nodeagent.dataplane.bpf import BpfMap, BpfObject, detach_pinned
 from nodeagent.dataplane.bpffs import lock_folder, make_folder
 from nodeagent.dataplane.bypass_end import end_flows
 from nodeagent.dataplane.bypass_maps import HERE
+from nodeagent.dataplane.datagrams import lookup_link
 from nodeagent.dataplane.ebpf_node import (
     DNS,
     INBOUND_MAPS,
@@ -124,6 +125,7 @@ class EbpfCapture:
         with self._lock:
             apply_ruleset(self._namespace, self._ruleset(self._flags()).released())
             self._node.put(self._node.workloads, self._key, self._entry(self._flags() | RELEASED))
+            detach_pinned(lookup_link(self._folder))
             detach_pinned(inbound_link(self._folder))
             detach_raw_guard(self._folder)
 

@@ -47,7 +47,7 @@ from nodeagent.dataplane.bypass_maps import (
     name_namespace,
 )
 from nodeagent.dataplane.cgroup import Cgroup, find_mount
-from nodeagent.dataplane.datagrams import Datagrams, detach_datagrams
+from nodeagent.dataplane.datagrams import Datagrams, detach_datagrams, lookup_link
 from nodeagent.dataplane.ebpf_dns import EbpfDns, detach_dns
 from nodeagent.dataplane.liveness import LIVENESS, Liveness
 from nodeagent.dataplane.netns import NetworkNamespace
@@ -492,6 +492,7 @@ def inbound_link(folder: Path) -> Path:
 
 
 def _remove_namespace(folder: Path) -> None:
+    detach_pinned(lookup_link(folder))
     detach_pinned(inbound_link(folder))
     detach_raw_guard(folder)
     remove_pins(folder)

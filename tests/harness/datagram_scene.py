@@ -4,28 +4,29 @@ from __future__ import annotations
 
 import contextlib
 import socket
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
 
 from harness.cgroups import ScratchCgroup, scratch_cgroup
 from harness.netns import Namespace, Network
+from nodeagent.dataplane.bpffs import make_folder
 from nodeagent.dataplane.bypass_layout import Access, AccessKey, Backend, ServiceKey
 from nodeagent.dataplane.bypass_services import LocalWorkload, Slots
 from nodeagent.dataplane.bypass_verdict import Verdict
 from nodeagent.dataplane.datagram_end import Revision
-from nodeagent.dataplane.datagram_layout import ANY_PORT
+from nodeagent.dataplane.datagram_layout import ANY_PORT, OUTSIDERS
 from nodeagent.dataplane.datagram_plan import UDP, DatagramPlan
 from nodeagent.dataplane.datagrams import Datagrams
-from nodeagent.dataplane.ebpf_node import EbpfNode, WorkloadEntry
+from nodeagent.dataplane.ebpf_node import EbpfNode, WorkloadEntry, netns_cookie
 from nodeagent.dataplane.routing import read_addresses
 from nodeagent.snapshot.address import parse_address, widen_address
 
 VIP: Final = {"v4": "10.96.0.10", "v6": "fd00:96::10", "mapped": "::ffff:10.96.0.10"}
 PORT, TARGET = 99, 9999
 """Of the service, and of its endpoints."""
-CLIENT: Final = 1
+CLIENT, OWN_CLASS = 1, 99
 ALLOW = Verdict(Access.ALLOW)
 DENY = Verdict(Access.DENY, "ns/no")
 
@@ -89,10 +90,15 @@ class DatagramScene:
         return self.client.run(make)
 
     def say(
-        self, endpoints: list[Server] | None, asked: Mapping[str, Mapping[int, Verdict]] | None = None
+        self,
+        endpoints: list[Server] | None,
+        asked: Mapping[str, Mapping[int, Verdict]] | None = None,
+        *,
+        closed: Collection[int] = (),
+        members: Collection[str] = (),
     ) -> None:
         """Which servers the service has (None: there is no service), and what is asked: verdicts on the client by
-        server and port."""
+        server and port. At `closed` ports the client lets nobody in but the servers that are `members`."""
         services: dict[ServiceKey, Slots | None] = {}
         for family in ("v4", "v6"):
             key = ServiceKey(parse_address(VIP[family]), 0, PORT, UDP)
@@ -100,12 +106,20 @@ class DatagramScene:
             services[key] = None if endpoints is None else tuple(found)
         plan = DatagramPlan({self.cookie: CLIENT})
         for number, (name, verdicts) in enumerate((asked or {}).items(), 1):
-            server: Server = getattr(self, name)
-            plan.classes |= {parse_address(server.address(family)): number for family in ("v4", "v6")}
+            plan.classes |= dict.fromkeys(self._addresses(name), number)
             plan.access |= {AccessKey(CLIENT, number, port, UDP): each for port, each in verdicts.items()}
+        if closed:
+            plan.classes |= dict.fromkeys(self._addresses("client"), OWN_CLASS)
+            plan.access |= {AccessKey(OUTSIDERS, OWN_CLASS, port, UDP): DENY for port in closed}
+        plan.members = frozenset(address for name in members for address in self._addresses(name))
         self.plan = plan
         self.revision = self.datagrams.apply(services, plan)
+        self.datagrams.guard([(self.cookie, self.client.handle)])
         self.counts = self.datagrams.counters()
+
+    def _addresses(self, name: str) -> list[bytes]:
+        where = {"client": self.client, "near": self.near.namespace, "far": self.far.namespace}[name]
+        return [parse_address(where.v4), parse_address(where.v6)]
 
     def counted(self) -> dict[str, int]:
         """What was decided since the last say()."""
@@ -125,8 +139,6 @@ NOBODY: Final[Mapping[int, Verdict]] = {ANY_PORT: DENY}
 @contextlib.contextmanager
 def datagram_scene(name: str, pins: Path) -> Iterator[DatagramScene]:
     """The scene, with pins that are the caller's to remove."""
-    from nodeagent.dataplane.ebpf_node import netns_cookie
-
     with contextlib.ExitStack() as closing:
         network = closing.enter_context(Network(name))
         group = closing.enter_context(scratch_cgroup(name))
@@ -137,6 +149,7 @@ def datagram_scene(name: str, pins: Path) -> Iterator[DatagramScene]:
         cookie = netns_cookie(client.handle)
         own = tuple(widen_address(raw) for raw in read_addresses(client.handle))
         entry = WorkloadEntry(node.group_id, node.group_level, 0, own).pack()
+        make_folder(node.namespace_folder(cookie))
         node.put(node.workloads, cookie.to_bytes(8, "little"), entry)
         datagrams = node.datagrams()
         closing.callback(datagrams.close)

@@ -56,7 +56,7 @@ class Pods:
 
     def __init__(self, mesh: Mesh) -> None:
         self.mesh = mesh
-        self._names = LabNames(mesh.name)
+        self.names = LabNames(mesh.name)
         state = mesh.state()
         self.vip = {
             each["name"]: {6 if ":" in address else 4: address for address in each["virtualIPs"]}
@@ -70,7 +70,7 @@ class Pods:
     def socket(self, pod: str, family: int, namespace: str = "default") -> socket.socket:
         """An unconnected one."""
         kind = socket.AF_INET6 if family == 6 else socket.AF_INET
-        with NetworkNamespace.open(netns_path(self._names.pod_netns(namespace, pod))) as inside:
+        with NetworkNamespace.open(netns_path(self.names.pod_netns(namespace, pod))) as inside:
             made = inside.run(lambda: socket.socket(kind, socket.SOCK_DGRAM))
         made.settimeout(3)
         return made
@@ -259,6 +259,29 @@ spec: {mtls: {mode: STRICT}}
         assert pods.outcome((pods.vip["udp"][4], 99), "bob", "shop") in ("near", "far")
     finally:
         pods.mesh.delete(text)
+
+
+def test_outsiders_are_let_in_as_policy_says(pods: Pods) -> None:
+    """As the node's own programs are."""
+    to = pods.ip["near"][4], 9999
+
+    def outcome() -> str:
+        with NetworkNamespace.open(netns_path(pods.names.node_netns("node-a"))) as node:
+            client = node.run(lambda: socket.socket(socket.AF_INET, socket.SOCK_DGRAM))
+        with client:
+            client.settimeout(3)
+            client.connect(to)
+            return answers(client)
+
+    assert outcome() == "near"
+    pods.mesh.apply(ONLY_ALICE)
+    try:
+        eventually(outcome, lambda found: found == "ECONNREFUSED")
+        assert pods.counters()["outsider"] > 0
+        assert pods.outcome(to) == "near"
+    finally:
+        pods.mesh.delete(ONLY_ALICE)
+    eventually(outcome, lambda found: found == "near")
 
 
 def test_who_is_no_workload_may_be_sent_anything(pods: Pods) -> None:

@@ -6,6 +6,7 @@ import ctypes
 import errno
 import itertools
 import os
+import select
 import socket
 import struct
 import sys
@@ -257,6 +258,50 @@ def test_the_agent_is_left_alone(scene: DatagramScene) -> None:
     assert "PermissionError" in done.stderr
 
 
+def _outcome(server: Server, to: str, own: socket.socket) -> str:
+    """What becomes of a datagram of a server to the client's socket at port 7000."""
+    with server.namespace.run(lambda: socket.socket(socket.AF_INET6, socket.SOCK_DGRAM)) as sender:
+        sender.settimeout(3)
+        sender.connect((to, 7000))
+        sender.send(b"in")
+        readable, _, _ = select.select([sender, own], [], [], 3)
+        if own in readable:
+            assert own.recv(10) == b"in"
+            return "in"
+        with pytest.raises(ConnectionRefusedError):
+            sender.recv(10)
+        return "refused"
+
+
+@pytest.mark.parametrize("family", ["v6", "mapped"])
+def test_outsiders_are_let_in_as_policy_says(scene: DatagramScene, family: str) -> None:
+    to = scene.client.v6 if family == "v6" else f"::ffff:{scene.client.v4}"
+    with bind(scene.client, 7000) as own:
+        scene.say(None, closed={7000}, members={"near"})
+        assert _outcome(scene.near, to, own) == "in", "its node has judged it"
+        assert _outcome(scene.far, to, own) == "refused"
+        assert scene.counted() == {"outsider": 1}
+        scene.say(None, closed={7001})
+        assert _outcome(scene.far, to, own) == "in"
+        own.sendto(b"x", (to, 7000))
+        assert own.recv(10) == b"x", "to itself"
+
+
+def test_answers_of_outsiders_arrive(scene: DatagramScene) -> None:
+    """To a socket that is not connected at a port that services lead to, for whoever it has asked; to others not."""
+    scene.say(None, closed={7000})
+    to, port = scene.far.address("mapped"), TARGET
+    with bind(scene.client, 7000) as own, bind(scene.far.namespace, 7002) as other:
+        own.sendto(b"asked", (to, port))
+        scene.far.answer()
+        assert own.recv(10) == b"asked"
+        own.settimeout(0.1)
+        for each in (other, scene.near.socket):
+            each.sendto(b"x", (f"::ffff:{scene.client.v4}", 7000))
+            with pytest.raises(TimeoutError):
+                own.recv(10)
+
+
 def test_nothing_is_left_when_udp_is_let_go() -> None:
     """`--udp off` after on: what was refused goes; and the folder goes with capture."""
     require("root", "engine")
@@ -270,7 +315,7 @@ def test_nothing_is_left_when_udp_is_let_go() -> None:
             scene.node.end_datagrams()
             client.sendto(b"x", to)
             scene.near.answer()
-            assert not [each.name for each in scene.node.folder.glob("links/datagram*")]
+            assert not list(scene.node.folder.glob("**/datagram*"))
     finally:
         unload(pins)
     assert not pins.exists()

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from nodeagent.dataplane.bypass_layout import Access, AccessKey
 from nodeagent.dataplane.bypass_services import LocalWorkload
-from nodeagent.dataplane.datagram_layout import ANY_PORT
+from nodeagent.dataplane.datagram_layout import ANY_PORT, OUTSIDERS
 from nodeagent.dataplane.datagram_plan import UDP, DatagramPlan, DatagramPlanner, Receiver
 from nodeagent.snapshot.address import parse_address
 from nodeagent.snapshot.matches import MatchKind
@@ -128,3 +128,20 @@ def test_classes_keep_their_numbers_and_get_new_ones_for_new_rules() -> None:
     other = planner.plan([Receiver((HERE,), second)], [ALICE])
     assert other.classes[HERE] > before.classes[HERE]
     assert AccessKey(1, before.classes[HERE], ANY_PORT, UDP) not in other.access
+
+
+def test_outsiders_are_excluded_at_ports_that_services_lead_to() -> None:
+    """Where policy wants an identity; not where it depends on where they come from."""
+
+    def excluded(asked: tuple[Rules, ...]) -> dict[int, str]:
+        receivers = [Receiver((HERE,), asked, (80, 53)), Receiver((THERE,), asked)]
+        made = DatagramPlanner(identities=True).plan(receivers, [ALICE])
+        found = {key.port: each.policy for key, each in made.access.items() if key.source == OUTSIDERS}
+        assert made.excludes == bool(found)
+        return found
+
+    assert excluded(rules(RuleAction.ALLOW, IS_ALICE)) == {80: "", 53: ""}
+    assert excluded(rules(RuleAction.DENY, PortCheck(53, 53))) == {53: "the-policy"}
+    assert excluded(rules(RuleAction.DENY, IS_ALICE)) == {}
+    somewhere = AddressCheck(Place.PEER, parse_address("10.0.0.0"), 104)
+    assert excluded(rules(RuleAction.ALLOW, somewhere)) == {}
