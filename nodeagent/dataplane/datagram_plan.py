@@ -74,8 +74,9 @@ class DatagramPlanner:
         self._identities = identities
         self._numbers: TagTable[ClassKey] = TagTable()
         self._used: set[ClassKey] = set()
-        self._verdicts: dict[tuple[ClassKey, LocalWorkload], dict[int, Verdict]] = {}
-        self._outsiders: dict[tuple[ClassKey, int], Verdict] = {}
+        # By class as a number, since a key takes long to be hashed, and by port.
+        self._verdicts: dict[LocalWorkload, dict[int, dict[int, Verdict]]] = {}
+        self._outsiders: dict[int, dict[int, Verdict]] = {}
 
     def plan(self, receivers: Iterable[Receiver], senders: Sequence[LocalWorkload]) -> DatagramPlan:
         """For all workloads of the mesh, and those of this node that send."""
@@ -99,10 +100,10 @@ class DatagramPlanner:
         self._forget(used, known)
         for key, number in used.items():
             for sender in known:
-                for port, verdict in self._verdicts_of(key, sender).items():
+                for port, verdict in self._verdicts_of(key, number, sender).items():
                     plan.access[AccessKey(sender.number, number, port, UDP)] = verdict
             for port in served.get(number, ()):
-                if (verdict := self._verdict_on_outsiders(key, port)).access is Access.DENY:
+                if (verdict := self._verdict_on_outsiders(key, number, port)).access is Access.DENY:
                     plan.access[AccessKey(OUTSIDERS, number, port, UDP)] = verdict
         return plan
 
@@ -123,28 +124,25 @@ class DatagramPlanner:
         return number
 
     def _forget(self, used: Mapping[ClassKey, int], senders: Sequence[LocalWorkload]) -> None:
+        self._verdicts = {sender: self._verdicts.get(sender, {}) for sender in senders}
         for key in self._used - used.keys():
+            number = self._numbers.tag_of(key)
             self._numbers.release(key)
+            for known in (self._outsiders, *self._verdicts.values()):
+                known.pop(number, None)
         self._used = set(used)
-        live = set(senders)
-        self._verdicts = {
-            (key, sender): verdicts
-            for (key, sender), verdicts in self._verdicts.items()
-            if key in used and sender in live
-        }
-        self._outsiders = {each: verdict for each, verdict in self._outsiders.items() if each[0] in used}
 
-    def _verdicts_of(self, key: ClassKey, sender: LocalWorkload) -> dict[int, Verdict]:
-        found = self._verdicts.get((key, sender))
-        if found is None:
-            found = self._verdicts[key, sender] = dict(_judge(key, sender))
-        return found
+    def _verdicts_of(self, key: ClassKey, number: int, sender: LocalWorkload) -> dict[int, Verdict]:
+        known = self._verdicts[sender]
+        if number not in known:
+            known[number] = dict(_judge(key, sender))
+        return known[number]
 
-    def _verdict_on_outsiders(self, key: ClassKey, port: int) -> Verdict:
-        found = self._outsiders.get((key, port))
-        if found is None:
-            found = self._outsiders[key, port] = _judge_outsiders(key, port)
-        return found
+    def _verdict_on_outsiders(self, key: ClassKey, number: int, port: int) -> Verdict:
+        known = self._outsiders.setdefault(number, {})
+        if port not in known:
+            known[port] = _judge_outsiders(key, port)
+        return known[port]
 
 
 def _judge_outsiders(key: ClassKey, port: int) -> Verdict:

@@ -132,8 +132,11 @@ class Datagrams:
         return AccessEntry(verdict.access, self._number(verdict)).pack()
 
     def _number(self, verdict: Verdict) -> int:
-        if verdict.access is not Access.DENY or not verdict.policy or len(self._policies) >= _POLICY_NAMES:
+        if verdict.access is not Access.DENY or not verdict.policy:
             return 0
+        known = self._policies.tag_of(verdict.policy)
+        if known or len(self._policies) >= _POLICY_NAMES:
+            return known
         return self._policies.assign(verdict.policy, verdict.policy)[0]
 
     # -- changes --
