@@ -83,6 +83,7 @@ class EbpfCapture:
             self._attach(flags)
             # Last: should another ruleset capture here until now, nothing gets past in between.
             apply_ruleset(self._namespace, self._ruleset(flags))
+            self._node.take_over(self._cookie)
 
     def _ruleset(self, flags: int) -> CaptureRules:
         return replace(self._rules, open=bool(flags & OPEN), past=self._node.raw_guard is None)

@@ -264,7 +264,6 @@ class EbpfNode:
             self.close()
             raise
         self._load_raw_guard()
-        self._remove_other_versions()
 
     def _load_raw_guard(self) -> None:
         try:
@@ -314,10 +313,20 @@ class EbpfNode:
         finally:
             os.close(group)
 
-    def _remove_other_versions(self) -> None:
-        for entry in list(self._pins.iterdir()):
-            if entry != self.folder and entry.name.startswith("v"):
-                _remove_version(entry)
+    # -- agents with another ABI --
+
+    def _other_versions(self) -> list[Path]:
+        """What they have pinned. It captures, and refuses for want of their listeners, what is not taken from them."""
+        return [each for each in self._pins.glob("v*") if each != self.folder]
+
+    def take_over(self, cookie: int) -> None:
+        """Take a namespace that these programs capture from those of other versions."""
+        for version in self._other_versions():
+            workloads = pinned_map(version / "maps" / "workloads", _COOKIE.size, _ENTRY.size)
+            if workloads is not None:
+                workloads.discard(_COOKIE.pack(cookie))
+                workloads.close()
+            _remove_namespace(version / "netns" / f"{cookie:x}")
 
     # -- workloads --
 
@@ -385,8 +394,8 @@ class EbpfNode:
             self._full[name] += entries
 
     def sweep(self, keep: Iterable[int]) -> int:
-        """Forget the workloads that are not in `keep` (cookies), which went while no agent ran; returns how
-        many they were."""
+        """Forget the workloads that are not in `keep` (cookies), which went while no agent ran, and what agents with
+        another ABI have captured; returns how many these workloads were."""
         kept = {_COOKIE.pack(cookie) for cookie in keep}
         gone = {key for key in self.workloads if key not in kept}
         for key in gone:
@@ -394,6 +403,8 @@ class EbpfNode:
         for entry in list((self.folder / "netns").iterdir()):
             if _COOKIE.pack(int(entry.name, 16)) not in kept:
                 _remove_namespace(entry)
+        for version in self._other_versions():
+            _remove_version(version)
         return len(gone)
 
     def forget(self, cookie: int) -> None:
@@ -460,7 +471,7 @@ class EbpfNode:
         the last one nothing stays."""
         # Also when start() has failed: what an earlier agent captured stays so until another mode has taken it over.
         workloads = self._workloads or pinned_workloads(self._pins)
-        idle = workloads is None or not any(True for _ in workloads)
+        idle = not self._other_versions() and (workloads is None or not any(True for _ in workloads))
         shared = (workloads, self._groups, self._counters, self._bypass, *self._unread)
         for each in (self.dns, self.raw_guard, self._liveness, self._hook, *shared):
             if each is not None:

@@ -42,6 +42,12 @@ def test_the_address_of_an_endpoint_is_no_way(scene: BypassScene) -> None:
     assert not scene.maps.flows()
 
 
+def _say(scene: BypassScene, target: str) -> None:
+    with dial(scene.client, target, 80) as client:
+        client.sendall(b"for the workload alone")
+        client.recv(1)
+
+
 @pytest.mark.parametrize("family", FAMILIES)
 def test_whoever_has_an_endpoints_address_hears_nothing(scene: BypassScene, family: str) -> None:
     """A pod outside the mesh took it, or was given it before the agent heard of the workload's end."""
@@ -54,9 +60,8 @@ def test_whoever_has_an_endpoints_address_hears_nothing(scene: BypassScene, fami
         lambda: socket.create_server(("::", 8080), family=socket.AF_INET6, dualstack_ipv6=True)
     ) as server:
         # By IPv6 there is no way at all from the loopback device, which connect() may be told already.
-        with pytest.raises(OSError) as failure, dial(scene.client, target, 80) as client:
-            client.sendall(b"for the workload alone")
-            client.recv(1)
+        with pytest.raises(OSError) as failure:
+            _say(scene, target)
         assert failure.value.errno in (errno.ETIMEDOUT, errno.ENETUNREACH), "the kernel has ended it"
         server.settimeout(0.01)
         with pytest.raises(TimeoutError):

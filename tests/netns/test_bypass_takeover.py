@@ -19,6 +19,7 @@ from harness.peer import dial, exchange, peer_server, read_line
 from harness.processes import wait_until
 
 from nodeagent.dataplane.bypass_layout import NO_BYPASS, Ends, EventKind, Flow, Life
+from nodeagent.dataplane.ebpf_node import ABI
 from nodeagent.snapshot.address import parse_address
 
 pytestmark = [pytest.mark.netns, pytest.mark.parametrize("pins", ["ebpf"], indirect=True)]
@@ -97,6 +98,23 @@ def test_without_an_agent_nothing_passes(scene: BypassScene) -> None:
         scene.maps = maps
         scene.permit("v4", scene.server.v4, 8080)
         assert _is_direct(scene)
+
+
+def test_an_agent_with_another_abi_opens_nothing(scene: BypassScene) -> None:
+    """What the one before has captured stays refused until the next one has taken it on."""
+    pins = scene.agent.pins
+    assert pins is not None
+    scene.agent.kill()
+    (pins / f"v{ABI}").rename(pins / "v1")
+    with _next_agent(scene) as (agent, _):
+        for namespace in (scene.client, scene.outside):
+            with pytest.raises(ConnectionRefusedError):
+                dial(namespace, scene.server.v4, 8080)
+        _enrol(scene, agent)
+        assert not _is_direct(scene), "the engine's"
+        agent.ask("settle")
+        assert [each.name for each in pins.glob("v*")] == [f"v{ABI}"]
+        assert not _is_direct(scene), "the engine's"
 
 
 @pytest.mark.parametrize("mode", ["ebpf", "nft"])
