@@ -175,7 +175,12 @@ class Agent:
         if datagrams is None:
             return None
         parts = self.engine, self.index, self.policies, self.enrolment, self.identities
-        keeper = DatagramKeeper(datagrams, *parts, has_identities=bool(self._config.ca))
+        keeper = DatagramKeeper(
+            datagrams,
+            *parts,
+            has_identities=bool(self._config.ca),
+            is_synced=lambda: self.workloads.synced,
+        )
         self.identities.follow(lambda identity: keeper.changed())
         return keeper
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Collection, Iterator, Sequence, Set
+from collections.abc import Callable, Collection, Iterator, Sequence, Set
 from typing import TYPE_CHECKING, Final
 
 from prometheus_client.core import CounterMetricFamily, Metric
@@ -50,7 +50,10 @@ class DatagramKeeper:
         identities: Identities,
         *,
         has_identities: bool,
+        is_synced: Callable[[], bool],
     ) -> None:
+        """`is_synced` tells whether index and policies are those of the whole mesh; before, what an earlier agent knew
+        holds."""
         # Importing it loads the extension.
         from nodeagent.dataplane.datagram_plan import DatagramPlanner
 
@@ -60,6 +63,7 @@ class DatagramKeeper:
         self._policies = policies
         self._enrolment = enrolment
         self._identities = identities
+        self._is_synced = is_synced
         self._planner = DatagramPlanner(identities=has_identities)
         self._sockets = DatagramSockets(datagrams)
         self._stale: set[str] = set()
@@ -85,6 +89,8 @@ class DatagramKeeper:
 
     def _put_in_force(self) -> None:
         self._handle = None
+        if not self._is_synced():
+            return
         started = time.monotonic()
         here = list(local_workloads(self._engine, self._enrolment, self._identities))
         receivers = self._receivers({address for workload, _ in here for address in workload.addresses})
@@ -120,8 +126,7 @@ class DatagramKeeper:
                 yield from entry.addresses
 
     def _receivers(self, here: Set[bytes]) -> list[Receiver] | None:
-        """None while policies are not known: what an earlier agent knew holds until then. `here` are the addresses of
-        this node's workloads."""
+        """None while policies are not known. `here` are the addresses of this node's workloads."""
         from nodeagent.dataplane.datagram_plan import Receiver
 
         found = []

@@ -1,7 +1,8 @@
 """UDP of captured workloads (bpf/datagram.bpf.c): services by endpoint, and policy, in the programs alone.
 
 The programs are pinned beside those of a node's capture and outlive the agent, with their maps: what an agent said last
-holds until the next one has filled maps of its own. Only then are its programs put in place.
+holds until the next one has filled maps of its own. Only then are its programs put in place. What sockets were given is
+shared by all lives.
 """
 
 from __future__ import annotations
@@ -58,6 +59,8 @@ _HOOKS: Final = (
     "datagram_connect6",
 )
 """At the root of the cgroup hierarchy, in the order in which they are attached: those that translate come last."""
+SOCKET_MAPS: Final = ("udp_endpoints", "udp_asked", "udp_awaited")
+"""What programs keep of sockets."""
 _LOOKUP: Final = "datagram_lookup"
 _COOKIE: Final = struct.Struct("=Q")
 _INDEX: Final = struct.Struct("=I")
@@ -94,8 +97,8 @@ class Datagrams:
         note_full: Callable[[str, int], None],
     ) -> None:
         """Load the programs, which do nothing yet. `folder` is where the version of the ABI has its pins, `root` the
-        cgroup hierarchy's, `agents_group` the id of the agent's cgroup, `shared` has the map of workloads. BpfError if
-        this kernel cannot."""
+        cgroup hierarchy's, `agents_group` the id of the agent's cgroup, `shared` has the map of workloads and
+        SOCKET_MAPS. BpfError if this kernel cannot."""
         self._folder = folder
         self._root = root
         self._agents_group = agents_group
@@ -209,21 +212,18 @@ class Datagrams:
 
     def _forget_endpoints(self, services: Mapping[ServiceKey, Slots | None]) -> set[SocketPeer]:
         """Of sockets that were given an endpoint which is none any more: they are given another one. Returns which."""
-        gone: set[tuple[bytes, int, bytes, int]] = set()
-        for key, slots in services.items():
-            if (held := self._services.held.get(key)) is None:
-                continue
-            staying = set(slots or ())
-            gone |= {
-                (key.address, key.port, each.address, each.port)
-                for each in held.slots
-                if each is not None and each not in staying
-            }
+        there = _pairs(services.items())
+        gone = (
+            _pairs((key, held.slots) for key, held in self._services.held.items() if key in services) - there
+        )
+        # At first there may be some of an earlier agent's.
+        first = not self._in_place
         lost: set[SocketPeer] = set()
-        for raw_peer, raw in self._endpoints.items() if gone else ():
+        for raw_peer, raw in self._endpoints.items() if gone or first else ():
             cookie, *asked = unpack_peer(raw_peer)
             endpoint = unpack_destination(raw)
-            if (*asked, *endpoint) in gone:
+            pair = (*asked, *endpoint)
+            if pair in gone or (first and pair not in there):
                 self._endpoints.discard(raw_peer)
                 lost.add((cookie, *endpoint))
         return lost
@@ -292,6 +292,16 @@ def _known(table: BoundedTable[K, V]) -> list[K]:
     return [*table.held, *table.waiting]
 
 
+def _pairs(services: Iterable[tuple[ServiceKey, Slots | None]]) -> set[tuple[bytes, int, bytes, int]]:
+    """What may be asked for, and an endpoint that it means."""
+    return {
+        (key.address, key.port, each.address, each.port)
+        for key, slots in services
+        for each in slots or ()
+        if each is not None
+    }
+
+
 def _changed(held: Mapping[K, V], wanted: Mapping[K, V]) -> dict[K, V]:
     return {key: value for key, value in wanted.items() if held.get(key) != value}
 
@@ -302,6 +312,8 @@ def detach_datagrams(folder: Path) -> None:
         detach_pinned(folder / "links" / hook)
     for each in (folder / "netns").glob("*"):
         detach_pinned(lookup_link(each))
+    for name in SOCKET_MAPS:
+        (folder / "maps" / name).unlink(missing_ok=True)
 
 
 def lookup_link(folder: Path) -> Path:

@@ -47,7 +47,7 @@ from nodeagent.dataplane.bypass_maps import (
     name_namespace,
 )
 from nodeagent.dataplane.cgroup import Cgroup, find_mount
-from nodeagent.dataplane.datagrams import Datagrams, detach_datagrams, lookup_link
+from nodeagent.dataplane.datagrams import SOCKET_MAPS, Datagrams, detach_datagrams, lookup_link
 from nodeagent.dataplane.ebpf_dns import EbpfDns, detach_dns
 from nodeagent.dataplane.liveness import LIVENESS, Liveness
 from nodeagent.dataplane.netns import NetworkNamespace
@@ -368,7 +368,7 @@ class EbpfNode:
 
     def datagrams(self) -> Datagrams:
         """Programs for UDP, which do nothing before they have been told something. BpfError if this kernel cannot."""
-        shared = self.map_pins(("workloads",))
+        shared = self.map_pins(("workloads", *SOCKET_MAPS))
         return Datagrams(self.folder, root_of_cgroups(), self.group_id, shared, self.count_full)
 
     def end_datagrams(self) -> None:

@@ -89,6 +89,11 @@ class DatagramScene:
 
         return self.client.run(make)
 
+    def restart(self) -> None:
+        """Another life of the agent, to which say() comes next."""
+        self.datagrams.close()
+        self.datagrams = self.node.datagrams()
+
     def say(
         self,
         endpoints: list[Server] | None,
@@ -151,7 +156,7 @@ def datagram_scene(name: str, pins: Path) -> Iterator[DatagramScene]:
         entry = WorkloadEntry(node.group_id, node.group_level, 0, own).pack()
         make_folder(node.namespace_folder(cookie))
         node.put(node.workloads, cookie.to_bytes(8, "little"), entry)
-        datagrams = node.datagrams()
-        closing.callback(datagrams.close)
         servers = [Server(each, closing.enter_context(bind(each))) for each in (near, far)]
-        yield DatagramScene(client, cookie, group, node, datagrams, *servers)
+        scene = DatagramScene(client, cookie, group, node, node.datagrams(), *servers)
+        closing.callback(lambda: scene.datagrams.close())
+        yield scene

@@ -215,6 +215,32 @@ def test_sockets_without_room_are_given_an_endpoint_again(scene: DatagramScene, 
     assert seen == {"near", "far"}
 
 
+@families
+def test_sockets_keep_what_they_have_over_a_restart(scene: DatagramScene, family: str) -> None:
+    """Of the agent; unless the endpoint went meanwhile."""
+    scene.say([scene.near])
+    asked = VIP[family], PORT
+    with scene.socket(family) as client, scene.socket(family) as connected:
+        connected.connect(asked)
+        client.sendto(b"x", asked)
+        scene.restart()
+        scene.say([scene.near, scene.far])
+        scene.near.answer()
+        assert client.recvfrom(10)[1][:2] == asked, "the answer to what was sent before"
+        assert connected.getpeername()[:2] == asked
+        for _ in range(10):
+            client.sendto(b"x", asked)
+            scene.near.answer()
+        assert not scene.end_sockets()
+        scene.restart()
+        scene.say([scene.far])
+        client.sendto(b"x", asked)
+        scene.far.answer()
+        assert scene.end_sockets() == 1
+        with pytest.raises(ConnectionAbortedError):
+            connected.recv(1)
+
+
 def _who_answers(scene: DatagramScene) -> str:
     for name, server in (("near", scene.near), ("far", scene.far)):
         server.socket.setblocking(False)
