@@ -16,7 +16,7 @@ from harness.tls_records import TLS_1_3, agreed_version, records, streams
 
 pytestmark = pytest.mark.lab
 
-CERTIFICATE_SECONDS = 10
+CERTIFICATE_SECONDS = 20
 LAB = f"""
 identity: {{certLifetime: {CERTIFICATE_SECONDS}}}
 nodes: [{{name: node-a}}, {{name: node-b}}]
