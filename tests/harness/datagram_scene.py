@@ -89,6 +89,13 @@ class DatagramScene:
 
         return self.client.run(make)
 
+    def capture(self) -> None:
+        """Have the client captured, as far as UDP is concerned."""
+        make_folder(self.node.namespace_folder(self.cookie))
+        own = tuple(widen_address(raw) for raw in read_addresses(self.client.handle))
+        entry = WorkloadEntry(self.node.group_id, self.node.group_level, 0, own).pack()
+        self.node.put(self.node.workloads, self.cookie.to_bytes(8, "little"), entry)
+
     def restart(self) -> None:
         """Another life of the agent, to which say() comes next."""
         self.datagrams.close()
@@ -152,11 +159,8 @@ def datagram_scene(name: str, pins: Path) -> Iterator[DatagramScene]:
         closing.callback(node.close)
         node.start()
         cookie = netns_cookie(client.handle)
-        own = tuple(widen_address(raw) for raw in read_addresses(client.handle))
-        entry = WorkloadEntry(node.group_id, node.group_level, 0, own).pack()
-        make_folder(node.namespace_folder(cookie))
-        node.put(node.workloads, cookie.to_bytes(8, "little"), entry)
         servers = [Server(each, closing.enter_context(bind(each))) for each in (near, far)]
         scene = DatagramScene(client, cookie, group, node, node.datagrams(), *servers)
         closing.callback(lambda: scene.datagrams.close())
+        scene.capture()
         yield scene

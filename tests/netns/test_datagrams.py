@@ -328,6 +328,17 @@ def test_answers_of_outsiders_arrive(scene: DatagramScene) -> None:
                 own.recv(10)
 
 
+def test_nothing_is_looked_at_where_nobody_is_captured_any_more(scene: DatagramScene) -> None:
+    scene.say(None, closed={7000})
+    scene.node.forget(scene.cookie)
+    try:
+        with bind(scene.client, 7000) as own:
+            assert _outcome(scene.far, f"::ffff:{scene.client.v4}", own) == "in"
+        assert not list(scene.node.folder.glob("netns/*"))
+    finally:
+        scene.capture()
+
+
 def test_nothing_is_left_when_udp_is_let_go() -> None:
     """`--udp off` after on: what was refused goes; and the folder goes with capture."""
     require("root", "engine")
@@ -339,9 +350,10 @@ def test_nothing_is_left_when_udp_is_let_go() -> None:
             with pytest.raises(PermissionError):
                 client.sendto(b"x", to)
             scene.node.end_datagrams()
+            assert not list(scene.node.folder.glob("**/datagram*"))
+            assert not list(scene.node.folder.glob("maps/udp*"))
             client.sendto(b"x", to)
             scene.near.answer()
-            assert not list(scene.node.folder.glob("**/datagram*"))
     finally:
         unload(pins)
     assert not pins.exists()
