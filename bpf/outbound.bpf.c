@@ -163,6 +163,7 @@ static __always_inline enum verdict decide(struct bpf_sock_addr *ctx, const stru
   }
   kept->asked.address = to->address;
   kept->asked.port = to->port;
+  kept->asked.drawn = NA_DRAWN_NONE;
   kept->life = 0;
   return redirect(ctx, from, workload, way, kept, to);
 }
@@ -401,6 +402,16 @@ static __always_inline int find_destination(struct bpf_sockopt *ctx, const struc
   return 0;
 }
 
+// After the address, where conntrack's answer ends: whose endpoint connect() drew. Returns the size of the answer.
+static __always_inline int write_drawn(struct bpf_sockopt *ctx, int at, __u32 drawn) {
+  __u32 *out = ctx->optval + at;
+
+  if (drawn == NA_DRAWN_NONE || (void *)(out + 1) > ctx->optval_end)
+    return at;
+  *out = drawn;
+  return at + (int)sizeof(*out);
+}
+
 static __always_inline int write_sockaddr4(struct bpf_sockopt *ctx, const struct na_destination *to) {
   struct sockaddr {
     __u16 family, port;
@@ -411,7 +422,7 @@ static __always_inline int write_sockaddr4(struct bpf_sockopt *ctx, const struct
   if ((void *)(out + 1) > ctx->optval_end)
     return 0;
   *out = (struct sockaddr){AF_INET, bpf_htons(to->port), to->address.word[3], 0};
-  return sizeof(*out);
+  return write_drawn(ctx, sizeof(*out), to->drawn);
 }
 
 static __always_inline int write_sockaddr6(struct bpf_sockopt *ctx, const struct na_destination *to) {
@@ -425,7 +436,7 @@ static __always_inline int write_sockaddr6(struct bpf_sockopt *ctx, const struct
   if ((void *)(out + 1) > ctx->optval_end)
     return 0;
   *out = (struct sockaddr){AF_INET6, bpf_htons(to->port), 0, to->address, 0};
-  return sizeof(*out);
+  return write_drawn(ctx, sizeof(*out), to->drawn);
 }
 
 // Attached to the agent's cgroup only. Where it has no answer, the kernel's stays: conntrack's, or an error.

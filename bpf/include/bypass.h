@@ -46,18 +46,22 @@ struct {
 /* How a connect() ends that bypass was asked about. */
 enum bypass { BYPASS_ENGINE = 0, BYPASS_ALLOWED = 1, BYPASS_DENIED = 2 };
 
-/* One of the endpoints of what is asked for. NULL: the engine must choose, or has to send it elsewhere. */
-static __always_inline const struct na_backend *draw_backend(const struct na_destination *asked, __u32 view,
-                                                             __u8 protocol, __u32 *service_id) {
+/* One of the endpoints of what is asked for; `asked` tells the engine whose, should it come to that. NULL: the engine
+ * must choose, or has to send it elsewhere. */
+static __always_inline const struct na_backend *draw_backend(struct na_destination *asked, __u32 view, __u8 protocol,
+                                                             __u32 *service_id) {
   struct na_service_key key = {asked->address, view, asked->port, protocol, 0};
   const struct na_service *service = bpf_map_lookup_elem(&services, &key);
+  const struct na_backend *backend;
   struct na_backend_key slot;
 
   if (!service || !service->slots)
     return 0;
   *service_id = slot.service = service->id;
   slot.slot = bpf_get_prandom_u32() % service->slots;
-  return bpf_map_lookup_elem(&backends, &slot);
+  backend = bpf_map_lookup_elem(&backends, &slot);
+  asked->drawn = backend ? backend->workload : NA_DRAWN_ELSEWHERE;
+  return backend;
 }
 
 /* Whether verdicts were made for what a socket connects from. A device that it is bound to may not lead to the
@@ -134,6 +138,7 @@ static __always_inline enum bypass try_bypass(struct bpf_sock_addr *ctx, const s
   kept->destination = backend->workload;
   to->address = backend->address;
   to->port = backend->port;
+  kept->asked.drawn = NA_DRAWN_NONE;
   if (verdict->access == NA_ACCESS_ALLOW) {
     count(NA_COUNT_BYPASSED);
     return BYPASS_ALLOWED;

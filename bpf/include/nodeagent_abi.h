@@ -42,8 +42,14 @@ struct na_address {
 struct na_destination {
   struct na_address address;
   __u16 port;
-  __u16 reserved[3];
+  __u16 reserved;
+  __u32 drawn; /* whose endpoint connect() drew for it before it left it to the engine: a workload, or NA_DRAWN_* */
 };
+
+/* Nobody's: it did not draw. */
+#define NA_DRAWN_NONE 0
+/* One that is not among those of this node which connect() may choose. */
+#define NA_DRAWN_ELSEWHERE 0xffffffff
 
 /* A captured connection as its listener sees it: the client's side. The port alone would collide between sources. */
 struct na_flow {

@@ -24,6 +24,20 @@ uint64_t na_engine_committed(na_engine *engine) {
   return na_snapshots_committed(na_engine_snapshots(engine));
 }
 
+int na_cluster_local(na_engine *engine, const char *cluster, const na_local_endpoint *local, size_t n) {
+  na_snapshots *registry = na_engine_snapshots(engine);
+  const na_cluster *found = na_snapshots_cluster(registry, cluster);
+  if (!found)
+    return -ENOENT;
+  for (size_t i = 1; i < n; i++)
+    if (na_local_endpoint_compare(&local[i - 1], local[i].address, local[i].port) >= 0) {
+      na_snapshots_error(registry, "cluster '%s': local endpoint %zu is not behind the one before it", cluster, i);
+      return -EINVAL;
+    }
+  na_hosts_note_local(found->hosts, local, n);
+  return 0;
+}
+
 /* Split name\0value\0 pairs into headers; -EINVAL when they do not come in pairs or are too many. */
 static int split_headers(const char *p, size_t n, na_header *headers, uint32_t *count) {
   const char *end = p + n;

@@ -17,6 +17,7 @@
 #include <stdbool.h>
 
 #include <nodeagent/engine.h>
+#include <nodeagent/flows.h>
 
 #include "slots.h"
 
@@ -30,6 +31,7 @@ enum na_limit { NA_LIMIT_CONNECTIONS, NA_LIMIT_REQUESTS, NA_LIMIT_PENDING, NA_LI
 typedef struct na_host_state {
   atomic_uint refs;
   atomic_uint active; /* requests and TCP connections now on it, all workers */
+  atomic_uint local;  /* the workload of this node that connect() may reach there past the engine; 0: none */
   uint8_t address[16];
   uint16_t port;
 } na_host_state;
@@ -121,6 +123,11 @@ const na_host *na_cluster_pick(const na_cluster *cluster, uint64_t random, uint3
  * version of the cluster. */
 const na_host *na_cluster_pick_other(const na_cluster *cluster, uint64_t random, uint32_t worker,
                                      const na_host_state *const *tried, uint32_t n);
+/* As above, of the endpoints that connect() drew for a captured connection: those of a workload (na_host_state.local),
+ * or with NA_DRAWN_ELSEWHERE those of none. NULL if there are none, or all of them were tried. O(endpoints) at worst.
+ */
+const na_host *na_cluster_pick_drawn(const na_cluster *cluster, uint64_t random, uint32_t worker, uint32_t drawn,
+                                     const na_host_state *const *tried, uint32_t n);
 /* Whether to make another attempt after the last one failed with `error`. Not where policy has refused
  * (-EKEYREJECTED), and where nobody answered in time (-ETIMEDOUT) only if there is an endpoint not tried yet: the same
  * one would be waited for as long again. Other arguments as above. */
@@ -175,6 +182,10 @@ int na_hosts_create_via(const na_hosts_args *args, const na_hosts *previous, na_
 /* The endpoint of that address and port which is reached by that tunnel (na_via.hash; 0: directly), or NULL.
  * O(log endpoints); any thread. */
 const na_host *na_hosts_find(const na_hosts *hosts, const uint8_t address[16], uint16_t port, uint64_t via);
+/* <0, 0 or >0: as it is sorted before, at, or behind a place. */
+int na_local_endpoint_compare(const na_local_endpoint *local, const uint8_t address[16], uint16_t port);
+/* Set na_host_state.local of all of them; what is not among the `n`, which are sorted, is 0. Control thread. */
+void na_hosts_note_local(const na_hosts *hosts, const na_local_endpoint *local, size_t n);
 na_hosts *na_hosts_ref(na_hosts *hosts);
 void na_hosts_unref(na_hosts *hosts);
 

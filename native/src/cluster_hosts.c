@@ -328,6 +328,23 @@ const na_host *na_hosts_find(const na_hosts *hosts, const uint8_t address[16], u
   return hosts->n ? bsearch(&wanted, hosts->hosts, hosts->n, sizeof wanted, compare_hosts) : NULL;
 }
 
+int na_local_endpoint_compare(const na_local_endpoint *local, const uint8_t address[16], uint16_t port) {
+  int order = memcmp(local->address, address, sizeof local->address);
+  return order ? order : (local->port > port) - (local->port < port);
+}
+
+void na_hosts_note_local(const na_hosts *hosts, const na_local_endpoint *local, size_t n) {
+  size_t at = 0; /* both are sorted */
+  for (uint32_t i = 0; i < hosts->n; i++) {
+    const na_endpoint *endpoint = &hosts->hosts[i].endpoint;
+    int order = -1;
+    while (at < n && (order = na_local_endpoint_compare(&local[at], endpoint->address, endpoint->port)) < 0)
+      at++;
+    uint32_t workload = at < n && order == 0 ? local[at].workload : 0;
+    atomic_store_explicit(&hosts->hosts[i].state->local, workload, memory_order_relaxed);
+  }
+}
+
 na_hosts *na_hosts_ref(na_hosts *hosts) {
   atomic_fetch_add_explicit(&hosts->refs, 1, memory_order_relaxed);
   return hosts;

@@ -5,6 +5,7 @@
 #include <assert.h>
 #include <errno.h>
 
+#include "bypass_abi.h"
 #include "cluster.h"
 
 /* Selections before an endpoint that was tried already is taken again; Envoy: host_selection_retry_max_attempts as
@@ -126,6 +127,48 @@ const na_host *na_cluster_pick_other(const na_cluster *cluster, uint64_t random,
   }
   const na_host *untried = find_untried(group, random, tried, n);
   return untried ? untried : host;
+}
+
+/* ---- what connect() drew ---- */
+
+/* For connect() a service's slots stand for all its endpoints, by weight. So each endpoint gets its share if that draw
+ * is heeded: one of a workload's endpoints leads there, one of an empty slot to those that have empty slots. Chosen
+ * among all again, those that connect() may reach itself would get a second share. */
+static bool is_drawn(const na_host *host, uint32_t drawn) {
+  uint32_t local = atomic_load_explicit(&host->state->local, memory_order_relaxed);
+  return local == (drawn == NA_DRAWN_ELSEWHERE ? 0 : drawn);
+}
+
+/* One of them by weight (reservoir sampling); NULL if there are none that were not tried. */
+static const na_host *find_drawn(const na_host_group *group, uint64_t random, uint32_t drawn,
+                                 const na_host_state *const *tried, uint32_t n) {
+  const na_host *found = NULL;
+  uint64_t total = 0;
+  for (uint32_t i = 0; i < group->n; i++) {
+    const na_host *host = group->hosts[i];
+    if (!is_drawn(host, drawn) || is_tried(host, tried, n))
+      continue;
+    total += host->endpoint.weight;
+    random = stir(random);
+    if (below(random, total) < host->endpoint.weight)
+      found = host;
+  }
+  return found;
+}
+
+const na_host *na_cluster_pick_drawn(const na_cluster *cluster, uint64_t random, uint32_t worker, uint32_t drawn,
+                                     const na_host_state *const *tried, uint32_t n) {
+  assert(worker < cluster->state->workers && drawn != NA_DRAWN_NONE);
+  const na_host_group *group = pick_group(cluster, random);
+  if (!group)
+    return NULL;
+  for (int i = 0; i < MAX_SELECTIONS && drawn == NA_DRAWN_ELSEWHERE; i++) {
+    random = stir(random);
+    const na_host *host = pick_host(cluster, group, random, worker);
+    if (is_drawn(host, drawn) && !is_tried(host, tried, n))
+      return host;
+  }
+  return find_drawn(group, random, drawn, tried, n);
 }
 
 bool na_cluster_is_worth_another(const na_cluster *cluster, uint64_t random, const na_host_state *const *tried,

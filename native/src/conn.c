@@ -256,12 +256,13 @@ static void enlist(na_conn *conn, na_workload *workload) {
 }
 
 void na_conn_accept(na_worker *worker, na_workload *workload, enum na_listener_kind kind, int fd,
-                    const na_address *peer, const na_address *local) {
+                    const na_address *peer, const na_address *local, uint32_t drawn) {
   na_conn *conn = conn_new(worker, kind, peer, local);
   if (!conn) {
     close(fd);
     return;
   }
+  conn->drawn = drawn;
   if (na_stream_open_late(&conn->stream, fd, &na_transport_tcp) < 0) {
     free(conn);
     return;

@@ -56,6 +56,7 @@ struct na_conn {
   uint64_t start_us;
   na_address peer;
   na_address local; /* the original destination */
+  uint32_t drawn;   /* captured: whose endpoint connect() drew for it (struct na_destination) */
   na_input in;
   union {
     na_waiter waiter; /* while waiting for configuration */
@@ -101,9 +102,9 @@ static inline bool na_conn_can_pass(const na_conn *conn) {
   return conn->kind != NA_LISTENER_PLAIN;
 }
 
-/* Accept a socket: owns fd. */
+/* Accept a socket: owns fd. `drawn` is na_conn.drawn. */
 void na_conn_accept(na_worker *worker, na_workload *workload, enum na_listener_kind kind, int fd,
-                    const na_address *peer, const na_address *local);
+                    const na_address *peer, const na_address *local, uint32_t drawn);
 /* Make a connection of a tunnel's stream, which leads to `local`; it is not let in yet. NULL: no memory. */
 na_conn *na_conn_tunnelled(na_worker *worker, na_workload *workload, na_h2_stream *stream, const na_address *peer,
                            const na_address *local);

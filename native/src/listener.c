@@ -6,6 +6,7 @@
 #include <netinet/in.h>
 #include <netinet/tcp.h>
 #include <stdlib.h>
+#include <string.h>
 #include <sys/socket.h>
 #include <unistd.h>
 
@@ -36,8 +37,15 @@ typedef struct na_listener {
   na_address address; /* where it listens */
 } na_listener;
 
-/* Where the connection was going before it was captured (NAT: conntrack knows; eBPF capture answers the same call). */
-static int original_destination(int fd, const na_address *peer, na_address *out) {
+/* Where a connection is going. */
+typedef struct aim {
+  na_address address;
+  uint32_t drawn; /* na_conn.drawn */
+} aim;
+
+/* Where the connection was going before it was captured (NAT: conntrack knows; eBPF capture answers the same call, and
+ * may tell after the address whose endpoint it drew). */
+static int original_destination(int fd, const na_address *peer, aim *out) {
   struct sockaddr_storage storage;
   socklen_t size = sizeof storage;
   bool v4 = na_ip_is_v4(peer->ip); /* also on a dual-stack `::` listener */
@@ -45,7 +53,10 @@ static int original_destination(int fd, const na_address *peer, na_address *out)
               : getsockopt(fd, SOL_IPV6, IP6T_SO_ORIGINAL_DST, &storage, &size);
   if (rc < 0)
     return -errno;
-  return na_address_from_sockaddr(out, &storage) ? 0 : -EAFNOSUPPORT;
+  size_t end = v4 ? sizeof(struct sockaddr_in) : sizeof(struct sockaddr_in6);
+  if (size >= end + sizeof out->drawn)
+    memcpy(&out->drawn, (const char *)&storage + end, sizeof out->drawn);
+  return na_address_from_sockaddr(&out->address, &storage) ? 0 : -EAFNOSUPPORT;
 }
 
 static int local_address(int fd, na_address *out) {
@@ -70,25 +81,26 @@ static bool aims_at_listener(const na_listener *listener, const na_address *dest
 }
 
 /* Where an accepted connection was going. */
-static int destination_of(const na_listener *listener, int fd, const na_address *peer, na_address *out) {
+static int destination_of(const na_listener *listener, int fd, const na_address *peer, aim *out) {
   if (listener->kind != NA_LISTENER_PLAIN && listener->kind != NA_LISTENER_HBONE)
     return original_destination(fd, peer, out);
   if (na_ip_is_any(listener->address.ip))
-    return local_address(fd, out);
-  *out = listener->address;
+    return local_address(fd, &out->address);
+  out->address = listener->address;
   return 0;
 }
 
 /* A name server that cannot be told was not asked: the client came to the listener by itself. */
 static void accepted_dns(na_listener *listener, int fd, const na_address *peer) {
-  na_address asked;
-  bool known = original_destination(fd, peer, &asked) == 0 && !aims_at_listener(listener, &asked);
-  na_dns_accept(listener->worker, listener->workload, fd, known ? &asked : NULL);
+  aim asked = {0};
+  bool known = original_destination(fd, peer, &asked) == 0 && !aims_at_listener(listener, &asked.address);
+  na_dns_accept(listener->worker, listener->workload, fd, known ? &asked.address : NULL);
 }
 
 static void accepted(na_listener *listener, int fd, const struct sockaddr_storage *from) {
   na_worker *worker = listener->worker;
-  na_address peer, destination;
+  na_address peer;
+  aim to = {0};
   if (listener->kind == NA_LISTENER_DNS && na_address_from_sockaddr(&peer, from)) {
     accepted_dns(listener, fd, &peer);
     return;
@@ -98,18 +110,18 @@ static void accepted(na_listener *listener, int fd, const struct sockaddr_storag
     return;
   }
   bool plain = listener->kind == NA_LISTENER_PLAIN || listener->kind == NA_LISTENER_HBONE;
-  if (!na_address_from_sockaddr(&peer, from) || destination_of(listener, fd, &peer, &destination) < 0) {
+  if (!na_address_from_sockaddr(&peer, from) || destination_of(listener, fd, &peer, &to) < 0) {
     refuse(worker, fd, NA_COUNTER_DOWNSTREAM_CX_NO_DESTINATION);
     return;
   }
-  if (!plain && aims_at_listener(listener, &destination)) {
+  if (!plain && aims_at_listener(listener, &to.address)) {
     refuse(worker, fd, NA_COUNTER_DOWNSTREAM_CX_LOOP);
     return;
   }
   if (listener->kind == NA_LISTENER_HBONE)
-    na_hbone_accept(worker, listener->workload, fd, &peer, &destination);
+    na_hbone_accept(worker, listener->workload, fd, &peer, &to.address);
   else
-    na_conn_accept(worker, listener->workload, listener->kind, fd, &peer, &destination);
+    na_conn_accept(worker, listener->workload, listener->kind, fd, &peer, &to.address, to.drawn);
 }
 
 /* Out of descriptors: clients would hang in the backlog, and the edge would not come again. Close the spare descriptor

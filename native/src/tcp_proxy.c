@@ -250,13 +250,24 @@ static void on_client(na_watch *watch, uint32_t events) {
     fail(conn->tcp, NA_FLAG_DC);
 }
 
+/* The one that connect() drew, or as the cluster's policy says. */
+static const na_host *pick_host(na_tcp_proxy *proxy) {
+  const na_conn *conn = proxy->conn;
+  na_worker *worker = conn->worker;
+  const na_host *host = NULL;
+  if (conn->drawn)
+    host = na_cluster_pick_drawn(proxy->cluster, na_random(worker), worker->index, conn->drawn, proxy->tried,
+                                 proxy->ntried);
+  return host ? host
+              : na_cluster_pick_other(proxy->cluster, na_random(worker), worker->index, proxy->tried, proxy->ntried);
+}
+
 static bool choose_endpoint(na_tcp_proxy *proxy) {
   na_conn *conn = proxy->conn;
   proxy->report.remote = conn->local;
   if (!proxy->cluster || proxy->cluster->config.kind == NA_CLUSTER_ORIGINAL_DST)
     return true;
-  proxy->host =
-      na_cluster_pick_other(proxy->cluster, na_random(conn->worker), conn->worker->index, proxy->tried, proxy->ntried);
+  proxy->host = pick_host(proxy);
   if (!proxy->host)
     return false;
   na_host_acquire(proxy->host);

@@ -6,6 +6,7 @@
 #include <string.h>
 
 #include <nodeagent/engine.h>
+#include <nodeagent/flows.h>
 
 #include "cmocka_common.h"
 
@@ -96,9 +97,21 @@ static void keeps_the_last_good_configuration(void **state) {
   assert_int_equal(na_engine_usage(engine, tags, 4), 0); /* explaining is no use */
 }
 
+static void local_endpoints_are_told_in_order(void **state) {
+  na_local_endpoint places[] = {{.port = 80, .workload = 1}, {.port = 81, .workload = 2}};
+  build_reviews();
+  assert_int_equal(na_cluster_local(engine, "v1", places, 2), 0); /* that are not there yet */
+  assert_int_equal(na_cluster_local(engine, "v1", NULL, 0), 0);
+  assert_int_equal(na_cluster_local(engine, "v9", places, 2), -ENOENT);
+  places[1].port = 80;
+  assert_int_equal(na_cluster_local(engine, "v1", places, 2), -EINVAL);
+  assert_string_equal(na_engine_error(engine), "cluster 'v1': local endpoint 1 is not behind the one before it");
+}
+
 #define TEST(f) cmocka_unit_test_setup_teardown(f, set_up, tear_down)
 
 int main(void) {
-  const struct CMUnitTest tests[] = {TEST(explains_routes), TEST(keeps_the_last_good_configuration)};
+  const struct CMUnitTest tests[] = {TEST(explains_routes), TEST(keeps_the_last_good_configuration),
+                                     TEST(local_endpoints_are_told_in_order)};
   return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -6,6 +6,7 @@
 #include <errno.h>
 #include <string.h>
 
+#include "bypass_abi.h"
 #include "cluster.h"
 #include "cmocka_common.h"
 
@@ -310,6 +311,74 @@ static void another_attempt_goes_elsewhere(void **state) {
   }
 }
 
+/* ---- what connect() drew ---- */
+
+static na_local_endpoint local(uint32_t number, uint32_t workload) {
+  na_local_endpoint l = {.port = 80, .workload = workload};
+  memcpy(l.address, endpoint(number, 1, true, 0).address, sizeof l.address);
+  return l;
+}
+
+/* Connections as connect() would send them on: by a slot for each unit of weight, of which those of the local endpoints
+ * are not empty. */
+static void count_drawn(const na_cluster *cluster, const na_endpoint *endpoints, const na_local_endpoint *places,
+                        uint32_t n, uint32_t picks, uint32_t *counts) {
+  uint64_t seed = 7, total = 0;
+  for (uint32_t i = 0; i < n; i++)
+    total += endpoints[i].weight;
+  for (uint32_t i = 0; i < picks; i++) {
+    uint64_t slot = next_random(&seed) % total;
+    uint32_t at = 0;
+    while (slot >= endpoints[at].weight)
+      slot -= endpoints[at++].weight;
+    uint32_t drawn = places[at].workload ? places[at].workload : NA_DRAWN_ELSEWHERE;
+    counts[na_cluster_pick_drawn(cluster, next_random(&seed), 0, drawn, NULL, 0)->endpoint.tag]++;
+  }
+}
+
+static void a_drawn_endpoint_gets_its_share(void **state) {
+  enum { N = 8, PICKS = 40000 };
+  const uint32_t weights[N] = {1, 1, 1, 1, 1, 1, 1, 1}, uneven[N] = {4, 1, 9, 2, 1, 3, 5, 2};
+  for (uint32_t lb = NA_LB_ROUND_ROBIN; lb <= NA_LB_LEAST_REQUEST; lb++)
+    for (uint32_t locals = 0; locals <= N; locals++) {
+      /* Neighbours in the order, as addresses of a node are. */
+      const uint32_t *weight = locals % 2 ? uneven : weights;
+      na_endpoint endpoints[N];
+      na_local_endpoint places[N];
+      uint32_t counts[N] = {0};
+      for (uint32_t i = 0; i < N; i++) {
+        endpoints[i] = endpoint(i, weight[i], true, 0);
+        places[i] = local(i, i < locals ? 100 + i : 0);
+      }
+      na_cluster *cluster = cluster_of(lb, endpoints, N);
+      na_hosts_note_local(cluster->hosts, places, N);
+      count_drawn(cluster, endpoints, places, N, PICKS, counts);
+      assert_distribution(counts, weight, N, PICKS);
+      na_cluster_unref(cluster);
+    }
+}
+
+static void what_was_drawn_is_not_the_only_one(void **state) {
+  na_endpoint endpoints[] = {endpoint(0, 1, true, 0), endpoint(1, 1, true, 0), endpoint(2, 1, true, 0)};
+  na_local_endpoint places[] = {local(1, 7), local(9, 8)};
+  na_cluster *cluster = cluster_of(NA_LB_RANDOM, endpoints, 3);
+  const na_host *hosts = cluster->hosts->hosts;
+  const na_host_state *remote[] = {hosts[0].state, hosts[2].state}, *here[] = {hosts[1].state};
+  assert_null(na_cluster_pick_drawn(cluster, 1, 0, 7, NULL, 0)); /* nothing was said yet */
+  na_hosts_note_local(cluster->hosts, places, 2);
+  assert_ptr_equal(na_cluster_pick_drawn(cluster, 1, 0, 7, NULL, 0), &hosts[1]);
+  assert_null(na_cluster_pick_drawn(cluster, 1, 0, 7, here, 1));
+  assert_null(na_cluster_pick_drawn(cluster, 1, 0, 8, NULL, 0)); /* there is no such endpoint any more */
+  for (uint64_t random = 1; random < 50; random++) {
+    assert_ptr_not_equal(na_cluster_pick_drawn(cluster, random, 0, NA_DRAWN_ELSEWHERE, NULL, 0), &hosts[1]);
+    assert_ptr_equal(na_cluster_pick_drawn(cluster, random, 0, NA_DRAWN_ELSEWHERE, remote, 1), &hosts[2]);
+  }
+  assert_null(na_cluster_pick_drawn(cluster, 1, 0, NA_DRAWN_ELSEWHERE, remote, 2));
+  na_hosts_note_local(cluster->hosts, NULL, 0);
+  assert_null(na_cluster_pick_drawn(cluster, 1, 0, 7, NULL, 0));
+  na_cluster_unref(cluster);
+}
+
 /* ---- state and limits --------------------------------------------------------------------------------------- */
 
 static void states_survive_replacement(void **state) {
@@ -395,6 +464,8 @@ int main(void) {
       cmocka_unit_test(empty_clusters_give_nothing),
       cmocka_unit_test(other_kinds_pick_nothing),
       cmocka_unit_test(another_attempt_goes_elsewhere),
+      cmocka_unit_test(a_drawn_endpoint_gets_its_share),
+      cmocka_unit_test(what_was_drawn_is_not_the_only_one),
       cmocka_unit_test(states_survive_replacement),
       cmocka_unit_test(limits_hold_and_count),
       cmocka_unit_test(refuses_bad_endpoints),

@@ -86,12 +86,13 @@ class KernelDataplane:
         return self._mode.capture(namespace)
 
     def bypass(self) -> tuple[Bypass | None, str]:
-        """What lets connections within the node pass the engine; None: nothing does, and why."""
+        """What lets connections within the node pass the engine; None: nothing does, and why. After engine()."""
         if self._config.bypass == "off":
             return None, "asked for"
         if not isinstance(self._mode, EbpfMode) or self._config.static is not None:
             return None, "needs capture by eBPF"
-        self._bypass, reason = self._mode.bypass(identities=bool(self._config.ca))
+        assert self._engine is not None
+        self._bypass, reason = self._mode.bypass(self._engine.note_local, identities=bool(self._config.ca))
         return self._bypass, reason
 
     def datagrams(self) -> tuple[Datagrams | None, str]:

@@ -16,8 +16,10 @@ from nodeagent.dataplane.bypass_access import PortVerdicts
 from nodeagent.dataplane.bypass_layout import ANY_SOURCE, Access, AccessKey, ServiceKey, Source
 from nodeagent.dataplane.bypass_services import (
     LocalWorkload,
+    Place,
     Slots,
     by_address,
+    places_of,
     slots_of,
     why_not,
     why_not_directly,
@@ -43,6 +45,9 @@ class PlanChanges:
     """By the cookie of the namespace."""
     services: dict[ServiceKey, Slots | None] = field(default_factory=dict)
     access: dict[AccessKey, Verdict | None] = field(default_factory=dict)
+    places: dict[str, dict[Place, int]] = field(default_factory=dict)
+    """By cluster: places_of() the services that lead to it. Also if they are the same, as endpoints that go and come
+    back have to be told of again."""
     judge_again: bool = False
     """Live connections may be such now that would not be let past the engine any more."""
 
@@ -173,6 +178,8 @@ class Plan:
         plan.view = view
         for key in keys:
             old, new = plan.services.get(key), self._slots(plan, key)
+            if new is not None:
+                changes.places[view.destinations[key].clusters[0].cluster] = places_of(new)
             if old == new:
                 continue
             changes.services[plan.key(key)] = new

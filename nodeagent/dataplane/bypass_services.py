@@ -51,6 +51,15 @@ Slots: TypeAlias = tuple[Backend | None, ...]
 """Of which one is drawn for a connection; None: the engine chooses."""
 
 
+Place: TypeAlias = tuple[bytes, int]
+"""Address and port."""
+
+
+def places_of(slots: Slots) -> dict[Place, int]:
+    """Where the endpoints are that connect() may draw, and the engine's numbers of the workloads there."""
+    return {(each.address, each.port): each.workload for each in slots if each is not None}
+
+
 def why_not(destination: Destination, view: View) -> str:
     """Why the engine must have connections to a destination."""
     if destination.address is None:

@@ -120,10 +120,13 @@ class ServiceTables:
         """Take services out, with their endpoints."""
         for key in keys:
             self.waiting.pop(key, None)
-            if (service := self.held.pop(key, None)) is not None:
-                self._services.discard(key.pack())
-                self._drop(service)
-                self.ids.release(key)
+            if key in self.held:
+                self._take_out(key)
+
+    def _take_out(self, key: ServiceKey) -> None:
+        self._services.discard(key.pack())
+        self._drop(self.held.pop(key))
+        self.ids.release(key)
 
     def _drop(self, service: _InForce) -> None:
         """Of a service that is out of the map, or has another set now."""
@@ -150,6 +153,8 @@ class ServiceTables:
         self.waiting = {}
         made: dict[ServiceKey, _InForce] = {}
         self._admit(wanted, made)
+        for key in self.waiting.keys() & self.held.keys():  # its old set would never draw what is new
+            self._take_out(key)
         self._write(made)
         if refused := self.waiting.keys() - before:
             full = self._services if len(self.held) >= self._limits[0] else self._backends

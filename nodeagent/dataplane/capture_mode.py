@@ -23,7 +23,7 @@ from nodeagent.dataplane.ebpf_node import EbpfNode, netns_cookie
 from nodeagent.dataplane.ebpf_shared import SharedCapture, SharedNamespaces
 from nodeagent.dataplane.listeners import Opener, open_listeners
 from nodeagent.dataplane.netns import NetworkNamespace
-from nodeagent.dataplane.node_bypass import NodeBypass
+from nodeagent.dataplane.node_bypass import NodeBypass, NoteLocal
 from nodeagent.dataplane.ruleset import CaptureRules
 from nodeagent.dataplane.share import NamespaceShare
 from nodeagent.dataplane.sock_diag import probe_destroy
@@ -154,9 +154,9 @@ class EbpfMode:
             return SharedCapture(self._shared, namespace)
         return EbpfCapture(self._node, namespace, self._rules)
 
-    def bypass(self, *, identities: bool) -> tuple[NodeBypass | None, str]:
-        """What lets connections pass the engine, or why nothing can: those that may not be any more must be ended, and
-        raw sockets kept from doing the same."""
+    def bypass(self, note_local: NoteLocal, *, identities: bool) -> tuple[NodeBypass | None, str]:
+        """What lets connections pass the engine, and tells it where to, or why nothing can: those that may not be any
+        more must be ended, and raw sockets kept from doing the same."""
         if self._node.bypass_lacks:
             return None, self._node.bypass_lacks
         try:
@@ -164,7 +164,7 @@ class EbpfMode:
                 probe_destroy(own)
         except (CapabilityError, NetnsError) as error:
             return None, str(error)
-        self._bypass = NodeBypass(self._node, identities=identities)
+        self._bypass = NodeBypass(self._node, note_local, identities=identities)
         return self._bypass, ""
 
     def datagrams(self) -> Datagrams:

@@ -11,6 +11,7 @@ import asyncio
 import errno
 import logging
 import os
+import struct
 import threading
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -25,6 +26,7 @@ from nodeagent.dataplane.builder import (
     Tagged,
     view_of,
 )
+from nodeagent.dataplane.bypass_services import Place
 from nodeagent.dataplane.flow_names import FlowDirectory, FlowNamer
 from nodeagent.dataplane.flow_reader import FlowLimits, FlowReader
 from nodeagent.dataplane.listeners import Opener, open_dns_sockets, open_listeners
@@ -55,6 +57,7 @@ log = logging.getLogger(__name__)
 _EVENT_BATCH: Final = 64
 _USAGE_BATCH: Final = 1024
 _NAME_BYTES: Final = 512
+_LOCAL_ENDPOINT: Final = struct.Struct("=16sH2xI")
 _GONE_POLL_SECONDS: Final = 0.02
 _GONE_GRACE_SECONDS: Final = 5.0
 
@@ -412,6 +415,19 @@ class EngineOwner:
             return 0
         with self._lock:
             return int(lib.na_engine_committed(self._engine))
+
+    def note_local(self, cluster: str, places: Mapping[Place, int]) -> None:
+        """Say which endpoints of a cluster connect() may reach past the engine, and the numbers of the workloads there,
+        in place of what was said before. A captured connection goes to the one that was drawn for it. Nothing happens
+        if there is no such cluster."""
+        if not self._reports:
+            return
+        packed = b"".join(_LOCAL_ENDPOINT.pack(*place, places[place]) for place in sorted(places))
+        local = ffi.cast("na_local_endpoint *", ffi.from_buffer(packed))
+        with self._lock:
+            code = lib.na_cluster_local(self._engine, c_string(cluster), local, len(places))
+            if code != -errno.ENOENT:
+                self._check(code, f"tell the local endpoints of cluster {cluster}")
 
     def explain_route(self, table: str, question: RouteQuestion) -> RouteChoice | None:
         """Which way a request would take by a route table (RouteTable.name); None: no route takes it. EngineError if no

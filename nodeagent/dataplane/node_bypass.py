@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import logging
 import threading
-from collections.abc import Collection, Iterable
+from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass
 
 from nodeagent.dataplane.bypass import Bypass, BypassCounts
 from nodeagent.dataplane.bypass_flows import FlowTable, LiveFlow
 from nodeagent.dataplane.bypass_layout import Access
 from nodeagent.dataplane.bypass_plan import Plan
-from nodeagent.dataplane.bypass_services import LocalWorkload, why_not, why_not_directly
+from nodeagent.dataplane.bypass_services import LocalWorkload, Place, why_not, why_not_directly
 from nodeagent.dataplane.ebpf_node import EbpfNode
 from nodeagent.dataplane.netns import NetworkNamespace
 from nodeagent.errors import BpfError
@@ -19,6 +19,9 @@ from nodeagent.snapshot.address import format_endpoint
 from nodeagent.snapshot.values import DestinationKey, Snapshot
 
 logger = logging.getLogger(__name__)
+
+NoteLocal = Callable[[str, Mapping[Place, int]], None]
+"""Tells the engine (EngineOwner.note_local)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,9 +48,10 @@ class _Placed:
 class NodeBypass:
     """Bypass by the maps of a started EbpfNode. Methods are for one thread, but for revoke()."""
 
-    def __init__(self, node: EbpfNode, *, identities: bool) -> None:
+    def __init__(self, node: EbpfNode, note_local: NoteLocal, *, identities: bool) -> None:
         """`identities`: the agent has a CA."""
         self._node = node
+        self._note_local = note_local
         self._identities = identities
         self.plan = Plan(identities=identities)
         maps = node.bypass_maps()
@@ -74,6 +78,8 @@ class NodeBypass:
         self._snapshot = snapshot
         changes = self.plan.update(snapshot, named, unusable)
         self.maps.apply(changes, self.plan.everything)
+        for cluster, places in changes.places.items():
+            self._note_local(cluster, places)
         return changes.judge_again
 
     def _name(self, workload: LocalWorkload) -> bool:

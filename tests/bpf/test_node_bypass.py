@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from types import SimpleNamespace
 from typing import Any, cast
@@ -13,7 +13,7 @@ from harness import require
 from nodeagent.dataplane.bpf import BpfObject
 from nodeagent.dataplane.bypass_layout import NO_BYPASS, Life
 from nodeagent.dataplane.bypass_maps import BypassMaps
-from nodeagent.dataplane.bypass_services import LocalWorkload
+from nodeagent.dataplane.bypass_services import LocalWorkload, Place
 from nodeagent.dataplane.node_bypass import NodeBypass
 from nodeagent.errors import BpfError
 from nodeagent.snapshot.address import parse_address
@@ -57,6 +57,7 @@ class Node:
     def __init__(self, maps: BypassMaps) -> None:
         self.maps = maps
         self.named: list[tuple[int, int]] = []
+        self.local: dict[str, Mapping[Place, int]] = {}
         self.refusing = False
         self.bypass = NodeBypass(
             cast(
@@ -65,6 +66,7 @@ class Node:
                     bypass_maps=lambda: maps, count_full=lambda *_: None, name_namespace=self._name
                 ),
             ),
+            self.local.__setitem__,
             identities=True,
         )
 
@@ -106,6 +108,14 @@ def test_who_is_where_is_known_first(node: Node) -> None:
     node.put(AT_DB, here=(WEB, replace(DB, number=3)))
     assert node.named[2:] == [(DB.cookie, 3)]
     assert node.maps.life.get(bytes(4)) == Life(node.bypass.life).pack()
+
+
+def test_the_engine_knows_what_may_be_drawn(node: Node) -> None:
+    node.put(AT_DB, ELSEWHERE)
+    assert node.local == {"v/c": {(DB.addresses[0], 9000): DB.number}}
+    node.local.clear()
+    node.put(AT_DB, ELSEWHERE, Endpoint(WEB.addresses[0], 9000))
+    assert node.local == {"v/c": {(DB.addresses[0], 9000): DB.number}}, "no tunnel, no identity"
 
 
 def test_who_cannot_be_named_takes_no_part(node: Node) -> None:

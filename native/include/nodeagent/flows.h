@@ -37,6 +37,19 @@ NA_API void na_flows_free(na_flows *flows);
 /* Readable when many events wait: fewer are told of by nothing but na_flows_read(). */
 NA_API int na_flows_fd(const na_flows *flows);
 
+/* An endpoint of a cluster that connect() may reach past the engine, and the workload that is there. */
+typedef struct na_local_endpoint {
+  uint8_t address[16];
+  uint16_t port;
+  uint16_t reserved;
+  uint32_t workload;
+} na_local_endpoint;
+
+/* Say which ones a cluster has (n, by address and port), in place of what was said before; nothing is said of those
+ * that come later. A captured connection then goes to the endpoint that connect() drew for it, or to another one if
+ * that fails. -ENOENT: there is no such cluster; -EINVAL: they are not sorted, or one is there twice. */
+NA_API int na_cluster_local(na_engine *engine, const char *cluster, const na_local_endpoint *local, size_t n);
+
 /* What one would know of a connection: struct na_bypass_key and struct na_bypass without the ports that differ between
  * a client's connections. */
 typedef struct na_flow_question {

@@ -178,6 +178,18 @@ def test_what_finds_no_room_is_left_out_whole_and_put_in_later() -> None:
     assert scene.bypass.counts().refused == {}
 
 
+def test_a_service_that_outgrows_the_room_is_left_to_the_engine() -> None:
+    """By its old endpoints it would never lead to the new one."""
+    scene = Scene(limit=2)
+    scene.apply({KEY: (backend(1),)})
+    scene.apply({KEY: (backend(1), backend(2), backend(3))})
+    assert not scene.maps.services.found
+    assert not scene.backends()
+    assert scene.bypass.counts().refused == {"services": 1}
+    scene.apply({KEY: (backend(1), backend(2))})
+    assert len(scene.backends()) == 2
+
+
 def test_verdicts_and_clients_without_room_wait() -> None:
     scene = Scene(limit=2)
     keys = [AccessKey(source, 2, 9000, 6) for source in range(1, 5)]

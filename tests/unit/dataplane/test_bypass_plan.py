@@ -97,6 +97,7 @@ ALLOWED, DENIED = Verdict(Access.ALLOW), Verdict(Access.DENY)
 def test_a_service_of_this_node_is_planned() -> None:
     changes = planned(snapshot(view_of(endpoint(DB), REMOTE), db=tcp(allow("web"))), (WEB, DB, OTHER))
     assert changes.services == {KEY: (backend(DB), None)}
+    assert changes.places == {"v/c": {(DB.addresses[0], PORT): DB.number}}
     assert changes.access == {access(1, DB): ALLOWED, access(3, DB): DENIED}
     assert changes.sources == {each.cookie: Source(each.number, 1) for each in (WEB, DB, OTHER)}
 
@@ -223,7 +224,9 @@ def test_a_change_is_only_what_changed() -> None:
     both = snapshot(view_of(endpoint(DB), endpoint(OTHER)), **guards)
     changes = plan.update(both, (WEB, DB, OTHER))
     assert changes == PlanChanges(
-        services={KEY: (backend(DB), backend(OTHER))}, access={access(ANY_SOURCE, OTHER): ALLOWED}
+        services={KEY: (backend(DB), backend(OTHER))},
+        access={access(ANY_SOURCE, OTHER): ALLOWED},
+        places={"v/c": {(each.addresses[0], PORT): each.number for each in (DB, OTHER)}},
     )
     assert plan.update(both, (WEB, DB, OTHER)) == PlanChanges()
     fewer = plan.update(snapshot(view_of(endpoint(OTHER)), **guards), (WEB, DB, OTHER))
