@@ -33,6 +33,8 @@ from nodeagent.dataplane.ebpf_node import unload
 pytestmark = pytest.mark.netns
 
 CONNECTIONS = 200
+LARGE = 500_000
+"""A stream that sockets do not take without a reader."""
 LIMIT = 1 << 16
 """Of what waits in the kernel past TCP: small, so that ways change often."""
 _numbers = itertools.count()
@@ -59,10 +61,10 @@ class Way:
         return pairs(client, server, count, lambda port: self.open(client, server, port))
 
     @contextlib.contextmanager
-    def streaming(self, stall: float, count: int = CONNECTIONS) -> Iterator[tuple[Side, Side]]:
-        """Over that many connections from each side."""
+    def streaming(self, stall: float, count: int = CONNECTIONS, size: int = 0) -> Iterator[tuple[Side, Side]]:
+        """Over that many connections from each side, of the way's size where none is given."""
         there, back = self.pairs(self.one, self.two, count), self.pairs(self.two, self.one, count)
-        with streaming(there, back, size=self.size, stall=stall) as sides:
+        with streaming(there, back, size=size or self.size, stall=stall) as sides:
             yield sides
 
 
@@ -152,8 +154,8 @@ def test_streams_arrive_whole(way: Way) -> None:
 
 def test_what_arrived_before_a_kill_is_right(way: Way) -> None:
     """Of the process that has one side's ends, in the middle of streams."""
-    with way.streaming(1.5, 30) as (one, two):
-        time.sleep(0.5)
+    with way.streaming(1.5, 30, LARGE) as (one, two):
+        time.sleep(0.4)
         two.kill()
         found = one.outcome()
     assert found["wrong"] == []
