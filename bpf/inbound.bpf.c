@@ -43,7 +43,8 @@ static __always_inline struct na_bypass *find_flow(const struct bpf_sk_lookup *c
 }
 
 // Whether such a connection is for this workload, and allowed still; without an agent nothing is. Else it is refused:
-// to the engine it would be anybody's. The client's next connect() is judged as it is now.
+// to the engine it would be anybody's. The client's next connect() is judged as it is now. One who is no client any
+// more may have left a socket without a process, whose entry stays, and its address to somebody else.
 static __always_inline int may_arrive(const struct na_bypass *flow, __u16 port) {
   const struct na_access_entry *verdict;
   const struct na_here *present;
@@ -53,6 +54,8 @@ static __always_inline int may_arrive(const struct na_bypass *flow, __u16 port) 
     return 0;
   present = bpf_map_lookup_elem(&here, &only);
   if (!present || present->life != flow->life || present->workload != flow->destination)
+    return 0;
+  if (!is_source(flow->netns_cookie, flow->source))
     return 0;
   verdict = access_of(flow->source, flow->destination, port, IPPROTO_TCP);
   return verdict && verdict->access == NA_ACCESS_ALLOW && agent_is_alive();

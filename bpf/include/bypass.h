@@ -18,15 +18,6 @@
 #include "nodeagent_abi.h"
 #include "verdict.h"
 
-/* Network namespace cookie -> workload as a client. */
-struct {
-  __uint(type, BPF_MAP_TYPE_HASH);
-  __uint(max_entries, 4096);
-  __uint(map_flags, BPF_F_NO_PREALLOC);
-  __type(key, __u64);
-  __type(value, struct na_source);
-} sources SEC(".maps");
-
 struct {
   __uint(type, BPF_MAP_TYPE_HASH);
   __uint(max_entries, 65536);

@@ -17,6 +17,15 @@ struct {
   __type(value, struct na_life);
 } life SEC(".maps");
 
+/* Network namespace cookie -> workload as a client. */
+struct {
+  __uint(type, BPF_MAP_TYPE_HASH);
+  __uint(max_entries, 4096);
+  __uint(map_flags, BPF_F_NO_PREALLOC);
+  __type(key, __u64);
+  __type(value, struct na_source);
+} sources SEC(".maps");
+
 struct {
   __uint(type, BPF_MAP_TYPE_HASH);
   __uint(max_entries, 65536);
@@ -31,6 +40,13 @@ static __always_inline __u32 present_life(void) {
   struct na_life *present = bpf_map_lookup_elem(&life, &only);
 
   return present ? present->number : 0;
+}
+
+/* Whether a namespace is that of a workload, as a client. */
+static __always_inline int is_source(__u64 netns_cookie, __u32 workload) {
+  const struct na_source *source = bpf_map_lookup_elem(&sources, &netns_cookie);
+
+  return source && source->workload == workload;
 }
 
 /* The verdict on a source; without one of its own that on everybody. NULL: the engine decides. */

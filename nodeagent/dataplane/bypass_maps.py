@@ -18,7 +18,7 @@ from nodeagent.errors import BpfError
 
 PER_LIFE: Final = ("life", "access", "sources", "services", "backends")
 LASTING: Final = ("bypassed", "events", "redirected")
-INBOUND: Final = ("life", "access", "bypassed")
+INBOUND: Final = ("life", "access", "sources", "bypassed")
 """Those that listener lookup reads, too."""
 HERE: Final = "here"
 """The map of a namespace that says which workload it is."""

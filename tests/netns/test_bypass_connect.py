@@ -276,9 +276,10 @@ def test_a_full_table_of_flows_leaves_them_to_the_engine(scene: BypassScene) -> 
 
 
 def _forge(scene: BypassScene, port: int, life: int = LIFE, to: int = SERVER) -> None:
-    """What no program of an application can do: make an entry for a connection from outside."""
+    """What no program of an application can do: make an entry of the client's for a connection from outside."""
     ends = Ends(parse_address(scene.outside.v4), parse_address(scene.server.v4), port, 8080)
-    scene.maps.bypassed[ends.pack()] = Flow(bytes(16), 0, 0, 0, 0, life, CLIENT, to, 0).pack()
+    netns = netns_cookie(scene.client.handle)
+    scene.maps.bypassed[ends.pack()] = Flow(bytes(16), 0, netns, 0, 0, life, CLIENT, to, 0).pack()
 
 
 @pytest.mark.parametrize(
@@ -319,3 +320,24 @@ def test_a_namespace_takes_only_what_is_for_it(
     with pytest.raises(ConnectionRefusedError):
         dial(scene.client, target, 80)
     assert [event.kind for event in scene.maps.events()] == [EventKind.FAILED]
+
+
+@pytest.mark.parametrize("now", ["nobody", "another workload", "the client"])
+def test_the_client_must_be_one_still(scene: BypassScene, now: str) -> None:
+    """A socket that a workload has left behind without a process keeps its entry, while its address, and so the ends of
+    the connection, may be somebody else's already."""
+    scene.permit()
+    port = next(_ports)
+    _forge(scene, port)
+    _no_source(scene)
+    if now != "nobody":
+        scene.maps.verdict(Access.ALLOW, source=OTHER)
+        scene.maps.source(scene.client, OTHER if now == "another workload" else CLIENT)
+    withdrawn = scene.maps.count("withdrawn")
+    if now == "the client":
+        with dial(scene.outside, scene.server.v4, 8080, source=(scene.outside.v4, port)) as client:
+            assert _is_direct(client), "but for the change"
+        return
+    with pytest.raises(ConnectionRefusedError):
+        dial(scene.outside, scene.server.v4, 8080, source=(scene.outside.v4, port))
+    assert scene.maps.count("withdrawn") == withdrawn + 1

@@ -19,7 +19,7 @@ from harness.peer import dial, exchange, peer_server, read_line
 from harness.processes import wait_until
 
 from nodeagent.dataplane.bypass_layout import NO_BYPASS, Ends, EventKind, Flow, Life
-from nodeagent.dataplane.ebpf_node import ABI
+from nodeagent.dataplane.ebpf_node import ABI, netns_cookie
 from nodeagent.snapshot.address import parse_address
 
 pytestmark = [pytest.mark.netns, pytest.mark.parametrize("pins", ["ebpf"], indirect=True)]
@@ -133,9 +133,10 @@ def test_an_agent_without_bypass_ends_what_has_passed(scene: BypassScene, mode: 
 
 
 def _forge(scene: BypassScene) -> None:
-    """An entry for a connection from outside, of the life that ends."""
+    """An entry of the client's for a connection from outside, of the life that ends."""
     ends = Ends(parse_address(scene.outside.v4), parse_address(scene.server.v4), PORT, 8080)
-    scene.maps.bypassed[ends.pack()] = Flow(bytes(16), 0, 0, 0, 0, LIFE, CLIENT, SERVER, 0).pack()
+    netns = netns_cookie(scene.client.handle)
+    scene.maps.bypassed[ends.pack()] = Flow(bytes(16), 0, netns, 0, 0, LIFE, CLIENT, SERVER, 0).pack()
 
 
 def _numbers(kind: str) -> set[int]:
