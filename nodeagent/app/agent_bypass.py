@@ -5,19 +5,23 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Iterator
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from nodeagent.app.agent_configuration import Configuration
 from nodeagent.app.agent_enrolment import Enrolled, Enrolment
 from nodeagent.app.agent_identity import Identities
 from nodeagent.app.agent_ports import Bypass, Engine
 from nodeagent.errors import DataplaneError
+from nodeagent.xds.backoff import Backoff
 
 if TYPE_CHECKING:
     from nodeagent.dataplane.bypass_services import LocalWorkload
     from nodeagent.dataplane.netns import NetworkNamespace
 
 logger = logging.getLogger(__name__)
+
+RETRY: Final = (1.0, 30.0)
+"""Seconds until connections that could not be ended are tried again: at first, and at most."""
 
 
 class BypassKeeper:
@@ -41,6 +45,9 @@ class BypassKeeper:
         self._defect = ""
         self._judge_again = False
         self._judging: asyncio.Task[None] | None = None
+        self._backoff = Backoff(*RETRY)
+        self._retry: asyncio.TimerHandle | None = None
+        self._failure = ""
 
     def refresh(self) -> None:
         """Go by workloads and identities as they are now, and by the configuration in force."""
@@ -59,31 +66,52 @@ class BypassKeeper:
             self._bypass.suspend("a defect of the agent; its log tells")
             return
         self._defect = ""
-        if self._judge_again and self._judging is None:
+        if self._judge_again:
+            self._backoff.reset()
+            self._judge_soon()
+
+    def _judge_soon(self) -> None:
+        self._judge_again = True
+        self._forget_retry()
+        if self._judging is None:
             self._judging = asyncio.create_task(self._judge(), name="judge connections past the engine")
 
     async def _judge(self) -> None:
-        """As often as something changed meanwhile."""
+        """As often as something changed meanwhile. What could not be ended is tried again later."""
+        failed = False
         try:
             while self._judge_again:
                 self._judge_again = False
-                await self._revoke()
+                failed = not await self._revoke()
         finally:
             self._judging = None
+        if failed:
+            self._retry = asyncio.get_running_loop().call_later(self._backoff.next(), self._judge_soon)
 
-    async def _revoke(self) -> None:
+    async def _revoke(self) -> bool:
+        """Whether nothing lives on that may not."""
         try:
             ended = await asyncio.to_thread(self._bypass.revoke)
         except DataplaneError as error:
-            logger.error("connections past the engine that are not allowed any more live on: %s", error)
-        else:
-            if ended:
-                logger.info("ended %d connections past the engine that are not allowed any more", ended)
+            if str(error) != self._failure:
+                logger.error("connections past the engine that are not allowed any more live on: %s", error)
+            self._failure = str(error)
+            return False
+        if ended or self._failure:
+            logger.info("ended %d connections past the engine that are not allowed any more", ended)
+        self._failure = ""
+        return True
+
+    def _forget_retry(self) -> None:
+        if self._retry is not None:
+            self._retry.cancel()
+            self._retry = None
 
     async def stop(self) -> None:
-        """Wait for what is under way."""
+        """Wait for what is under way; nothing is tried again."""
         if self._judging is not None:
             await asyncio.wait((self._judging,))
+        self._forget_retry()
 
 
 def local_workloads(

@@ -185,16 +185,15 @@ class FlowTable:
                 self.on_doomed(each)
                 doomed.setdefault(each.flow.netns_cookie, []).append(each)
         ended = 0
-        failure: NetnsError | None = None
+        failures: set[str] = set()
         for cookie, flows in doomed.items():
             try:
                 ended += self._end(cookie, flows)
             except NetnsError as error:
-                logger.error("%d connections may not be any more and live on: %s", len(flows), error)
-                failure = error
+                failures.add(str(error))
         self.revoked += ended
-        if failure is not None:
-            raise failure
+        if failures:
+            raise NetnsError("; ".join(sorted(failures)))
         return ended
 
     def _end(self, cookie: int, flows: list[LiveFlow]) -> int:

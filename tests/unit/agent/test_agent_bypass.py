@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Collection, Iterable
+from collections.abc import Callable, Collection, Iterable
 from dataclasses import dataclass, field
 from types import SimpleNamespace
 from typing import Any, cast
@@ -50,6 +50,31 @@ class FakeBypass:
         return 1
 
 
+class Timers:
+    """Writes down what the loop is to call later, and has it called at once, or not at all in a test's time."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, *, at_once: bool) -> None:
+        loop = asyncio.get_running_loop()
+        self.delays: list[float] = []
+        self.handles: list[asyncio.TimerHandle] = []
+        self._later, self._delay = loop.call_later, 0 if at_once else 3600
+        monkeypatch.setattr(loop, "call_later", self._call_later)
+
+    def _call_later(self, delay: float, callback: Callable[[], object]) -> asyncio.TimerHandle:
+        self.delays.append(delay)
+        self.handles.append(self._later(self._delay, callback))
+        return self.handles[-1]
+
+    async def until_made(self, count: int) -> None:
+        await until(lambda: len(self.handles) >= count)
+
+
+async def until(condition: Callable[[], bool]) -> None:
+    async with asyncio.timeout(5):
+        while not condition():
+            await asyncio.sleep(0)
+
+
 def enrolled(uid: str, *, state: str = "enrolled", cookie: int = 7, identity: str = "") -> Any:
     return SimpleNamespace(
         pod=SimpleNamespace(uid=uid),
@@ -78,6 +103,14 @@ class Scene:
                 Any, SimpleNamespace(client_certificate=lambda name: name if name in self.certified else None)
             ),
         )
+
+    def fail_to_revoke(self) -> None:
+        self.bypass.judge_again, self.bypass.error = True, NetnsError("no memory")
+        self.keeper.configured()
+
+    async def until_revoked_again(self, times: int) -> None:
+        count = self.bypass.revoked + times
+        await until(lambda: self.bypass.revoked >= count)
 
 
 @pytest.mark.parametrize(
@@ -131,6 +164,37 @@ async def test_live_connections_are_judged_once_for_what_comes_meanwhile() -> No
     scene.keeper.configured()
     await asyncio.sleep(0)
     assert scene.bypass.revoked == 2
+
+
+async def test_what_could_not_be_ended_is_tried_again(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    scene, timers = Scene(enrolled("a")), Timers(monkeypatch, at_once=True)
+    scene.fail_to_revoke()
+    await timers.until_made(7)
+    for delay, longest in zip(timers.delays, (1, 2, 4, 8, 16, 30, 30), strict=False):
+        assert longest / 2 <= delay <= longest
+    scene.bypass.error = NetnsError("not permitted")
+    await scene.until_revoked_again(3)
+    told = [each.message.rsplit(": ")[-1] for each in caplog.records if each.levelname == "ERROR"]
+    assert told == ["no memory", "not permitted"], "once each"
+    scene.bypass.error = None
+    await scene.until_revoked_again(1)
+    await scene.keeper.stop()
+    made, revoked = len(timers.handles), scene.bypass.revoked
+    await asyncio.sleep(0)
+    assert (len(timers.handles), scene.bypass.revoked) == (made, revoked), "they are ended: that is all"
+
+
+async def test_a_change_does_not_wait_for_the_next_attempt(monkeypatch: pytest.MonkeyPatch) -> None:
+    scene, timers = Scene(enrolled("a")), Timers(monkeypatch, at_once=False)
+    for attempt in (1, 2, 3):
+        scene.fail_to_revoke()
+        await timers.until_made(attempt)
+    assert scene.bypass.revoked == 3
+    assert max(timers.delays) <= 1, "it begins anew"
+    await scene.keeper.stop()
+    assert all(each.cancelled() for each in timers.handles)
 
 
 async def test_a_defect_suspends_bypass_and_nothing_else() -> None:
