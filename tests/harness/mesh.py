@@ -23,6 +23,9 @@ from harness.pods import in_pod
 ROOT = Path(__file__).parents[2]
 NODEAGENT = Path(sys.executable).with_name("nodeagent")
 T = TypeVar("T")
+SETTLING = 0.25
+"""Seconds: the control plane has a change when the command ends, agents put it in force a moment later. Tests that are
+about that moment wait for what they want; the others are to find it over."""
 
 
 class CommandError(AssertionError):
@@ -74,13 +77,17 @@ class Mesh:
         path = self.folder / "apply.yaml"
         path.write_text(text)
         command = (str(NODEAGENT), "lab", "apply", "--name", self.name, str(path))
-        return run(*command, check=check, both=True)
+        told = run(*command, check=check, both=True)
+        time.sleep(SETTLING)
+        return told
 
     def delete(self, text: str) -> str:
         """`lab delete` of what is in the YAML text."""
         path = self.folder / "delete.yaml"
         path.write_text(text)
-        return self.lab("delete", str(path))
+        told = self.lab("delete", str(path))
+        time.sleep(SETTLING)
+        return told
 
     # -- looking --
 
@@ -132,6 +139,9 @@ class Mesh:
         out = self.curl(pod, *arguments, f"{url}?n=[1-{count}]")
         decoder, position, seen = json.JSONDecoder(), 0, Counter[str]()
         while position < len(out):
+            assert out[position] == "{", (
+                f"no answer of the echo workload's: {out[position : position + 200]!r}"
+            )
             answer, position = decoder.raw_decode(out, position)
             seen[answer["pod"]] += 1
             while position < len(out) and out[position].isspace():

@@ -33,7 +33,7 @@ from nodeagent.dataplane.ebpf_node import unload
 pytestmark = pytest.mark.netns
 
 CONNECTIONS = 200
-LARGE = 500_000
+LARGE = 2_000_000
 """A stream that sockets do not take without a reader."""
 LIMIT = 1 << 16
 """Of what waits in the kernel past TCP: small, so that ways change often."""
@@ -155,12 +155,12 @@ def test_streams_arrive_whole(way: Way) -> None:
 def test_what_arrived_before_a_kill_is_right(way: Way) -> None:
     """Of the process that has one side's ends, in the middle of streams."""
     with way.streaming(1.5, 30, LARGE) as (one, two):
-        time.sleep(0.4)
+        time.sleep(0.1)
         two.kill()
         found = one.outcome()
     assert found["wrong"] == []
     assert found["whole"] + found["cut"] == 60
-    assert found["cut"] > 0, "the readers that stall have ended nothing yet"
+    assert found["cut"] > 0, "so much cannot have arrived yet"
 
 
 def test_what_waits_for_a_reader_is_bounded(way: Way) -> None:
