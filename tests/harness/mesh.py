@@ -24,8 +24,9 @@ ROOT = Path(__file__).parents[2]
 NODEAGENT = Path(sys.executable).with_name("nodeagent")
 T = TypeVar("T")
 SETTLING = 0.25
-"""Seconds: the control plane has a change when the command ends, agents put it in force a moment later. Tests that are
-about that moment wait for what they want; the others are to find it over."""
+"""Seconds that pass after a change: agents put it in force a moment after the command ends. It also covers a 503 among
+requests right after a VirtualService and its DestinationRule were applied, whose cause is not known; leave this out to
+look for it."""
 
 
 class CommandError(AssertionError):
