@@ -327,6 +327,13 @@ static char *put_kernels(char *out, const na_access_record *record) {
   return na_access_put_number(out, record->retransmits);
 }
 
+/* Who wanted to know of it. Policies beyond the limit of names are `overflow`, as in metrics. */
+static char *put_audit(char *out, const formatter *f, const na_access_record *record) {
+  const char *name = f->engine ? na_engine_policy(f->engine, record->audit) : "";
+  out = na_access_put(out, ",\"audited_by\":");
+  return put_value(out, f->layout, foreign(name[0] ? name : "overflow"));
+}
+
 static char *put_line(char *out, formatter *f, const na_access_record *record) {
   const layout *form = f->layout;
   for (const part *piece = form->parts; piece < form->parts + form->n; piece++) {
@@ -335,6 +342,8 @@ static char *put_line(char *out, formatter *f, const na_access_record *record) {
     out = na_access_put(out, piece->before);
     out = put_value(out, form, value_of(f, record, piece->field));
   }
+  if (record->audit && form->names_fields)
+    out = put_audit(out, f, record);
   if (record->bypassed && form->names_fields)
     out = put_kernels(out, record);
   return na_access_put(out, form->end);

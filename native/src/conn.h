@@ -73,6 +73,7 @@ struct na_conn {
     uint32_t swallowed; /* while lingering */
   };
   uint32_t tag;     /* of the destination or inbound port */
+  uint32_t audit;   /* as in na_access_record, of the connection as such */
   uint8_t kind;     /* enum na_listener_kind */
   uint8_t phase;    /* enum na_conn_phase */
   uint8_t protocol; /* as na_stat_row.protocol */

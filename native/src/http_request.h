@@ -106,6 +106,7 @@ struct na_http_request {
   uint32_t endpoint_tag;
   uint32_t route_tag;
   uint32_t principal; /* of the upstream's tunnel */
+  uint32_t audit;     /* as in na_access_record */
   uint32_t head_bytes;
   na_request_texts texts; /* only when there are access records */
   uint16_t status;

@@ -118,6 +118,7 @@ void na_report_tcp_closed(na_conn *conn, const na_tcp_report *report) {
   if (!record)
     return;
   describe_peer(record, conn, report->principal, report->mutual_tls);
+  record->audit = conn->audit;
   record->bytes_in = conn->bytes_in;
   record->bytes_out = conn->bytes_out;
   record->upstream_us = report->connect_us;
@@ -186,6 +187,7 @@ static void request_record(na_http_request *request) {
   if (!record)
     return;
   describe_peer(record, request->conn, request->principal, request->mutual_tls);
+  record->audit = request->audit ? request->audit : request->conn->audit;
   record->bytes_in = request->bytes_in;
   record->bytes_out = request->bytes_out;
   record->upstream_us = request->first_us ? request->first_us - request->start_us : 0;

@@ -8,6 +8,7 @@
 
 #include "authz.h"
 #include "conn.h"
+#include "http_request.h"
 #include "principals.h"
 
 /* The number of a policy for which there was no room among the names. */
@@ -53,6 +54,15 @@ static void count(const na_subject *subject, const na_policy *matched, enum na_o
     row->count++;
 }
 
+/* Have the access record say who wanted to know. */
+static void mark(const na_subject *subject, const na_policy *matched) {
+  if (!subject->conn || subject->again)
+    return;
+  uint32_t *audit = subject->request ? &subject->request->audit : &subject->conn->audit;
+  if (!*audit)
+    *audit = matched->id;
+}
+
 /* Keep what a shadow found for later stages. */
 static int keep_outcome(const na_rules *rules, na_authz *authz, const na_policy *matched, bool allowed) {
   na_metadata *metadata = &authz->metadata;
@@ -72,8 +82,10 @@ static enum na_verdict ask(const na_stage *stage, na_subject *subject, na_refusa
   const na_rules *rules = rules_of(stage);
   const na_policy *matched = first_match(rules, &subject->facts);
   if (rules->action == NA_RULE_LOG) {
-    if (matched)
+    if (matched) {
       count(subject, matched, NA_OUTCOME_LOGGED);
+      mark(subject, matched);
+    }
     return NA_VERDICT_ALLOW;
   }
   bool allowed = (rules->action == NA_RULE_ALLOW) == (matched != NULL);

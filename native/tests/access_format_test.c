@@ -94,6 +94,27 @@ static void names_peers_by_side(void **state) {
   na_principals_free(&engine.principals);
 }
 
+/* In JSON, where a line may have more fields than others. */
+static void says_who_audits(void **state) {
+  static na_engine engine;
+  na_principals_init(&engine.policies);
+  na_access_record record = request();
+  char out[NA_ACCESS_LINE_MAX + 1];
+  size_t used;
+  const char *ends[] = {",\"x_forwarded_for\":null}\n",
+                        ",\"x_forwarded_for\":null,\"audited_by\":\"ns[a]-policy[b]-rule[0]\"}\n",
+                        ",\"x_forwarded_for\":null,\"audited_by\":\"overflow\"}\n"};
+  const uint32_t ids[] = {0, na_principals_intern(&engine.policies, "ns[a]-policy[b]-rule[0]"), UINT32_MAX};
+  for (size_t i = 0; i < COUNT(ids); i++) {
+    record.audit = ids[i];
+    assert_int_equal(na_access_format(&engine, &record, 1, NA_ACCESS_JSON, &name, 1, out, NA_ACCESS_LINE_MAX, &used),
+                     1);
+    out[used] = '\0';
+    assert_string_equal(out + used - strlen(ends[i]), ends[i]);
+  }
+  na_principals_free(&engine.policies);
+}
+
 /* The longest that a line can be: every byte escaped. */
 static void the_longest_line_fits(void **state) {
   static char long_name[NA_ACCESS_NAME_MAX + 100];
@@ -142,13 +163,10 @@ static void lists_each_tag_once(void **state) {
 
 int main(void) {
   const struct CMUnitTest tests[] = {
-      cmocka_unit_test(writes_istios_text),
-      cmocka_unit_test(writes_json),
-      cmocka_unit_test(names_catch_alls),
-      cmocka_unit_test(the_longest_line_fits),
-      cmocka_unit_test(lists_each_tag_once),
-      cmocka_unit_test(names_peers_by_side),
-      cmocka_unit_test(stops_where_a_line_might_not_fit),
+      cmocka_unit_test(writes_istios_text),  cmocka_unit_test(writes_json),
+      cmocka_unit_test(names_catch_alls),    cmocka_unit_test(the_longest_line_fits),
+      cmocka_unit_test(lists_each_tag_once), cmocka_unit_test(names_peers_by_side),
+      cmocka_unit_test(says_who_audits),     cmocka_unit_test(stops_where_a_line_might_not_fit),
   };
   return cmocka_run_group_tests(tests, NULL, NULL);
 }

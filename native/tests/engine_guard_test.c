@@ -526,6 +526,48 @@ static void dry_runs_and_audits_count(void **state) {
   close(server);
 }
 
+static na_guards *audit(enum na_guarded guarded, const char *const *names, size_t n) {
+  na_guards *guards;
+  assert_int_equal(na_guards_new(&guards), 0);
+  for (size_t i = 0; i < n; i++) {
+    assert_int_equal(na_guards_rules(guards, guarded, NA_RULE_LOG, 0, NULL), 0);
+    assert_int_equal(na_guards_policy(guards, names[i]), 0);
+    if (guarded == NA_GUARDED_REQUEST)
+      guard_text(guards, NA_ATTRIBUTE_PATH, NA_MATCH_EXACT, NULL, "/audited", 0);
+    else
+      assert_int_equal(na_check_always(guards), 0);
+  }
+  return guards;
+}
+
+static void records_say_who_audits(void **state) {
+  need_capture(ready);
+  static const char *const names[] = {"first", "second"};
+  put_in_force(NA_PROTOCOL_HTTP, audit(NA_GUARDED_REQUEST, names, 2), NULL);
+  int server = listen_at(false, POD, 8080), client = dial_from(false, CLIENT, POD, 8080), upstream = -1;
+  for (int audited = 0; audited < 2; audited++) { /* the mark is of the request, not of its connection */
+    put(client, audited ? "GET /audited HTTP/1.1\r\nHost: a\r\n\r\n" : GET_ROOT);
+    if (upstream < 0)
+      upstream = answer(server);
+    expect_head(upstream, audited ? "GET /audited HTTP/1.1" : "GET / HTTP/1.1");
+    put(upstream, OK_HELLO);
+    expect_head(client, "HTTP/1.1 200 OK");
+    expect(client, "hello");
+    na_access_record record = get_record(&engine);
+    assert_string_equal(na_engine_policy(engine.engine, record.audit), audited ? "first" : "");
+  }
+  close(client);
+  close(upstream);
+  put_in_force(NA_PROTOCOL_TCP, audit(NA_GUARDED_CONNECTION, names + 1, 1), NULL);
+  client = dial_from(false, CLIENT, POD, 8080);
+  upstream = answer(server);
+  close(client);
+  close(upstream);
+  na_access_record record = get_record(&engine);
+  assert_string_equal(na_engine_policy(engine.engine, record.audit), "second");
+  close(server);
+}
+
 /* A dry run's outcome is known to the rules behind it. */
 static void rules_go_by_what_shadows_found(void **state) {
   need_capture(ready);
@@ -572,6 +614,7 @@ int main(void) {
       cmocka_unit_test(who_may_not_connect_is_cut_off_amid_a_request),
       cmocka_unit_test(other_changes_disturb_nobody),
       cmocka_unit_test(dry_runs_and_audits_count),
+      cmocka_unit_test(records_say_who_audits),
       cmocka_unit_test(rules_go_by_what_shadows_found),
   };
   return cmocka_run_group_tests(tests, set_up, tear_down);

@@ -11,7 +11,6 @@ import asyncio
 import logging
 import os
 import signal
-import time
 from collections.abc import Callable, Coroutine, Iterator
 from typing import TYPE_CHECKING, Any, Final
 
@@ -29,7 +28,7 @@ from nodeagent.app.agent_memory import collect_seldom, keep_what_is_there, limit
 from nodeagent.app.agent_metrics import AgentCollector, CaptureCollector
 from nodeagent.app.agent_node import workload_node
 from nodeagent.app.agent_policies import Policies
-from nodeagent.app.agent_ports import Datagrams, Dataplane
+from nodeagent.app.agent_ports import Datagrams, Dataplane, Engine
 from nodeagent.app.agent_saver import Saver
 from nodeagent.app.agent_state import Parts, State
 from nodeagent.app.agent_view import ViewController, ViewEvents
@@ -40,7 +39,6 @@ from nodeagent.compiler.dns import Names
 from nodeagent.compiler.workloads import IndexChange, WorkloadIndex
 from nodeagent.config.agent import AgentConfig
 from nodeagent.dataplane.netns import NetworkNamespace
-from nodeagent.dataplane.report import LineFormat
 from nodeagent.enroll.workload_file import WorkloadFile
 from nodeagent.enroll.zds import ZdsClient
 from nodeagent.errors import CapabilityError, DataplaneError, NodeagentError
@@ -48,7 +46,7 @@ from nodeagent.snapshot.values import DestinationNeeded, Need, WorkloadRef
 from nodeagent.xds.lastgood import LastGood
 
 if TYPE_CHECKING:
-    from nodeagent.telemetry.accesslog import AccessLog
+    from nodeagent.app.agent_access_log import AccessLogKeeper
 
 logger = logging.getLogger(__name__)
 
@@ -139,7 +137,7 @@ class Agent:
         flows = dataplane.flows()
         self._flow_keeper = None if flows is None else FlowKeeper(flows, self._pull_reports)
         self._metrics = self._make_metrics()
-        self._access_log = _make_access_log(config)
+        self._access_log = _make_access_log(config, self.engine)
         self.state = State(self._parts())
         self._admin = AdminServer(self.state, AdminOptions(config.admin, config.metrics, config.ready))
 
@@ -250,7 +248,7 @@ class Agent:
         self._spawn("usage", self._every(USAGE_PERIOD, self._pull_usage))
         self._spawn("hope", self._every(HOPE_PERIOD, self._look_for_control_plane))
         if self._access_log is not None:
-            self._spawn("access log", self._follow_access())
+            self._spawn("access log", self._access_log.run())
         if self._config.static is not None:
             from nodeagent.app import agent_static
 
@@ -300,7 +298,7 @@ class Agent:
         self._pull_reports()
         await self._admin.stop()
         if self._access_log is not None:
-            await asyncio.to_thread(self._access_log.close)
+            await self._access_log.close()
         self.engine.close()
         self._dataplane.close()
         logger.info("stopped; captured workloads are refused until an agent runs again")
@@ -417,37 +415,12 @@ class Agent:
 
     def _pull_reports(self) -> None:
         self._pull_statistics()
-        self._pull_access()
+        if self._access_log is not None:
+            self._access_log.pull()
 
     def _pull_statistics(self) -> None:
         self._metrics.update(self.engine.drain_stats())
         self._metrics.update_decisions(self.engine.drain_decisions())
-
-    async def _follow_access(self) -> None:
-        from nodeagent.telemetry.pace import Pace
-
-        pace = Pace()
-        last = time.monotonic()
-        while True:
-            await asyncio.sleep(pace.wait)
-            try:
-                count = self._pull_access()
-            except Exception:
-                logger.exception("reading access records failed")
-                count = 0
-            now = time.monotonic()
-            pace.note(count, now - last)
-            last = now
-
-    def _pull_access(self) -> int:
-        """Have the records since the last call written; returns how many they were."""
-        if self._access_log is None:
-            return 0
-        count = 0
-        for lines in self.engine.drain_access_lines(_line_format(self._config)):
-            self._access_log.submit_lines(lines)
-            count += lines.count
-        return count
 
     def _pull_usage(self) -> None:
         for use in self.engine.usage():
@@ -490,15 +463,10 @@ class Agent:
         return self.index.workload_at(address)
 
 
-def _make_access_log(config: AgentConfig) -> AccessLog | None:
+def _make_access_log(config: AgentConfig, engine: Engine) -> AccessLogKeeper | None:
+    """Imported only where there is one."""
     if config.access_log == "off":
         return None
-    from nodeagent.telemetry.accesslog import STDOUT, AccessLog
+    from nodeagent.app.agent_access_log import AccessLogKeeper
 
-    return AccessLog(config.access_log_file or STDOUT)
-
-
-def _line_format(config: AgentConfig) -> LineFormat:
-    """With a CA, peers have identities to write down."""
-    name = config.access_log.upper()
-    return LineFormat[f"IDENTITY_{name}" if config.ca else name]
+    return AccessLogKeeper(config, engine)

@@ -7,7 +7,7 @@ from collections.abc import Callable, Collection, Iterable, Mapping, Sequence, S
 from typing import TYPE_CHECKING, Protocol
 
 from nodeagent.dataplane.netns import NetworkNamespace
-from nodeagent.dataplane.report import Connection, Counter, Decision, LineFormat, Lines, StatRow
+from nodeagent.dataplane.report import AccessRecord, Connection, Counter, Decision, LineFormat, Lines, StatRow
 from nodeagent.snapshot.values import DestinationKey, Need, Snapshot, Use, VirtualHost
 
 if TYPE_CHECKING:
@@ -108,8 +108,11 @@ class Engine(Protocol):
     def drain_decisions(self) -> Mapping[Decision, int]:
         """What policies decided, of what drain_stats() has read."""
 
+    def drain_access(self) -> Sequence[AccessRecord]:
+        """Access records since the last call."""
+
     def drain_access_lines(self, form: LineFormat) -> Sequence[Lines]:
-        """Access records since the last call, as lines of a log."""
+        """The same, as lines of a log: much cheaper than records."""
 
 
 class Capture(Protocol):

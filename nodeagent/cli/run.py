@@ -53,6 +53,10 @@ def run(
         str, Option("ready", "Serve /healthz/ready here; empty: nowhere.", "ADDRESS:PORT")
     ] = settings.DEFAULT_READY,
     access_log: Annotated[str, Option("access-log", "off, text or json.")] = "off",
+    access_log_format: Annotated[
+        str,
+        Option("access-log-format", "With Envoy's operators (%AUDITED_BY% too); json: an object of them."),
+    ] = "",
     access_log_file: Annotated[str, Option("access-log-file", "Default: standard output.", "PATH")] = "",
     log_level: Annotated[str, Option("log-level", "debug, info, warning or error.")] = "info",
     drain: Annotated[float, Option("drain", "Seconds that connections may take to end.", "SECONDS")] = 5.0,
@@ -182,6 +186,7 @@ def run(
         metrics=metrics,
         ready=ready,
         access_log=access_log,
+        access_log_format=access_log_format,
         access_log_file=access_log_file,
         log_level=log_level,
         drain=drain,

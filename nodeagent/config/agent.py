@@ -58,6 +58,8 @@ class AgentConfig:
     ready: str = DEFAULT_READY
     """`ADDRESS:PORT`; empty: no readiness port."""
     access_log: str = "off"
+    access_log_format: str = ""
+    """Envoy's operators instead of Istio's default (MeshConfig.accessLogFormat); for json an object of texts."""
     access_log_file: str = ""
     """Empty: standard output."""
     log_level: str = "info"

@@ -166,6 +166,8 @@ class AccessRecord:
     """Of a connection past the engine: its smoothed round trip time; None: the engine carried it."""
     retransmits: int = 0
     """The same: segments."""
+    audited_by: str = ""
+    """The AUDIT policy that matched first."""
 
 
 class LineFormat(IntEnum):

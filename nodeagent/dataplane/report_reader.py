@@ -208,6 +208,7 @@ class ReportReader:
             mutual_tls=bool(record.mutual_tls),
             rtt_us=record.rtt_us if record.bypassed else None,
             retransmits=record.retransmits,
+            audited_by=_policy(engine, record.audit),
         )
 
     def _connection(self, engine: Any, info: Any) -> Connection:

@@ -18,7 +18,7 @@ from nodeagent.errors import ConfigError
 from nodeagent.snapshot.address import LENGTH, V4_PREFIX, format_address, format_endpoint
 from nodeagent.telemetry.labels import INBOUND_PASSTHROUGH, PASSTHROUGH
 
-Value = str | int | None
+Value = str | int | bool | None
 Field = Callable[[AccessRecord], Value]
 
 ISTIO_TEXT: Final = (
@@ -143,6 +143,7 @@ _PLAIN: Final[dict[str, Field]] = {
     "REQUESTED_SERVER_NAME": _nothing,
     "DOWNSTREAM_PEER_URI_SAN": lambda record: (record.principal or None) if record.inbound else None,
     "UPSTREAM_PEER_URI_SAN": lambda record: None if record.inbound else (record.principal or None),
+    "AUDITED_BY": lambda record: record.audited_by or None,
     "ROUTE_NAME": lambda record: record.route or None,
     "HOSTNAME": lambda record: socket.gethostname(),
 }
@@ -175,6 +176,9 @@ _REQUEST_HEADERS: Final[dict[str, Field]] = {
     "X-REQUEST-ID": lambda record: record.request_id or None,
 }
 _RESPONSE_HEADERS: Final[dict[str, Field]] = {"X-ENVOY-UPSTREAM-SERVICE-TIME": _service_time}
+
+_METADATA: Final[dict[str, Field]] = {"envoy.common:access_log_hint": lambda record: bool(record.audited_by)}
+"""What Envoy's RBAC filters tell of AUDIT policies (envoy.config.rbac.v3.RBAC, action LOG)."""
 
 # -- parsing --
 
@@ -222,13 +226,16 @@ def _field(match: re.Match[str]) -> Field:
     name, argument, operator = match["name"], match["argument"], match[0]
     if name in ("REQ", "RESP") and argument:
         field = _header_field(_REQUEST_HEADERS if name == "REQ" else _RESPONSE_HEADERS, argument, operator)
+    elif name == "DYNAMIC_METADATA" and argument in _METADATA:
+        field = _METADATA[argument]
     elif name == "START_TIME":
         field = _start_time(argument)
     elif name in _PLAIN and argument is None:
         field = _PLAIN[name]
     else:
         raise ConfigError(
-            f"access log format: {operator} is not supported; {_list(_PLAIN)}, START_TIME, REQ, RESP"
+            f"access log format: {operator} is not supported; {_list(_PLAIN)}, START_TIME, REQ, RESP, "
+            f"DYNAMIC_METADATA({', '.join(_METADATA)})"
         )
     limit = match["limit"]
     return field if limit is None else _cut(field, int(limit))
@@ -275,6 +282,12 @@ def _clean(text: str) -> str:
     return _HIDDEN.sub(_escape, text)
 
 
+def _text(value: Value) -> str:
+    if value is None:
+        return "-"
+    return str(value).lower() if isinstance(value, bool) else str(value)
+
+
 def text_format(template: str = ISTIO_TEXT) -> Callable[[AccessRecord], str]:
     """A function that formats a record by a format string; ConfigError naming what is wrong with it."""
     parts = _parse(template if template.endswith("\n") else template + "\n")
@@ -284,7 +297,7 @@ def text_format(template: str = ISTIO_TEXT) -> Callable[[AccessRecord], str]:
         for part in parts:
             value = part if isinstance(part, str) else part(record)
             if not isinstance(part, str):
-                value = "-" if value is None else _clean(str(value))
+                value = _clean(_text(value))
             pieces.append(str(value))
         return "".join(pieces)
 
@@ -293,7 +306,8 @@ def text_format(template: str = ISTIO_TEXT) -> Callable[[AccessRecord], str]:
 
 def json_format(template: Mapping[str, str] = ISTIO_JSON) -> Callable[[AccessRecord], str]:
     """A function that formats a record as one line of JSON. A value that is one operator keeps its type. In the default
-    formats connections past the engine have what the kernel knows of them, too."""
+    formats there is also which AUDIT policy matched, if one did, and what the kernel knows of connections past the
+    engine."""
     members: dict[str, Field] = {}
     for key, text in template.items():
         match = _OPERATOR.fullmatch(text)
@@ -303,11 +317,24 @@ def json_format(template: Mapping[str, str] = ISTIO_JSON) -> Callable[[AccessRec
 
     def format_record(record: AccessRecord) -> str:
         values = {key: field(record) for key, field in members.items()}
+        if is_ours and record.audited_by:
+            values["audited_by"] = record.audited_by
         if is_ours and record.rtt_us is not None:
             values |= {"tcp_rtt_us": record.rtt_us, "tcp_retransmits": record.retransmits}
         return json.dumps(values, separators=(",", ":"), ensure_ascii=False) + "\n"
 
     return format_record
+
+
+def parse_json_template(text: str) -> dict[str, str]:
+    """The members of a JSON format; ConfigError unless it is an object of texts."""
+    try:
+        template = json.loads(text)
+    except ValueError as error:
+        raise ConfigError(f"access log format: {text!r} is no JSON: {error}") from error
+    if not isinstance(template, dict) or not all(isinstance(value, str) for value in template.values()):
+        raise ConfigError(f"access log format: {text!r} must be an object whose members are texts")
+    return template
 
 
 def _joined(text: str) -> Field:

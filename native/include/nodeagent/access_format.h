@@ -14,7 +14,8 @@ extern "C" {
 
 enum na_access_format {
   NA_ACCESS_TEXT = 1, /* meshConfig.accessLogFormat's default */
-  NA_ACCESS_JSON = 2, /* accessLogEncoding JSON; connections past the engine have tcp_rtt_us and tcp_retransmits, too */
+  NA_ACCESS_JSON = 2, /* accessLogEncoding JSON; also, where there is one, the policy in audited_by; connections past
+                        the engine have tcp_rtt_us and tcp_retransmits, too */
   /* The same, with the proved identities of peers (%DOWNSTREAM_PEER_URI_SAN%, %UPSTREAM_PEER_URI_SAN%). */
   NA_ACCESS_IDENTITY_TEXT = 3,
   NA_ACCESS_IDENTITY_JSON = 4,

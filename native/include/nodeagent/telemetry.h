@@ -135,6 +135,7 @@ typedef struct na_access_record {
   char traceparent[64];   /* of a tunnel's stream (W3C Trace Context) */
   uint32_t rtt_us;        /* bypassed: smoothed round trip time */
   uint32_t retransmits;   /* bypassed: segments */
+  uint32_t audit;         /* the rules that only log which matched first: na_engine_policy(); 0 none */
 } na_access_record;
 
 NA_API int na_engine_drain_access(na_engine *engine, na_access_record *records, size_t max);

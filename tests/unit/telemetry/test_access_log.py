@@ -16,7 +16,13 @@ from nodeagent.errors import ConfigError
 from nodeagent.snapshot.address import parse_address
 from nodeagent.snapshot.values import InboundPort, Protocol
 from nodeagent.telemetry.accesslog import BATCH, AccessLog
-from nodeagent.telemetry.log_format import IDENTITY_JSON, IDENTITY_TEXT, json_format, text_format
+from nodeagent.telemetry.log_format import (
+    IDENTITY_JSON,
+    IDENTITY_TEXT,
+    json_format,
+    parse_json_template,
+    text_format,
+)
 
 RecordMaker = Callable[..., AccessRecord]
 NOWHERE = (bytes(16), 0)
@@ -100,6 +106,23 @@ def test_peers_that_have_proved_who_they_are(record: RecordMaker) -> None:
     values = json.loads(json_format(IDENTITY_JSON)(outbound))
     assert (values["downstream_peer_uri_san"], values["upstream_peer_uri_san"]) == (None, web)
     assert list(values) == sorted(values)
+
+
+def test_who_audits(record: RecordMaker) -> None:
+    """Envoy's hint and the policy's name; the default formats name it in JSON, where there is one."""
+    policy = "ns[a]-policy[b]-rule[0]"
+    show = text_format("%AUDITED_BY% %DYNAMIC_METADATA(envoy.common:access_log_hint)%")
+    assert show(record(audited_by=policy)) == f"{policy} true\n"
+    assert show(record()) == "- false\n"
+    assert json.loads(json_format()(record(audited_by=policy)))["audited_by"] == policy
+    hint = json_format({"audited": "%DYNAMIC_METADATA(envoy.common:access_log_hint)%"})
+    assert json.loads(hint(record(audited_by=policy))) == {"audited": True}
+
+
+@pytest.mark.parametrize("text", ["%PROTOCOL%", "[]", '{"a": 1}'])
+def test_a_json_format_is_an_object_of_texts(text: str) -> None:
+    with pytest.raises(ConfigError, match="access log format: "):
+        parse_json_template(text)
 
 
 @pytest.mark.parametrize(
