@@ -15,6 +15,14 @@
 
 enum { POD = 1, CLIENT = 2, OTHER = 3 };
 
+/* nft rules: the chain of redirections, and in it that of a service at port 8080. Redirected is what comes from a
+ * client's port (40000 and above), so that the engine's own connections pass. */
+#define CAPTURE_CHAIN                                                                                                  \
+  "add table inet capture\n"                                                                                           \
+  "add chain inet capture out { type nat hook output priority -100; }\n"
+#define CAPTURE_SERVICE                                                                                                \
+  CAPTURE_CHAIN "add rule inet capture out tcp sport 40000-60999 tcp dport 8080 redirect to :15006\n"
+
 UNUSED static bool capture_possible(void) {
   return geteuid() == 0 && system("command -v nft >/dev/null") == 0;
 }

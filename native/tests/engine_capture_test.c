@@ -6,11 +6,8 @@
  */
 #include "capture_rig.h"
 
-/* Not redirected: what does not come from a client's port, so that the engine's own connections pass. */
-static const char rules[] = "add table inet capture\n"
-                            "add chain inet capture out { type nat hook output priority -100; }\n"
-                            "add rule inet capture out tcp sport 40000-60999 tcp dport 8080 redirect to :15006\n"
-                            "add rule inet capture out tcp sport 40000-60999 tcp dport 80 redirect to :15001\n";
+static const char rules[] =
+    CAPTURE_SERVICE "add rule inet capture out tcp sport 40000-60999 tcp dport 80 redirect to :15001\n";
 
 static rig engine;
 static int inbound_listener, outbound_listener;
@@ -247,12 +244,7 @@ static void outbound_stays_with_the_service_for_unknown_hosts(void **state) {
   rig_commit(&engine);
   int direct = listen_at(false, OTHER, 80), server = listen_at(false, OTHER, 81);
   int client = dial_from(false, POD, OTHER, 80);
-  struct sockaddr_storage peer;
-  put(client, GET_ROOT);
-  int upstream = answer_from(server, &peer);
-  get_head(upstream);
-  put(upstream, OK_HELLO);
-  expect_head(client, "HTTP/1.1 200 OK");
+  int upstream = first_exchange(client, server);
   expect_silence(direct, 20);
   close(client);
   close(upstream);

@@ -7,10 +7,9 @@
 #include "dns_message.h"
 
 /* The engine's own questions come from other ports than clients', and pass. */
-static const char rules[] = "add table inet capture\n"
-                            "add chain inet capture out { type nat hook output priority -100; }\n"
-                            "add rule inet capture out udp sport 40000-60999 udp dport 53 redirect to :15053\n"
-                            "add rule inet capture out tcp sport 40000-60999 tcp dport 53 redirect to :15053\n";
+static const char rules[] =
+    CAPTURE_CHAIN "add rule inet capture out udp sport 40000-60999 udp dport 53 redirect to :15053\n"
+                  "add rule inet capture out tcp sport 40000-60999 tcp dport 53 redirect to :15053\n";
 
 enum { TIMEOUT_MS = 300, IDLE_MS = 400, MAX_QUESTIONS = 5, SOCKET_QUESTIONS = 3, MAX_STREAMS = 2 };
 

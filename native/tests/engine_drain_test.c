@@ -5,23 +5,7 @@
 #include <fcntl.h>
 #include <pthread.h>
 
-#include "engine_rig.h"
-
-typedef struct scene {
-  rig r;
-  int listener;
-  uint16_t backend;
-  uint16_t port;
-} scene;
-
-static scene begin(enum na_protocol protocol) {
-  scene s = {0};
-  s.r = rig_start(NULL);
-  s.listener = listen_any(&s.backend);
-  s.port = rig_listen(&s.r);
-  rig_serve(&s.r, s.port, protocol, s.backend);
-  return s;
-}
+#include "scene_rig.h"
 
 static void await_gone(rig *r, uint32_t id) {
   for (int i = 0; i < RIG_WAIT_MS && !na_workload_gone(r->engine, id); i++)
@@ -39,7 +23,7 @@ static void expect_refused(uint16_t port) {
 }
 
 static void a_removed_workload_finishes_its_requests(void **state) {
-  scene s = begin(NA_PROTOCOL_HTTP);
+  scene s = scene_of(NULL, NA_PROTOCOL_HTTP);
   int busy = dial(s.port), idle = dial(s.port);
   put(busy, GET_ROOT);
   int server = answer(s.listener);
@@ -62,13 +46,12 @@ static void a_removed_workload_finishes_its_requests(void **state) {
   close(busy);
   close(idle);
   close(server);
-  close(s.listener);
-  rig_stop(&s.r);
+  scene_end(&s);
 }
 
 static void a_drain_ends_at_its_deadline(void **state) {
   for (int protocol = NA_PROTOCOL_TCP; protocol <= NA_PROTOCOL_HTTP; protocol++) {
-    scene s = begin((enum na_protocol)protocol);
+    scene s = scene_of(NULL, (enum na_protocol)protocol);
     int client = dial(s.port);
     put(client, GET_ROOT);
     int server = answer(s.listener);
@@ -81,13 +64,12 @@ static void a_drain_ends_at_its_deadline(void **state) {
     assert_int_equal(counter(&s.r, "downstream_cx_drain_cut_total"), 1);
     close(client);
     close(server);
-    close(s.listener);
-    rig_stop(&s.r);
+    scene_end(&s);
   }
 }
 
 static void removing_frees_the_namespace(void **state) {
-  scene s = begin(NA_PROTOCOL_HTTP);
+  scene s = scene_of(NULL, NA_PROTOCOL_HTTP);
   int netns = open("/proc/self/ns/net", O_RDONLY | O_CLOEXEC), next = dup(netns);
   close(next);
   assert_int_equal(na_workload_add(s.r.engine, 2, netns, "v", NULL, 0), 0);
@@ -97,8 +79,7 @@ static void removing_frees_the_namespace(void **state) {
   assert_int_equal(fcntl(next, F_GETFD), -1);
   assert_int_equal(na_workload_add(s.r.engine, 3, s.listener, "v", NULL, 0), -EINVAL); /* no namespace at all */
   close(netns);
-  close(s.listener);
-  rig_stop(&s.r);
+  scene_end(&s);
 }
 
 static void *stop_engine(void *argument) {
@@ -106,7 +87,7 @@ static void *stop_engine(void *argument) {
 }
 
 static void stopping_lets_requests_end(void **state) {
-  scene s = begin(NA_PROTOCOL_HTTP);
+  scene s = scene_of(NULL, NA_PROTOCOL_HTTP);
   int client = dial(s.port);
   pthread_t stopper;
   put(client, GET_ROOT);

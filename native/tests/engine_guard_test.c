@@ -6,10 +6,6 @@
 #include "capture_rig.h"
 #include "guard_rig.h"
 
-static const char rules[] = "add table inet capture\n"
-                            "add chain inet capture out { type nat hook output priority -100; }\n"
-                            "add rule inet capture out tcp sport 40000-60999 tcp dport 8080 redirect to :15006\n";
-
 static rig engine;
 static bool ready;
 
@@ -17,7 +13,7 @@ static int set_up(void **state) {
   if (!capture_possible())
     return 0;
   engine = rig_start(&(na_config){.access_log = 1});
-  if (!enter_namespace(rules))
+  if (!enter_namespace(CAPTURE_SERVICE))
     return 0;
   write_file("/proc/sys/net/ipv4/ip_local_port_range", "33000 39999");
   add_pod(&engine, 7, POD, "v");
@@ -290,12 +286,7 @@ static void decisions_are_counted_by_policy(void **state) {
   (void)get_stats(&engine, &n);
   int server = listen_at(false, POD, 8080);
   int client = dial_from(false, CLIENT, POD, 8080);
-  put(client, GET_ROOT);
-  int upstream = answer(server);
-  expect_head(upstream, "GET / HTTP/1.1");
-  put(upstream, OK_HELLO);
-  expect_head(client, "HTTP/1.1 200 OK");
-  expect(client, "hello");
+  int upstream = first_exchange(client, server);
   for (int i = 0; i < 2; i++) {
     put(client, "PUT / HTTP/1.1\r\nHost: a\r\nContent-Length: 0\r\n\r\n");
     expect_403(client);
@@ -514,11 +505,7 @@ static void dry_runs_and_audits_count(void **state) {
     before[i] = counter(&engine, names[i]);
   int server = listen_at(false, POD, 8080);
   int client = dial_from(false, CLIENT, POD, 8080);
-  put(client, GET_ROOT);
-  int upstream = answer(server);
-  expect_head(upstream, "GET / HTTP/1.1");
-  put(upstream, OK_HELLO);
-  expect_head(client, "HTTP/1.1 200 OK");
+  int upstream = first_exchange(client, server);
   for (size_t i = 0; i < COUNT(names); i++)
     assert_int_equal(counter(&engine, names[i]), before[i] + 1);
   close(client);
@@ -586,11 +573,7 @@ static void rules_go_by_what_shadows_found(void **state) {
   int server = listen_at(false, POD, 8080), client = dial_from(false, CLIENT, POD, 8080);
   put(client, "GET /admin HTTP/1.1\r\nHost: a\r\n\r\n");
   expect_403(client);
-  put(client, GET_ROOT);
-  int upstream = answer(server);
-  expect_head(upstream, "GET / HTTP/1.1");
-  put(upstream, OK_HELLO);
-  expect_head(client, "HTTP/1.1 200 OK");
+  int upstream = first_exchange(client, server);
   close(client);
   close(upstream);
   close(server);

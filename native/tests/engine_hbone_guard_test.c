@@ -73,12 +73,7 @@ static void requests_in_tunnels_are_judged(void **state) {
   guard_text(guards, NA_ATTRIBUTE_HEADER, NA_MATCH_EXACT, ":method", "GET", 0);
   guard_b(&s, NA_PROTOCOL_HTTP, guards, NULL);
   int client = dial(s.port);
-  put(client, GET_ROOT);
-  int server = answer(s.listener);
-  expect_head(server, "GET / HTTP/1.1");
-  put(server, OK_HELLO);
-  expect_head(client, "HTTP/1.1 200 OK");
-  expect(client, "hello");
+  int server = first_exchange(client, s.listener);
   put(client, "DELETE / HTTP/1.1\r\nHost: a\r\n\r\n");
   expect_head(client, "HTTP/1.1 403 Forbidden");
   expect(client, "RBAC: access denied");

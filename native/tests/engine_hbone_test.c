@@ -4,21 +4,13 @@
  */
 #include <pthread.h>
 
+#include "conversation.h"
 #include "hbone_rig.h"
 
 static void carries_tcp_both_ways_with_half_close(void **state) {
   hbone_scene s = hbone_scene_of(NULL, NA_PROTOCOL_TCP, NA_PROTOCOL_TCP);
   int client = dial(s.port), server = answer(s.listener);
-  put(client, "one");
-  expect(server, "one");
-  put(server, "two");
-  expect(client, "two");
-  shutdown(client, SHUT_WR);
-  expect_end(server);
-  put(server, "still");
-  expect(client, "still");
-  close(server);
-  expect_end(client);
+  talk_until_the_client_ends(client, server);
   await_counter(&s.r, "downstream_cx_active", 0);
   await_counter(&s.r, "upstream_cx_active", 0);
   assert_int_equal(counter(&s.r, "hbone_dialed_total"), 1);
@@ -30,13 +22,7 @@ static void carries_tcp_both_ways_with_half_close(void **state) {
 static void carries_the_servers_half_close(void **state) {
   hbone_scene s = hbone_scene_of(NULL, NA_PROTOCOL_TCP, NA_PROTOCOL_TCP);
   int client = dial(s.port), server = answer(s.listener);
-  shutdown(server, SHUT_WR);
-  expect_end(client);
-  put(client, "more");
-  expect(server, "more");
-  close(client);
-  expect_end(server);
-  close(server);
+  talk_until_the_server_ends(client, server);
   await_counter(&s.r, "downstream_cx_active", 0);
   hbone_end(&s);
 }
@@ -63,39 +49,17 @@ static void passes_resets_on(void **state) {
 
 enum { BULK = 16 * 1024 * 1024 };
 
-static uint8_t byte_at(size_t i, unsigned salt) {
-  return (uint8_t)((i * 2654435761u >> 13) + salt);
-}
-
-static void send_bulk(int fd, unsigned salt) {
-  static __thread uint8_t block[65536];
-  for (size_t at = 0; at < BULK; at += sizeof block) {
-    for (size_t i = 0; i < sizeof block; i++)
-      block[i] = byte_at(at + i, salt);
-    put_n(fd, block, sizeof block);
-  }
-}
-
-static void expect_bulk(int fd, unsigned salt) {
-  static __thread uint8_t block[65536];
-  for (size_t at = 0; at < BULK; at += sizeof block) {
-    get_n(fd, block, sizeof block);
-    for (size_t i = 0; i < sizeof block; i++)
-      if (block[i] != byte_at(at + i, salt))
-        fail_msg("byte %zu is wrong", at + i);
-  }
-}
-
 static void *send_and_end(void *fd) {
-  send_bulk(*(int *)fd, 1);
+  send_bulk(*(int *)fd, 1, BULK);
   shutdown(*(int *)fd, SHUT_WR);
   return NULL;
 }
 
 static void *echo_bulk(void *fd) {
-  expect_bulk(*(int *)fd, 1);
+  if (!check_bulk(*(int *)fd, 1, BULK, 0))
+    fail_msg("other bytes than were sent");
   expect_end(*(int *)fd);
-  send_bulk(*(int *)fd, 2);
+  send_bulk(*(int *)fd, 2, BULK);
   shutdown(*(int *)fd, SHUT_WR);
   return NULL;
 }
@@ -106,7 +70,7 @@ static void carries_bulk(void **state) {
   pthread_t threads[2];
   pthread_create(&threads[0], NULL, send_and_end, &client);
   pthread_create(&threads[1], NULL, echo_bulk, &server);
-  expect_bulk(client, 2);
+  assert_true(check_bulk(client, 2, BULK, 0));
   expect_end(client);
   pthread_join(threads[0], NULL);
   pthread_join(threads[1], NULL);
@@ -115,27 +79,13 @@ static void carries_bulk(void **state) {
   hbone_end(&s);
 }
 
-/* Send until nothing more is taken for a while; how much that was. */
-static size_t fill_up(int fd) {
-  static char block[65536];
-  size_t total = 0;
-  for (;;) {
-    ssize_t n = send(fd, block, sizeof block, MSG_DONTWAIT | MSG_NOSIGNAL);
-    if (n > 0)
-      total += (size_t)n;
-    struct pollfd room = {.fd = fd, .events = POLLOUT};
-    if (n < 0 && poll(&room, 1, 300) == 0)
-      return total;
-  }
-}
-
 static void holds_back_a_fast_sender(void **state) {
   const na_config config = {.hbone_stream_window = 131072};
   hbone_scene s = hbone_scene_of(&config, NA_PROTOCOL_TCP, NA_PROTOCOL_TCP);
   int small = 65536;
   setsockopt(s.listener, SOL_SOCKET, SO_RCVBUF, &small, sizeof small);
   int stuck = dial(s.port), stuck_server = answer(s.listener);
-  size_t sent = fill_up(stuck);
+  size_t sent = send_until_blocked(stuck);
   assert_in_range(sent, 131072, 12 * 1024 * 1024); /* sockets take most of it */
   /* Others in the same tunnel go on. */
   int client = dial(s.port), server = answer(s.listener);
@@ -143,12 +93,7 @@ static void holds_back_a_fast_sender(void **state) {
   expect(server, "one");
   assert_int_equal(counter(&s.r, "hbone_dialed_total"), 1);
   /* All of it arrives in the end. */
-  static char block[65536];
-  for (size_t left = sent; left;) {
-    ssize_t n = recv(stuck_server, block, left < sizeof block ? left : sizeof block, 0);
-    assert_true(n > 0);
-    left -= (size_t)n;
-  }
+  receive_all(stuck_server, sent);
   close(stuck);
   expect_end(stuck_server);
   close(stuck_server);

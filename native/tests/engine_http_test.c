@@ -38,12 +38,7 @@ static void end(scene *s) {
 
 static void keeps_connections(void **state) {
   scene s = begin();
-  put(s.client, GET_ROOT);
-  s.server = answer(s.listener);
-  expect_head(s.server, "GET / HTTP/1.1");
-  put(s.server, OK_HELLO);
-  expect_head(s.client, "HTTP/1.1 200 OK");
-  expect(s.client, "hello");
+  s.server = first_exchange(s.client, s.listener);
   for (int i = 0; i < 5; i++)
     exchange(s.client, s.server);
   assert_int_equal(counter(&s.r, "upstream_cx_total"), 1);

@@ -6,21 +6,11 @@
  */
 #include <openssl/ssl.h>
 
-#include "capture_rig.h"
-#include "hbone_rig.h"
+#include "pair_rig.h"
 
-enum { A = POD, B = CLIENT, STRANGER = OTHER };
-enum { WORKLOAD_A = 5, WORKLOAD_B = 7, SERVICE = 8080, UNCAPTURED = 8081 };
+enum { UNCAPTURED = 8081 };
 
-/* What comes from an ephemeral port is captured; the engine connects to the application from lower ones. */
-static const char rules[] = "add table inet capture\n"
-                            "add chain inet capture out { type nat hook output priority -100; }\n"
-                            "add rule inet capture out tcp sport 40000-60999 tcp dport 8080 redirect to :15006\n";
-
-static rig r;
-static credential ca, a, b;
-static uint16_t proxy;
-static bool ready;
+static pair_rig p;
 static uint32_t accepting; /* the worker that takes b's connections; a's are the first one's */
 
 /* a's endpoint is a port of b, which has to be one of the identities. */
@@ -29,8 +19,8 @@ static void route_to(uint16_t port, bool v6, const char *identities) {
   na_tunnel_config tunnel = {.identities = identities}; /* nobody listens on 15008 */
   uint32_t via = 1;
   sixteen_bytes(v6, B, endpoint.address);
-  assert_int_equal(na_builder_tunnelled_endpoints(rig_change(&r), "c", &endpoint, 1, &via, &tunnel, 1), 0);
-  rig_commit(&r);
+  assert_int_equal(na_builder_tunnelled_endpoints(rig_change(&p.r), "c", &endpoint, 1, &via, &tunnel, 1), 0);
+  rig_commit(&p.r);
 }
 
 static void route(bool v6, const char *identities) {
@@ -39,29 +29,15 @@ static void route(bool v6, const char *identities) {
 
 static void serve(enum na_protocol protocol) {
   na_inbound_port port = {.port = SERVICE, .protocol = (uint16_t)protocol, .tag = 77};
-  rig_serve(&r, proxy, protocol, SERVICE);
-  assert_int_equal(na_builder_inbound(rig_change(&r), WORKLOAD_B, &port, 1, NA_PROTOCOL_TCP), 0);
-  rig_commit(&r);
+  rig_serve(&p.r, p.proxy, protocol, SERVICE);
+  assert_int_equal(na_builder_inbound(rig_change(&p.r), WORKLOAD_B, &port, 1, NA_PROTOCOL_TCP), 0);
+  rig_commit(&p.r);
 }
 
 static int set_up(void **state) {
-  if (!capture_possible())
-    return 0;
-  r = rig_start(&(na_config){.access_log = 1, .workers = 2});
-  if (!enter_namespace(rules))
-    return 0;
-  write_file("/proc/sys/net/ipv4/ip_local_port_range", "40000 60999");
-  add_pod(&r, WORKLOAD_A, A, "v");
-  add_pod(&r, WORKLOAD_B, B, "w");
-  assert_int_equal(na_workload_identity(r.engine, WORKLOAD_A, ID_A), 0);
-  assert_int_equal(na_workload_identity(r.engine, WORKLOAD_B, ID_B), 0);
-  assert_int_equal(na_workload_baggage(r.engine, WORKLOAD_A, BAG_A), 0);
-  assert_int_equal(na_workload_listen(r.engine, WORKLOAD_A, NA_LISTENER_PLAIN, 0, listen_any(&proxy)), 0);
-  assert_int_equal(na_workload_listen(r.engine, WORKLOAD_B, NA_LISTENER_INBOUND, accepting, listen_all(15006)), 0);
-  ca = new_ca("root");
-  a = new_leaf(&ca, &(leaf_spec){.uris = {ID_A}});
-  b = new_leaf(&ca, &(leaf_spec){.uris = {ID_B}});
-  ready = true;
+  p = pair_start(&(na_config){.access_log = 1, .workers = 2}, accepting);
+  if (p.ready)
+    assert_int_equal(na_workload_baggage(p.r.engine, WORKLOAD_A, BAG_A), 0);
   return 0;
 }
 
@@ -71,44 +47,19 @@ static int set_up_apart(void **state) {
 }
 
 static int tear_down(void **state) {
-  if (r.engine)
-    rig_stop(&r);
-  if (ready) {
-    free_credential(&ca);
-    free_credential(&a);
-    free_credential(&b);
-  }
+  pair_stop(&p);
   return 0;
 }
 
-static void identify(void) {
-  set_identity(&r, ID_A, &a, &ca);
-  set_identity(&r, ID_B, &b, &ca);
-}
-
-static na_access_record record_of(int inbound) {
-  for (;;) {
-    na_access_record record = get_record(&r);
-    if (record.inbound == inbound)
-      return record;
-  }
-}
-
-static void forget_records(void) {
-  na_access_record rest[16];
-  sleep_ms(20);
-  na_engine_drain_access(r.engine, rest, COUNT(rest));
-}
-
 static void each_knows_the_other(void **state) {
-  need_capture(ready);
-  identify();
+  need_capture(p.ready);
+  pair_identify(&p);
   serve(NA_PROTOCOL_TCP);
   for (int v6 = 0; v6 < 2; v6++) {
     struct sockaddr_storage peer;
-    uint64_t before = counter(&r, "neighbour_accepted_total");
+    uint64_t before = counter(&p.r, "neighbour_accepted_total");
     route(v6, "spiffe://cluster.local/ns/x/sa/z " ID_B);
-    int server = listen_at(v6, B, SERVICE), client = dial(proxy);
+    int server = listen_at(v6, B, SERVICE), client = dial(p.proxy);
     int upstream = answer_from(server, &peer);
     put(client, "hello");
     expect(upstream, "hello");
@@ -118,19 +69,19 @@ static void each_knows_the_other(void **state) {
     expect_end(upstream);
     close(upstream);
     close(server);
-    na_access_record records[2] = {get_record(&r), get_record(&r)};
+    na_access_record records[2] = {get_record(&p.r), get_record(&p.r)};
     for (int i = 0; i < 2; i++) {
       const na_access_record *record = &records[i];
       assert_int_equal(record->mutual_tls, 1);
       assert_int_equal(record->flags, 0);
-      assert_string_equal(na_engine_principal(r.engine, record->principal), record->inbound ? ID_A : ID_B);
+      assert_string_equal(na_engine_principal(p.r.engine, record->principal), record->inbound ? ID_A : ID_B);
       assert_string_equal(record->peer_baggage, record->inbound ? BAG_A : "");
     }
     assert_int_not_equal(records[0].inbound, records[1].inbound);
-    assert_int_equal(counter(&r, "neighbour_accepted_total"), before + 1);
+    assert_int_equal(counter(&p.r, "neighbour_accepted_total"), before + 1);
   }
-  assert_int_equal(counter(&r, "neighbour_cx_total"), 2);
-  assert_int_equal(counter(&r, "hbone_dialed_total"), 0);
+  assert_int_equal(counter(&p.r, "neighbour_cx_total"), 2);
+  assert_int_equal(counter(&p.r, "hbone_dialed_total"), 0);
 }
 
 /* A connection to b that the engine did not make: nobody knows who that is. */
@@ -146,7 +97,7 @@ static void expect_stranger(int from, uint16_t port, int server) {
   close(answer_from(server, &peer));
   expect_end(fd);
   close(fd);
-  na_access_record record = record_of(1);
+  na_access_record record = record_of(&p.r, 1);
   assert_int_equal(record.downstream_remote_port, port);
   assert_int_equal(record.mutual_tls, 0);
   assert_int_equal(record.principal, 0);
@@ -154,55 +105,49 @@ static void expect_stranger(int from, uint16_t port, int server) {
 }
 
 static void nobody_else_is_taken_for_it(void **state) {
-  need_capture(ready);
+  need_capture(p.ready);
   struct sockaddr_storage peer;
-  identify();
+  pair_identify(&p);
   serve(NA_PROTOCOL_TCP);
   route(false, ID_B);
-  int server = listen_at(false, B, SERVICE), client = dial(proxy), upstream = answer_from(server, &peer);
+  int server = listen_at(false, B, SERVICE), client = dial(p.proxy), upstream = answer_from(server, &peer);
   expect_stranger(A, 50001, server); /* from a's own address, beside a's connection */
   expect_stranger(STRANGER, 50001, server);
   close(client);
   expect_end(upstream);
   close(upstream);
-  na_access_record record = record_of(0);
+  na_access_record record = record_of(&p.r, 0);
   uint16_t port = record.upstream_local_port;
   assert_in_range(port, 40000, 60999);
-  forget_records();
+  forget_records(&p.r);
   expect_stranger(A, port, server); /* from the very port that the engine had */
-  assert_int_equal(counter(&r, "neighbour_accepted_total"), counter(&r, "neighbour_cx_total"));
+  assert_int_equal(counter(&p.r, "neighbour_accepted_total"), counter(&p.r, "neighbour_cx_total"));
   close(server);
 }
 
 static void http_is_pooled_by_who_asks(void **state) {
-  need_capture(ready);
-  struct sockaddr_storage peer;
-  identify();
+  need_capture(p.ready);
+  pair_identify(&p);
   serve(NA_PROTOCOL_HTTP);
   route(false, ID_B);
-  uint64_t before = counter(&r, "neighbour_cx_total");
-  int server = listen_at(false, B, SERVICE), client = dial(proxy);
-  put(client, GET_ROOT);
-  int upstream = answer_from(server, &peer);
-  expect_head(upstream, "GET / HTTP/1.1");
-  put(upstream, OK_HELLO);
-  expect_head(client, "HTTP/1.1 200 OK");
-  expect(client, "hello");
+  uint64_t before = counter(&p.r, "neighbour_cx_total");
+  int server = listen_at(false, B, SERVICE), client = dial(p.proxy);
+  int upstream = first_exchange(client, server);
   exchange(client, upstream);
-  assert_int_equal(counter(&r, "neighbour_cx_total"), before + 1);
+  assert_int_equal(counter(&p.r, "neighbour_cx_total"), before + 1);
   for (int i = 0; i < 4; i++) {
-    na_access_record record = get_record(&r);
-    assert_string_equal(na_engine_principal(r.engine, record.principal), record.inbound ? ID_A : ID_B);
+    na_access_record record = get_record(&p.r);
+    assert_string_equal(na_engine_principal(p.r.engine, record.principal), record.inbound ? ID_A : ID_B);
     assert_int_equal(record.mutual_tls, 1);
   }
-  assert_int_equal(na_identity_remove(r.engine, ID_A), 0); /* what is pooled is of no more use */
+  assert_int_equal(na_identity_remove(p.r.engine, ID_A), 0); /* what is pooled is of no more use */
   put(client, GET_ROOT);
   expect_head(client, "HTTP/1.1 503 Service Unavailable");
-  assert_string_equal(record_of(0).upstream_failure, "HBONE: no own certificate of " ID_A);
+  assert_string_equal(record_of(&p.r, 0).upstream_failure, "HBONE: no own certificate of " ID_A);
   close(client);
   close(upstream);
   close(server);
-  forget_records();
+  forget_records(&p.r);
 }
 
 /* The first bytes of somebody who speaks Istio's mTLS. */
@@ -222,14 +167,14 @@ static size_t mesh_hello(uint8_t *out, size_t size) {
 
 /* An application of the mesh that does mTLS by itself talks to the other application, not to its agent. */
 static void what_the_application_speaks_is_its_own(void **state) {
-  need_capture(ready);
+  need_capture(p.ready);
   struct sockaddr_storage peer;
   uint8_t hello[4096], got[sizeof hello];
   size_t n = mesh_hello(hello, sizeof hello);
-  identify();
+  pair_identify(&p);
   serve(NA_PROTOCOL_TCP);
   route(false, ID_B);
-  int server = listen_at(false, B, SERVICE), client = dial(proxy);
+  int server = listen_at(false, B, SERVICE), client = dial(p.proxy);
   put_n(client, hello, n);
   int upstream = answer_from(server, &peer);
   get_n(upstream, got, n);
@@ -238,48 +183,48 @@ static void what_the_application_speaks_is_its_own(void **state) {
   expect_end(upstream);
   close(upstream);
   close(server);
-  forget_records();
+  forget_records(&p.r);
 }
 
 /* What cannot be vouched for goes by a tunnel, which says what is wrong. */
 static void who_it_may_not_be_is_not_met(void **state) {
-  need_capture(ready);
-  uint64_t before = counter(&r, "neighbour_cx_total");
-  identify();
+  need_capture(p.ready);
+  uint64_t before = counter(&p.r, "neighbour_cx_total");
+  pair_identify(&p);
   serve(NA_PROTOCOL_TCP);
   route(false, ID_B "x spiffe://cluster.local/ns/x/sa/z");
-  int server = listen_at(false, B, SERVICE), client = dial(proxy);
+  int server = listen_at(false, B, SERVICE), client = dial(p.proxy);
   expect_reset(client);
   close(client);
-  assert_string_equal(record_of(0).upstream_failure, "HBONE: Connection refused");
+  assert_string_equal(record_of(&p.r, 0).upstream_failure, "HBONE: Connection refused");
   route(false, ID_B);
-  assert_int_equal(na_identity_remove(r.engine, ID_B), 0);
-  client = dial(proxy);
+  assert_int_equal(na_identity_remove(p.r.engine, ID_B), 0);
+  client = dial(p.proxy);
   expect_reset(client);
   close(client);
-  assert_string_equal(record_of(0).upstream_failure, "HBONE: Connection refused");
-  credential foreign = new_leaf(&ca, &(leaf_spec){.uris = {"spiffe://elsewhere/ns/x/sa/a"}});
-  set_identity(&r, ID_A, &foreign, &ca);
-  set_identity(&r, ID_B, &b, &ca);
-  client = dial(proxy);
+  assert_string_equal(record_of(&p.r, 0).upstream_failure, "HBONE: Connection refused");
+  credential foreign = new_leaf(&p.ca, &(leaf_spec){.uris = {"spiffe://elsewhere/ns/x/sa/a"}});
+  set_identity(&p.r, ID_A, &foreign, &p.ca);
+  set_identity(&p.r, ID_B, &p.b, &p.ca);
+  client = dial(p.proxy);
   expect_reset(client);
   close(client);
   free_credential(&foreign);
   expect_silence(server, 20);
   close(server);
-  assert_int_equal(counter(&r, "neighbour_cx_total"), before);
-  forget_records();
+  assert_int_equal(counter(&p.r, "neighbour_cx_total"), before);
+  forget_records(&p.r);
 }
 
 /* Whoever is at b's address, but not b, gets no byte: nobody has taken the introduction. */
 static void who_has_the_address_is_not_met(void **state) {
-  need_capture(ready);
+  need_capture(p.ready);
   struct sockaddr_storage peer;
-  uint64_t before = counter(&r, "neighbour_accepted_total");
-  identify();
+  uint64_t before = counter(&p.r, "neighbour_accepted_total");
+  pair_identify(&p);
   serve(NA_PROTOCOL_TCP);
   route_to(UNCAPTURED, false, ID_B);
-  int server = listen_at(false, B, UNCAPTURED), client = dial(proxy), upstream = answer_from(server, &peer);
+  int server = listen_at(false, B, UNCAPTURED), client = dial(p.proxy), upstream = answer_from(server, &peer);
   put(client, "hello");
   put(upstream, "from somebody else");
   expect_silence(upstream, 50);
@@ -288,41 +233,41 @@ static void who_has_the_address_is_not_met(void **state) {
   close(upstream);
   expect_reset(client);
   close(client);
-  assert_int_equal(counter(&r, "neighbour_accepted_total"), before);
-  forget_records();
+  assert_int_equal(counter(&p.r, "neighbour_accepted_total"), before);
+  forget_records(&p.r);
 }
 
 /* Nothing listens behind b: the introduction is taken, and both sides end. */
 static void an_absent_application_is_a_reset(void **state) {
-  need_capture(ready);
-  identify();
+  need_capture(p.ready);
+  pair_identify(&p);
   serve(NA_PROTOCOL_TCP);
   route(false, ID_B);
-  int client = dial(proxy);
+  int client = dial(p.proxy);
   expect_reset(client);
   close(client);
-  na_access_record record = record_of(1);
+  na_access_record record = record_of(&p.r, 1);
   assert_string_equal(record.upstream_failure, "Connection refused");
-  assert_string_equal(na_engine_principal(r.engine, record.principal), ID_A);
-  await_counter(&r, "downstream_cx_active", 0);
-  forget_records();
+  assert_string_equal(na_engine_principal(p.r.engine, record.principal), ID_A);
+  await_counter(&p.r, "downstream_cx_active", 0);
+  forget_records(&p.r);
 }
 
 /* Last: b goes. */
 static void who_has_left_is_not_met(void **state) {
-  need_capture(ready);
-  uint64_t before = counter(&r, "neighbour_cx_total");
-  identify();
+  need_capture(p.ready);
+  uint64_t before = counter(&p.r, "neighbour_cx_total");
+  pair_identify(&p);
   serve(NA_PROTOCOL_TCP);
   route(false, ID_B);
-  assert_int_equal(na_workload_remove(r.engine, WORKLOAD_B, 0), 0);
-  for (int i = 0; i < 2000 && !na_workload_gone(r.engine, WORKLOAD_B); i++)
+  assert_int_equal(na_workload_remove(p.r.engine, WORKLOAD_B, 0), 0);
+  for (int i = 0; i < 2000 && !na_workload_gone(p.r.engine, WORKLOAD_B); i++)
     sleep_ms(1);
-  assert_int_equal(na_workload_gone(r.engine, WORKLOAD_B), 1);
-  int client = dial(proxy);
+  assert_int_equal(na_workload_gone(p.r.engine, WORKLOAD_B), 1);
+  int client = dial(p.proxy);
   expect_reset(client);
   close(client);
-  assert_int_equal(counter(&r, "neighbour_cx_total"), before);
+  assert_int_equal(counter(&p.r, "neighbour_cx_total"), before);
 }
 
 int main(void) {

@@ -2,14 +2,7 @@
  *
  * Configuration on demand: connections and requests that wait for it.
  */
-#include "engine_rig.h"
-
-typedef struct scene {
-  rig r;
-  int listener;
-  uint16_t backend;
-  uint16_t port;
-} scene;
+#include "scene_rig.h"
 
 static void hint(na_builder *b, uint16_t port) {
   uint8_t ip[16];
@@ -19,10 +12,7 @@ static void hint(na_builder *b, uint16_t port) {
 
 /* View "v" knows of no destination, but that there may be one. */
 static scene begin(const na_config *config) {
-  scene s = {0};
-  s.r = rig_start(config);
-  s.listener = listen_any(&s.backend);
-  s.port = rig_listen(&s.r);
+  scene s = scene_begin(config);
   na_builder *b = rig_change(&s.r);
   assert_int_equal(na_builder_view(b, "v", 0), 0);
   hint(b, s.port);
@@ -43,11 +33,6 @@ static scene begin_hosts(const na_config *config) {
   add_destination(b, s.port, NA_PROTOCOL_HTTP, "t", NULL);
   rig_commit(&s.r);
   return s;
-}
-
-static void end(scene *s) {
-  close(s->listener);
-  rig_stop(&s->r);
 }
 
 /* The events raised within a while; none if *n is 0. */
@@ -86,7 +71,7 @@ static void a_connection_waits_for_its_destination(void **state) {
   assert_int_equal(counter(&s.r, "on_demand_timeouts_total"), 0);
   close(client);
   close(server);
-  end(&s);
+  scene_end(&s);
 }
 
 static void a_need_is_raised_once_a_second(void **state) {
@@ -104,7 +89,7 @@ static void a_need_is_raised_once_a_second(void **state) {
   assert_int_equal(n, 1);
   for (int i = 0; i < 5; i++)
     close(clients[i]);
-  end(&s);
+  scene_end(&s);
 }
 
 static void waiting_ends_in_default_routing(void **state) {
@@ -115,7 +100,7 @@ static void waiting_ends_in_default_routing(void **state) {
   assert_int_equal(counter(&s.r, "on_demand_timeouts_total"), 1);
   assert_int_equal(counter(&s.r, "downstream_cx_loop_total"), 1);
   close(client);
-  end(&s);
+  scene_end(&s);
 }
 
 static void a_waiting_client_may_leave(void **state) {
@@ -127,7 +112,7 @@ static void a_waiting_client_may_leave(void **state) {
   close(client);
   await_counter(&s.r, "on_demand_waiting", 0);
   await_counter(&s.r, "downstream_cx_active", 0);
-  end(&s);
+  scene_end(&s);
 }
 
 static void unhinted_destinations_do_not_wait(void **state) {
@@ -140,7 +125,7 @@ static void unhinted_destinations_do_not_wait(void **state) {
   get_events(&s, 20, &n);
   assert_int_equal(n, 0);
   close(client);
-  end(&s);
+  scene_end(&s);
 }
 
 static void nobody_waits_while_nobody_answers(void **state) {
@@ -166,7 +151,7 @@ static void nobody_waits_while_nobody_answers(void **state) {
   close(early);
   close(late);
   close(again);
-  end(&s);
+  scene_end(&s);
 }
 
 static void at_most_max_parked_wait(void **state) {
@@ -179,7 +164,7 @@ static void at_most_max_parked_wait(void **state) {
   assert_int_equal(counter(&s.r, "on_demand_overflow_total"), 1);
   close(first);
   close(second);
-  end(&s);
+  scene_end(&s);
 }
 
 static void a_request_waits_for_its_host(void **state) {
@@ -206,7 +191,7 @@ static void a_request_waits_for_its_host(void **state) {
   get_head(server);
   close(client);
   close(server);
-  end(&s);
+  scene_end(&s);
 }
 
 static void an_unknown_host_goes_to_the_wildcard(void **state) {
@@ -225,7 +210,7 @@ static void an_unknown_host_goes_to_the_wildcard(void **state) {
   expect(client, "default");
   assert_int_equal(counter(&s.r, "on_demand_waits_total"), 1);
   close(client);
-  end(&s);
+  scene_end(&s);
 }
 
 static void waiting_for_a_host_ends_in_the_wildcard(void **state) {
@@ -237,7 +222,7 @@ static void waiting_for_a_host_ends_in_the_wildcard(void **state) {
   expect(client, "default");
   assert_int_equal(counter(&s.r, "on_demand_timeouts_total"), 1);
   close(client);
-  end(&s);
+  scene_end(&s);
 }
 
 static void a_waiting_requests_client_may_leave(void **state) {
@@ -248,7 +233,7 @@ static void a_waiting_requests_client_may_leave(void **state) {
   close(client);
   await_counter(&s.r, "on_demand_waiting", 0);
   await_counter(&s.r, "downstream_rq_active", 0);
-  end(&s);
+  scene_end(&s);
 }
 
 static void stopping_ends_all_waiting(void **state) {
@@ -263,7 +248,7 @@ static void stopping_ends_all_waiting(void **state) {
   rig_commit(&s.r);
   int connection = dial(s.port);
   sleep_ms(20);
-  end(&s);
+  scene_end(&s);
   close(request);
   close(connection);
 }

@@ -2,28 +2,10 @@
  *
  * What a running engine tells of its traffic: statistics and access records to the byte, usage, connections.
  */
-#include "engine_rig.h"
-
-typedef struct scene {
-  rig r;
-  int listener;
-  uint16_t backend;
-  uint16_t port;
-} scene;
+#include "scene_rig.h"
 
 static scene begin(enum na_protocol protocol) {
-  na_config config = {.access_log = 1};
-  scene s = {0};
-  s.r = rig_start(&config);
-  s.listener = listen_any(&s.backend);
-  s.port = rig_listen(&s.r);
-  rig_serve(&s.r, s.port, protocol, s.backend);
-  return s;
-}
-
-static void end(scene *s) {
-  close(s->listener);
-  rig_stop(&s->r);
+  return scene_of(&(na_config){.access_log = 1}, protocol);
 }
 
 static void counts_requests(void **state) {
@@ -90,7 +72,7 @@ static void counts_requests(void **state) {
   assert_true(llabs((long long)(record.start_us / 1000000) - (long long)time(NULL)) <= 2);
   close(client);
   close(server);
-  end(&s);
+  scene_end(&s);
 }
 
 static void counts_chunked_payload_without_framing(void **state) {
@@ -111,7 +93,7 @@ static void counts_chunked_payload_without_framing(void **state) {
   assert_int_equal(rows->bytes_out, 6);
   close(client);
   close(server);
-  end(&s);
+  scene_end(&s);
 }
 
 /* It was going to nobody yet: not to where the client meant to connect. */
@@ -129,7 +111,7 @@ static void names_no_upstream_when_there_is_none(void **state) {
   assert_int_equal(record.cluster_tag, TAG_CLUSTER);
   assert_int_equal(record.upstream_remote_port, 0);
   close(client);
-  end(&s);
+  scene_end(&s);
 }
 
 static void counts_refused_requests(void **state) {
@@ -147,7 +129,7 @@ static void counts_refused_requests(void **state) {
   assert_string_equal(record.detail, "http1.codec_error");
   assert_string_equal(record.method, "");
   close(client);
-  end(&s);
+  scene_end(&s);
 }
 
 static const na_stat_row *find(const na_stat_row *rows, int n, uint32_t kind) {
@@ -188,7 +170,7 @@ static void counts_tcp(void **state) {
   assert_int_equal(record.protocol, 0);
   assert_int_equal(record.upstream_remote_port, s.backend);
   assert_string_equal(record.cluster, "c");
-  end(&s);
+  scene_end(&s);
 }
 
 static void counts_failed_tcp(void **state) {
@@ -206,7 +188,7 @@ static void counts_failed_tcp(void **state) {
   assert_int_equal(find(rows, n, NA_STAT_TCP_CLOSED)->flags, NA_FLAG_UF | NA_FLAG_URX);
   assert_string_equal(get_record(&s.r).upstream_failure, "Connection refused");
   close(client);
-  end(&s);
+  scene_end(&s);
 }
 
 static void drops_records_beyond_the_ring(void **state) {
@@ -247,7 +229,7 @@ static void tells_what_was_used(void **state) {
   assert_int_equal(na_engine_usage(s.r.engine, tags, 16), 0);
   close(client);
   close(server);
-  end(&s);
+  scene_end(&s);
 }
 
 static void lists_connections(void **state) {
@@ -279,7 +261,7 @@ static void lists_connections(void **state) {
   close(active);
   close(detecting);
   close(server);
-  end(&s);
+  scene_end(&s);
 }
 
 static void names_its_counters(void **state) {

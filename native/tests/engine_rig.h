@@ -315,6 +315,17 @@ UNUSED static void exchange(int client, int server) {
   expect(client, "hello");
 }
 
+/* The same where the server's connection is yet to come; that connection. */
+UNUSED static int first_exchange(int client, int listener) {
+  put(client, GET_ROOT);
+  int server = answer(listener);
+  expect_head(server, "GET / HTTP/1.1");
+  put(server, OK_HELLO);
+  expect_head(client, "HTTP/1.1 200 OK");
+  expect(client, "hello");
+  return server;
+}
+
 /* ---- reports ---- */
 
 /* All rows since the last call, into a static array. */

@@ -349,11 +349,7 @@ static void enforces_the_limits_of_a_cluster(void **state) {
 static void shares_connections_between_clients(void **state) {
   scene s = begin(NULL);
   serve(&s);
-  put(s.client, GET_ROOT);
-  int server = answer(s.listener);
-  get_head(server);
-  put(server, OK_HELLO);
-  expect_text(s.client, "HTTP/1.1 200 OK", "hello");
+  int server = first_exchange(s.client, s.listener);
   int second = dial(s.port);
   exchange(second, server);
   exchange(s.client, server);
@@ -401,11 +397,7 @@ static void leaves_removed_endpoints(void **state) {
   uint16_t other;
   int elsewhere = listen_any(&other);
   serve(&s);
-  put(s.client, GET_ROOT);
-  int server = answer(s.listener);
-  get_head(server);
-  put(server, OK_HELLO);
-  expect_text(s.client, "HTTP/1.1 200 OK", "hello");
+  int server = first_exchange(s.client, s.listener);
   move_endpoint(&s, s.backend); /* the same again: it stays */
   exchange(s.client, server);
   assert_int_equal(counter(&s.r, "upstream_cx_total"), 1);
@@ -447,11 +439,7 @@ static void respects_the_servers_close(void **state) {
 static void replay(const char *request, const char *line, const char *body, bool replayed) {
   scene s = begin(NULL);
   serve(&s);
-  put(s.client, GET_ROOT);
-  int server = answer(s.listener);
-  get_head(server);
-  put(server, OK_HELLO);
-  expect_text(s.client, "HTTP/1.1 200 OK", "hello");
+  int server = first_exchange(s.client, s.listener);
   put(s.client, request);
   expect_head(server, line);
   close(server);

@@ -4,64 +4,29 @@
  */
 #include <pthread.h>
 
-#include "engine_rig.h"
-
-typedef struct scene {
-  rig r;
-  int listener;
-  uint16_t backend;
-  uint16_t port;
-} scene;
-
-static scene begin(const na_config *config, enum na_protocol protocol) {
-  scene s = {0};
-  s.r = rig_start(config);
-  s.listener = listen_any(&s.backend);
-  s.port = rig_listen(&s.r);
-  rig_serve(&s.r, s.port, protocol, s.backend);
-  return s;
-}
-
-static void end(scene *s) {
-  close(s->listener);
-  rig_stop(&s->r);
-}
+#include "conversation.h"
+#include "scene_rig.h"
 
 static void relays_both_ways_with_half_close(void **state) {
-  scene s = begin(NULL, NA_PROTOCOL_TCP);
+  scene s = scene_of(NULL, NA_PROTOCOL_TCP);
   int client = dial(s.port), server = answer(s.listener);
-  put(client, "one");
-  expect(server, "one");
-  put(server, "two");
-  expect(client, "two");
-  shutdown(client, SHUT_WR);
-  expect_end(server);
-  put(server, "still");
-  expect(client, "still");
-  close(server);
-  expect_end(client);
+  talk_until_the_client_ends(client, server);
   await_counter(&s.r, "downstream_cx_active", 0);
   await_counter(&s.r, "upstream_cx_active", 0);
   close(client);
-  end(&s);
+  scene_end(&s);
 }
 
 static void relays_the_servers_half_close(void **state) {
-  scene s = begin(NULL, NA_PROTOCOL_TCP);
+  scene s = scene_of(NULL, NA_PROTOCOL_TCP);
   int client = dial(s.port), server = answer(s.listener);
-  shutdown(server, SHUT_WR);
-  expect_end(client);
-  put(client, "more");
-  expect(server, "more");
-  close(client);
-  expect_end(server);
-  close(server);
+  talk_until_the_server_ends(client, server);
   await_counter(&s.r, "downstream_cx_active", 0);
-  end(&s);
+  scene_end(&s);
 }
 
 static void resets_when_the_upstream_refuses(void **state) {
-  scene s = begin(NULL, NA_PROTOCOL_TCP);
+  scene s = scene_of(NULL, NA_PROTOCOL_TCP);
   na_builder *b = rig_change(&s.r);
   na_endpoint endpoint = endpoint_at(closed_port());
   assert_int_equal(na_builder_endpoints(b, "c", &endpoint, 1), 0);
@@ -76,11 +41,11 @@ static void resets_when_the_upstream_refuses(void **state) {
   client = dial(s.port);
   expect_reset(client);
   close(client);
-  end(&s);
+  scene_end(&s);
 }
 
 static void passes_resets_on(void **state) {
-  scene s = begin(NULL, NA_PROTOCOL_TCP);
+  scene s = scene_of(NULL, NA_PROTOCOL_TCP);
   struct linger hard = {.l_onoff = 1};
   int client = dial(s.port), server = answer(s.listener);
   put(client, "a");
@@ -110,38 +75,12 @@ static void passes_resets_on(void **state) {
   assert_int_equal(getsockopt(server, SOL_SOCKET, SO_ERROR, &error, &size), 0);
   assert_int_equal(error, EPIPE); /* what a reset is after the end of data */
   close(server);
-  end(&s);
+  scene_end(&s);
 }
 
 /* ---- bulk ---- */
 
 enum { BULK = 24 * 1024 * 1024 };
-
-static uint8_t byte_at(size_t i, unsigned salt) {
-  return (uint8_t)((i * 2654435761u >> 13) + salt);
-}
-
-static void send_bulk(int fd, unsigned salt) {
-  static __thread uint8_t block[65536];
-  for (size_t at = 0; at < BULK; at += sizeof block) {
-    for (size_t i = 0; i < sizeof block; i++)
-      block[i] = byte_at(at + i, salt);
-    put_n(fd, block, sizeof block);
-  }
-}
-
-static bool check_bulk(int fd, unsigned salt) {
-  static __thread uint8_t block[32768];
-  for (size_t at = 0; at < BULK; at += sizeof block) {
-    get_n(fd, block, sizeof block);
-    for (size_t i = 0; i < sizeof block; i++)
-      if (block[i] != byte_at(at + i, salt))
-        return false;
-    if (at % (8 * 1024 * 1024) == 0)
-      sleep_ms(5); /* a slow reader now and then */
-  }
-  return true;
-}
 
 typedef struct bulk_peer {
   int fd;
@@ -150,18 +89,18 @@ typedef struct bulk_peer {
 
 static void *bulk_sender(void *argument) {
   bulk_peer *peer = argument;
-  send_bulk(peer->fd, peer->salt);
+  send_bulk(peer->fd, peer->salt, BULK);
   shutdown(peer->fd, SHUT_WR);
   return NULL;
 }
 
 static void *bulk_echo_checker(void *argument) {
   bulk_peer *peer = argument;
-  return (void *)(uintptr_t)check_bulk(peer->fd, peer->salt);
+  return (void *)(uintptr_t)check_bulk(peer->fd, peer->salt, BULK, 5);
 }
 
 static void moves_bulk_both_ways_at_once(void **state) {
-  scene s = begin(NULL, NA_PROTOCOL_TCP);
+  scene s = scene_of(NULL, NA_PROTOCOL_TCP);
   int client = dial(s.port), server = answer(s.listener);
   pthread_t threads[4];
   bulk_peer up = {client, 1}, down = {server, 2}, up_check = {server, 1}, down_check = {client, 2};
@@ -180,48 +119,29 @@ static void moves_bulk_both_ways_at_once(void **state) {
   close(client);
   close(server);
   await_counter(&s.r, "downstream_cx_active", 0);
-  end(&s);
-}
-
-/* How much a sender gets rid of while nobody reads: what the kernel buffers, and little more. */
-static size_t fill_until_blocked(int fd) {
-  static char block[65536];
-  size_t total = 0;
-  struct pollfd wait = {.fd = fd, .events = POLLOUT};
-  while (poll(&wait, 1, 200) == 1) {
-    ssize_t n = send(fd, block, sizeof block, MSG_DONTWAIT | MSG_NOSIGNAL);
-    if (n > 0)
-      total += (size_t)n;
-  }
-  return total;
+  scene_end(&s);
 }
 
 static void stops_reading_when_the_other_side_does(void **state) {
-  scene s = begin(NULL, NA_PROTOCOL_TCP);
+  scene s = scene_of(NULL, NA_PROTOCOL_TCP);
   int small = 65536;
   int client = dial(s.port), server = answer(s.listener);
   setsockopt(server, SOL_SOCKET, SO_RCVBUF, &small, sizeof small);
-  size_t sent = fill_until_blocked(client);
+  size_t sent = send_until_blocked(client);
   assert_in_range(sent, 1, 40u * 1024 * 1024); /* ended at all; tcp_wmem and tcp_rmem of both hops at most */
-  char *block = malloc(1 << 20);
-  for (size_t left = sent; left;) {
-    size_t n = left < 1 << 20 ? left : 1 << 20;
-    get_n(server, block, n);
-    left -= n;
-  }
-  free(block);
+  receive_all(server, sent);
   put(client, "end");
   expect(server, "end");
   close(client);
   close(server);
-  end(&s);
+  scene_end(&s);
 }
 
 /* ---- what does the client speak? ---- */
 
 static void serves_server_first_protocols(void **state) {
   na_config config = {.detect_timeout_ms = 30};
-  scene s = begin(&config, NA_PROTOCOL_DETECT);
+  scene s = scene_of(&config, NA_PROTOCOL_DETECT);
   int client = dial(s.port), server = answer(s.listener);
   put(server, "220 hello\r\n");
   expect(client, "220 hello\r\n");
@@ -229,12 +149,12 @@ static void serves_server_first_protocols(void **state) {
   expect(server, "QUIT\r\n");
   close(client);
   close(server);
-  end(&s);
+  scene_end(&s);
 }
 
 static void serves_clients_that_only_listen(void **state) {
   na_config config = {.detect_timeout_ms = 60000};
-  scene s = begin(&config, NA_PROTOCOL_DETECT);
+  scene s = scene_of(&config, NA_PROTOCOL_DETECT);
   int client = dial(s.port);
   shutdown(client, SHUT_WR);
   int server = answer(s.listener);
@@ -244,11 +164,11 @@ static void serves_clients_that_only_listen(void **state) {
   expect(client, "bye");
   expect_end(client);
   close(client);
-  end(&s);
+  scene_end(&s);
 }
 
 static void detects_http(void **state) {
-  scene s = begin(NULL, NA_PROTOCOL_DETECT);
+  scene s = scene_of(NULL, NA_PROTOCOL_DETECT);
   int client = dial(s.port);
   put(client, "G");
   sleep_ms(10);
@@ -259,12 +179,12 @@ static void detects_http(void **state) {
   expect_head(client, "HTTP/1.1 200 OK");
   close(client);
   close(server);
-  end(&s);
+  scene_end(&s);
 }
 
 static void takes_the_rest_for_tcp(void **state) {
   static const char *const firsts[] = {"\x16\x03\x01\x02", "*1\r\n$4\r\nPING\r\n", "\x01\x02\x03\x04"};
-  scene s = begin(NULL, NA_PROTOCOL_DETECT);
+  scene s = scene_of(NULL, NA_PROTOCOL_DETECT);
   for (size_t i = 0; i < COUNT(firsts); i++) {
     int client = dial(s.port);
     put(client, firsts[i]);
@@ -275,13 +195,13 @@ static void takes_the_rest_for_tcp(void **state) {
     close(client);
     close(server);
   }
-  end(&s);
+  scene_end(&s);
 }
 
 static void forwards_http2_by_connection(void **state) {
   const char *preface = "PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
   for (int protocol = NA_PROTOCOL_HTTP; protocol <= NA_PROTOCOL_DETECT; protocol++) {
-    scene s = begin(NULL, (enum na_protocol)protocol);
+    scene s = scene_of(NULL, (enum na_protocol)protocol);
     int client = dial(s.port), n;
     put(client, preface);
     int server = answer(s.listener);
@@ -294,21 +214,21 @@ static void forwards_http2_by_connection(void **state) {
     assert_int_equal(counter(&s.r, "http2_forwarded_total"), 1);
     na_stat_row *rows = get_stats(&s.r, &n);
     assert_int_equal(rows[0].protocol, 3);
-    end(&s);
+    scene_end(&s);
   }
 }
 
 static void answers_400_to_what_is_not_http(void **state) {
-  scene s = begin(NULL, NA_PROTOCOL_HTTP);
+  scene s = scene_of(NULL, NA_PROTOCOL_HTTP);
   int client = dial(s.port);
   put(client, "\x16\x03\x01\x02\x03\x04");
   assert_has(expect_head(client, "HTTP/1.1 400 Bad Request"), "connection: close\r\n");
   close(client);
-  end(&s);
+  scene_end(&s);
 }
 
 static void refuses_what_the_view_refuses(void **state) {
-  scene s = begin(NULL, NA_PROTOCOL_TCP);
+  scene s = scene_of(NULL, NA_PROTOCOL_TCP);
   uint8_t ip[16];
   v4_mapped(ip, "127.0.0.1");
   na_builder *b = rig_change(&s.r);
@@ -319,12 +239,12 @@ static void refuses_what_the_view_refuses(void **state) {
   expect_reset(client);
   assert_int_equal(counter(&s.r, "downstream_cx_refused_total"), 1);
   close(client);
-  end(&s);
+  scene_end(&s);
 }
 
 static void refuses_connections_beyond_the_limit(void **state) {
   na_config config = {.max_connections = 2};
-  scene s = begin(&config, NA_PROTOCOL_HTTP);
+  scene s = scene_of(&config, NA_PROTOCOL_HTTP);
   int clients[3];
   for (int i = 0; i < 3; i++) {
     clients[i] = dial(s.port);
@@ -334,12 +254,12 @@ static void refuses_connections_beyond_the_limit(void **state) {
   assert_int_equal(counter(&s.r, "downstream_cx_overflow_total"), 1);
   for (int i = 0; i < 3; i++)
     close(clients[i]);
-  end(&s);
+  scene_end(&s);
 }
 
 /* Without capture there is no original destination: captured listeners refuse, whoever connects to them directly. */
 static void captured_listeners_refuse_direct_connections(void **state) {
-  scene s = begin(NULL, NA_PROTOCOL_TCP);
+  scene s = scene_of(NULL, NA_PROTOCOL_TCP);
   uint16_t port;
   int fd = listen_any(&port);
   assert_int_equal(na_workload_listen(s.r.engine, 1, NA_LISTENER_OUTBOUND, 0, fd), 0);
@@ -347,7 +267,7 @@ static void captured_listeners_refuse_direct_connections(void **state) {
   expect_reset(client);
   assert_int_equal(counter(&s.r, "downstream_cx_loop_total") + counter(&s.r, "downstream_cx_no_destination_total"), 1);
   close(client);
-  end(&s);
+  scene_end(&s);
 }
 
 int main(void) {

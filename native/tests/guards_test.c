@@ -7,21 +7,10 @@
 #include <string.h>
 
 #include "authz.h"
-#include "cmocka_common.h"
+#include "request_rig.h"
 #include "uri_template.h"
 
 #define WEB "spiffe://cluster.local/ns/shop/sa/web"
-
-/* A request as the codec reads it. */
-static na_h1_head *read_head(const char *text) {
-  static na_h1_head head;
-  const na_h1_limits limits = {.max_head_bytes = 65536, .max_headers = 100, .max_request_line = 8192};
-  na_h1_error error;
-  uint32_t scanned = 0;
-  if (na_h1_parse_request(text, strlen(text), &scanned, &limits, &head, &error) <= 0)
-    fail_msg("%s", error.reason);
-  return &head;
-}
 
 static na_address address_of(const char *ip, uint16_t port) {
   na_address address = {.port = port};
@@ -118,9 +107,9 @@ static void nobody_is_nobody(void **state) {
 static void checks_what_is_asked_for(void **state) {
   const na_address peer = address_of("10.0.0.1", 999);
   const na_h1_head *head =
-      read_head("POST /a/b;v=1?q=/c HTTP/1.1\r\nHost: Shop.Example.com:80\r\nX-One: a\r\n"
-                "x-two: b\r\nX-Two: c\r\nX-Empty:\r\nX-Obs: \xe9t\xe9\r\nConnection: close, x-hop\r\n"
-                "X-Hop: h\r\n\r\n");
+      head_of("POST /a/b;v=1?q=/c HTTP/1.1\r\nHost: Shop.Example.com:80\r\nX-One: a\r\n"
+              "x-two: b\r\nX-Two: c\r\nX-Empty:\r\nX-Obs: \xe9t\xe9\r\nConnection: close, x-hop\r\n"
+              "X-Hop: h\r\n\r\n");
   const na_facts facts = {.peer = &peer, .destination = &peer, .request = &head->request};
   static const text_case cases[] = {
       {NA_ATTRIBUTE_HEADER, NA_MATCH_EXACT, ":method", "POST", 0, true},

@@ -7,7 +7,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-#include "cmocka_common.h"
+#include "request_rig.h"
 #include "router.h"
 
 /* ---- domains ------------------------------------------------------------------------------------------------ */
@@ -112,17 +112,6 @@ static void refuses_domains(void **state) {
 }
 
 /* ---- matching ----------------------------------------------------------------------------------------------- */
-
-/* Parse a head into a request, by the codec itself. */
-static na_request *request_of(const char *bytes) {
-  static na_h1_head head;
-  na_h1_error error = {0};
-  na_h1_limits limits = {.max_head_bytes = 61440, .max_headers = 100, .max_request_line = 8192};
-  uint32_t scanned = 0;
-  if (na_h1_parse_request(bytes, strlen(bytes), &scanned, &limits, &head, &error) <= 0)
-    fail_msg("%s: %s", bytes, error.reason);
-  return &head.request;
-}
 
 static const struct {
   enum na_match_kind kind;

@@ -5,18 +5,8 @@
 #include <stdio.h>
 #include <string.h>
 
-#include "cmocka_common.h"
+#include "request_rig.h"
 #include "router.h"
-
-static na_request *request_of(const char *bytes) {
-  static na_h1_head head;
-  na_h1_error error = {0};
-  na_h1_limits limits = {.max_head_bytes = 61440, .max_headers = 100, .max_request_line = 8192};
-  uint32_t scanned = 0;
-  if (na_h1_parse_request(bytes, strlen(bytes), &scanned, &limits, &head, &error) <= 0)
-    fail_msg("%s: %s", bytes, error.reason);
-  return &head.request;
-}
 
 /* A virtual host with one route; the route. */
 static na_route *new_route(void) {
