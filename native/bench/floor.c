@@ -1,6 +1,9 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
  *   nodeagent-floor --mode http|tcp|splice --listen [ADDRESS:]PORT --upstream [ADDRESS:]PORT
+ *                   [--tls-in PREFIX] [--tls-out PREFIX]
+ *
+ * PREFIX.chain.pem, .key.pem and .roots.pem are the certificate with which it speaks TLS to clients or to the upstream.
  */
 #include "floor.h"
 
@@ -14,6 +17,7 @@
 #include <unistd.h>
 
 #include "net.h"
+#include "tls.h"
 
 #define EVENTS       256
 #define ACCEPT_BATCH 64
@@ -24,7 +28,8 @@ static const floor_mode *mode;
 static struct sockaddr_in upstream_address;
 static int epoll_fd;
 static floor_side *pool, *dead;
-char floor_io[FLOOR_IO_BYTES];
+static struct ssl_ctx_st *tls_in, *tls_out;
+char floor_io[FLOOR_IO_BYTES + FLOOR_RECORD_BYTES];
 
 /* ---- connections ---- */
 
@@ -39,6 +44,9 @@ static floor_side *open_side(int fd, bool client, bool connecting) {
     die("out of memory");
   *side =
       (floor_side){.fd = fd, .client = client, .connecting = connecting, .wants_room = connecting, .pipe = {-1, -1}};
+  struct ssl_ctx_st *context = client ? tls_in : tls_out;
+  if (context)
+    floor_tls_open(side, context);
   arm(side, EPOLL_CTL_ADD);
   return side;
 }
@@ -56,6 +64,8 @@ static void close_side(floor_side *side) {
     return;
   if (!side->client && !side->peer)
     leave_pool(side);
+  if (side->ssl)
+    floor_tls_close(side);
   side->dead = true;
   close(side->fd);
   if (side->pipe[0] >= 0) {
@@ -99,7 +109,11 @@ void floor_pool(floor_side *side) {
   pool = side;
 }
 
-/* ---- sending ---- */
+/* ---- receiving and sending ---- */
+
+ssize_t floor_receive(floor_side *side) {
+  return side->ssl ? floor_tls_receive(side) : recv(side->fd, floor_io, FLOOR_IO_BYTES, 0);
+}
 
 void floor_pause(floor_side *side, bool paused) {
   if (side->paused == paused)
@@ -122,18 +136,27 @@ static int enqueue(floor_side *side, const char *bytes, size_t n) {
   memcpy(queue + side->queued, bytes, n);
   side->queue = queue;
   side->queued += n;
-  floor_want_room(side, true);
+  if (!side->shaking)
+    floor_want_room(side, true);
   return 0;
 }
 
-int floor_send(floor_side *side, const char *bytes, size_t n) {
-  if (side->connecting || side->queued)
+int floor_send_raw(floor_side *side, const char *bytes, size_t n) {
+  if (side->connecting || (side->queued && !side->shaking))
     return enqueue(side, bytes, n);
   ssize_t sent = send(side->fd, bytes, n, MSG_NOSIGNAL);
   if (sent < 0 && errno != EAGAIN)
     return -1;
   size_t done = sent > 0 ? (size_t)sent : 0;
+  if (done < n && side->shaking)
+    return -1; /* no room for a hello: not for a floor */
   return done == n ? 0 : enqueue(side, bytes + done, n - done);
+}
+
+int floor_send(floor_side *side, const char *bytes, size_t n) {
+  if (side->shaking)
+    return enqueue(side, bytes, n);
+  return side->ssl ? floor_tls_send(side, bytes, n) : floor_send_raw(side, bytes, n);
 }
 
 static int flush(floor_side *side) {
@@ -156,10 +179,12 @@ static int on_room(floor_side *side) {
   if (side->connecting && (getsockopt(side->fd, SOL_SOCKET, SO_ERROR, &error, &size) < 0 || error))
     return -1;
   side->connecting = false;
-  int flushed = flush(side);
+  int flushed = side->shaking ? 1 : flush(side);
   if (flushed <= 0)
     return flushed;
   floor_want_room(side, false);
+  if (side->shaking && floor_tls_shake(side) < 0)
+    return -1;
   if (side->peer)
     floor_pause(side->peer, false);
   return mode->room ? mode->room(side) : 0;
@@ -206,22 +231,29 @@ static void set_option(int option, const char *value, struct sockaddr_in *listen
         mode = modes[i];
     if (!mode)
       die("--mode %s: not one of http, tcp, splice", value);
+  } else if (option == 'i') {
+    tls_in = tls_context(value, true);
+  } else if (option == 'o') {
+    tls_out = tls_context(value, false);
   } else {
-    die("usage: nodeagent-floor --mode http|tcp|splice --listen PORT --upstream PORT");
+    die("usage: nodeagent-floor --mode http|tcp|splice --listen PORT --upstream PORT "
+        "[--tls-in PREFIX] [--tls-out PREFIX]");
   }
 }
 
 int main(int argc, char **argv) {
-  static const struct option options[] = {{"mode", required_argument, NULL, 'm'},
-                                          {"listen", required_argument, NULL, 'l'},
-                                          {"upstream", required_argument, NULL, 'u'},
-                                          {0}};
+  static const struct option options[] = {
+      {"mode", required_argument, NULL, 'm'},     {"listen", required_argument, NULL, 'l'},
+      {"upstream", required_argument, NULL, 'u'}, {"tls-in", required_argument, NULL, 'i'},
+      {"tls-out", required_argument, NULL, 'o'},  {0}};
   struct sockaddr_in listen_address = {0};
   int option;
   while ((option = getopt_long(argc, argv, "", options, NULL)) != -1)
     set_option(option, optarg, &listen_address);
   if (!mode || !listen_address.sin_port || !upstream_address.sin_port)
     set_option('?', NULL, NULL);
+  if (mode == &floor_splice && (tls_in || tls_out))
+    die("--mode splice: what is encrypted goes with --mode tcp");
   raise_descriptor_limit();
   signal(SIGPIPE, SIG_IGN);
   epoll_fd = epoll_create1(EPOLL_CLOEXEC);

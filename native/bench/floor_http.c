@@ -88,7 +88,7 @@ static int relay(floor_side *side, char *bytes, size_t n) {
 }
 
 static int readable(floor_side *side) {
-  ssize_t n = recv(side->fd, floor_io, sizeof floor_io, 0);
+  ssize_t n = floor_receive(side);
   if (n <= 0)
     return n < 0 && errno == EAGAIN ? 0 : -1;
   return relay(side, floor_io, (size_t)n);

@@ -5,7 +5,7 @@
 #include "floor.h"
 
 static int readable(floor_side *side) {
-  ssize_t n = recv(side->fd, floor_io, sizeof floor_io, 0);
+  ssize_t n = floor_receive(side);
   if (n <= 0)
     return n < 0 && errno == EAGAIN ? 0 : -1;
   if (floor_send(side->peer, floor_io, (size_t)n) < 0)

@@ -77,14 +77,20 @@ SSL_CTX *tls_context(const char *prefix, bool server) {
   return context;
 }
 
-SSL *tls_new(SSL_CTX *context, int fd, bool server, SSL_SESSION *session) {
+SSL *tls_over(SSL_CTX *context, BIO *bio, bool server) {
   SSL *ssl = SSL_new(context);
-  if (!ssl || !SSL_set_fd(ssl, fd))
+  if (!ssl || !bio)
     die("out of memory");
+  SSL_set_bio(ssl, bio, bio);
   if (server)
     SSL_set_accept_state(ssl);
   else
     SSL_set_connect_state(ssl);
+  return ssl;
+}
+
+SSL *tls_new(SSL_CTX *context, int fd, bool server, SSL_SESSION *session) {
+  SSL *ssl = tls_over(context, BIO_new_socket(fd, BIO_NOCLOSE), server);
   SSL_SESSION *copy = session ? SSL_SESSION_dup(session) : NULL;
   if (copy)
     (void)SSL_set_session(ssl, copy);

@@ -13,10 +13,13 @@
 struct ssl_st;
 struct ssl_ctx_st;
 struct ssl_session_st;
+struct bio_st;
 
 /* PREFIX.chain.pem, PREFIX.key.pem and PREFIX.roots.pem: who we are, and whom we trust. Both sides have certificates.
  * Ends the program if they cannot be used. */
 struct ssl_ctx_st *tls_context(const char *prefix, bool server);
+/* Speak TLS over whatever a BIO stands for, which is taken over. */
+struct ssl_st *tls_over(struct ssl_ctx_st *context, struct bio_st *bio, bool server);
 /* Speak TLS over a socket; `session` to be resumed, or NULL. */
 struct ssl_st *tls_new(struct ssl_ctx_st *context, int fd, bool server, struct ssl_session_st *session);
 /* 1: done; 0: go on when there is more; -1: failed, with the reason in tls_reason(). */

@@ -129,6 +129,11 @@ class BenchLab:
         """Network namespace of `client` or `backend`."""
         return netns_path(self.names.pod_netns("default", name))
 
+    @property
+    def node(self) -> Path:
+        """Network namespace of the client's node."""
+        return netns_path(self.names.node_netns(_CLIENT_NODE))
+
     def tunnels(self) -> int:
         """How many tunnels the client's agent holds."""
         status = asyncio.run(adminclient.get_json(self.names.node(_CLIENT_NODE) / "admin.sock", "/status"))

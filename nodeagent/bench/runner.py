@@ -51,7 +51,8 @@ class Runner:
         try:
             for scenario in scenarios:
                 for case in scenario.cases(self._config):
-                    self._run_case(scenario, case)
+                    if self._config.case in case.name:
+                        self._run_case(scenario, case)
         except KeyboardInterrupt:
             self._results.interrupted = True
 

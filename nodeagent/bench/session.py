@@ -11,6 +11,7 @@ from contextlib import contextmanager
 from dataclasses import asdict
 from typing import Any
 
+from nodeagent.bench.case import Scenario
 from nodeagent.bench.machine import describe_machine
 from nodeagent.bench.peers import choose_peers, find_peers
 from nodeagent.bench.peers.captured import captured_peers
@@ -19,7 +20,7 @@ from nodeagent.bench.runner import Progress, Runner
 from nodeagent.bench.scenarios import choose_scenarios
 from nodeagent.bench.stage import Stage, program
 from nodeagent.config.bench import BenchConfig, choose_cores
-from nodeagent.errors import CapabilityError
+from nodeagent.errors import CapabilityError, ConfigError
 
 
 class Session:
@@ -32,6 +33,7 @@ class Session:
         self._config = config
         self._cores = choose_cores(config.workers)
         self._scenarios = choose_scenarios(scenarios, captured=config.captured)
+        _check_case(self._scenarios, config)
         chosen = captured_peers(peers) if config.captured else choose_peers(peers)
         program("load")  # nothing can be measured without
         found, missing = find_peers(chosen)
@@ -52,6 +54,14 @@ class Session:
         then."""
         with _interruptible(), Stage(self._cores) as stage:
             Runner(stage, self._peers, self._config, self.results, progress).run(self._scenarios)
+
+
+def _check_case(scenarios: Sequence[Scenario], config: BenchConfig) -> None:
+    """ConfigError if nothing would be measured."""
+    if any(config.case in case.name for scenario in scenarios for case in scenario.cases(config)):
+        return
+    names = ", ".join(scenario.name for scenario in scenarios)
+    raise ConfigError(f"--case {config.case}: no case of {names} has this in its name")
 
 
 @contextmanager

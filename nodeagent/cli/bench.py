@@ -36,6 +36,10 @@ def bench(
     capture_mode: Annotated[
         str, typer.Option(help="How agents capture where a scenario has any: nft, ebpf or auto.")
     ] = "auto",
+    case: Annotated[str, typer.Option(help="Only cases with this in their names.")] = "",
+    layout: Annotated[
+        str, typer.Option(help="Scenario mtls: where load and back end are: loopback (near) or pods.")
+    ] = "loopback",
     access_log: Annotated[
         bool, typer.Option(help="nodeagent writes an access log; the others never do.")
     ] = True,
@@ -71,6 +75,8 @@ def bench(
         workers=workers,
         captured=captured,
         capture_mode=capture_mode,
+        case=case,
+        layout=layout,
         access_log=access_log,
         steal_percent=steal,
         services=services,

@@ -8,6 +8,8 @@ from dataclasses import dataclass
 from nodeagent.config.agent import CAPTURE_MODES
 from nodeagent.errors import CapabilityError, ConfigError
 
+LAYOUTS = ("loopback", "pods")
+
 
 @dataclass(frozen=True, slots=True)
 class BenchConfig:
@@ -23,6 +25,10 @@ class BenchConfig:
     """Measure through a lab's capture, not through an explicit proxy."""
     capture_mode: str = "auto"
     """How labs' agents capture: one of config.agent.CAPTURE_MODES."""
+    case: str = ""
+    """Only cases with this in their names are measured."""
+    layout: str = "loopback"
+    """Scenario mtls: where load and back end are, one of LAYOUTS (bench/peers/mutual.py)."""
     access_log: bool = True
     """nodeagent makes an access record of each request and writes a log; the peers never do."""
     steal_percent: float = 1.0
@@ -40,15 +46,18 @@ class BenchConfig:
         _within("--steal", self.steal_percent, 0, 100)
         _within("--services", self.services, 1, 50_000)
         _within("--connections", self.connections, 1, 20_000)
-        if self.capture_mode not in CAPTURE_MODES:
-            raise ConfigError(
-                f"--capture-mode {self.capture_mode}: must be one of {', '.join(CAPTURE_MODES)}"
-            )
+        _one_of("--capture-mode", self.capture_mode, CAPTURE_MODES)
+        _one_of("--layout", self.layout, LAYOUTS)
 
 
 def _within(option: str, value: float, low: float, high: float) -> None:
     if not low <= value <= high:
         raise ConfigError(f"{option} {value:g}: must be between {low:g} and {high:g}")
+
+
+def _one_of(option: str, value: str, known: tuple[str, ...]) -> None:
+    if value not in known:
+        raise ConfigError(f"{option} {value}: must be one of {', '.join(known)}")
 
 
 @dataclass(frozen=True, slots=True)

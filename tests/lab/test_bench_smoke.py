@@ -169,14 +169,24 @@ def test_hbone(tmp_path: Path) -> None:
 
 def test_mtls(tmp_path: Path) -> None:
     require("haproxy")
-    cases = bench(tmp_path, "mtls", "--peers", "envoy,haproxy")["cases"]
+    cases = bench(tmp_path, "mtls", "--peers", "haproxy,floor")["cases"]
     keep_alive, bulk, full, resumed, out, out_bulk = cases
-    for case in (keep_alive, full, resumed, out):
-        assert 5 < values(case, "nodeagent")["cpu"] < 5000
-        assert 5 < values(case, "haproxy")["cpu"] < 5000
-    for case in (bulk, out_bulk):
-        assert values(case, "nodeagent")["throughput"] > 10
+    for peer in ("nodeagent", "haproxy", "floor"):
+        for case in (keep_alive, full, resumed, out):
+            assert 5 < values(case, peer)["cpu"] < 5000
+        for case in (bulk, out_bulk):
+            assert values(case, peer)["throughput"] > 10
     assert values(full, "nodeagent")["cpu"] > values(keep_alive, "nodeagent")["cpu"]
+
+
+def test_mtls_between_pods(tmp_path: Path) -> None:
+    require("haproxy")
+    peers = ("nodeagent", "haproxy", "envoy")
+    found = bench(tmp_path, "mtls", "--peers", "envoy,haproxy", "--layout", "pods", "--case", "keep-alive")
+    assert [case["name"].partition(":")[0] for case in found["cases"]] == ["TLS in", "TLS out"]
+    for case in found["cases"]:
+        for peer in set(peers) & set(found["found"]):
+            assert 5 < values(case, peer)["cpu"] < 5000
 
 
 def start_long(json_file: Path) -> subprocess.Popen[str]:

@@ -1,53 +1,43 @@
 """One hop with mutual TLS on one side of it: as its server (TLS in, plain out), or as its client (plain in, TLS out).
 
-Each peer has a lab of one node, in whose pods load and back end are. nodeagent captures the back end's pod and takes
-Istio's mTLS for it, or captures the client's pod and speaks it to a back end that counts as a sidecar. The other
-proxies are in the same pod, in labs without agents, and get their connections by a redirect, as sidecars do. All is
-TLS 1.3 with P-256 certificates on both sides and AES-128-GCM, which load and back end insist on.
+Each peer has a lab of one node. nodeagent captures the back end's pod and takes Istio's mTLS for it, or captures the
+client's pod and speaks it to a back end that counts as a sidecar. The other proxies are in the same pod, in labs
+without agents. All is TLS 1.3 with P-256 certificates on both sides, and AES-128-GCM, which load and back end insist
+on. Where the other ends are is the layout:
+
+- `loopback`: as near as they can be. The back end shares the proxy's pod and its loopback. So does the load, where the
+  proxy is a client; a pod that serves it reaches over one veth pair, from its node: what a pod says to itself is not
+  captured. Other proxies are asked at ports of their own.
+- `pods`: load and back end are pods, between which the node forwards over two veth pairs. Other proxies get their
+  connections by a redirect, as sidecars do.
 """
 
 from __future__ import annotations
 
-import shutil
 from abc import abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar, Final
+from pathlib import Path
+from typing import ClassVar
 
 from nodeagent import __version__
 from nodeagent.bench.certificates import Certified, certify
 from nodeagent.bench.labs import HOST, BenchLab, Shape
-from nodeagent.bench.peers.base import Peer, Running, ask_version
-from nodeagent.bench.peers.envoy import Envoy, lean, start_envoy, tls_socket
-from nodeagent.bench.peers.haproxy import GLOBAL
+from nodeagent.bench.peers.base import Peer, Running
 from nodeagent.bench.results import SUBJECT
-from nodeagent.bench.services import (
-    SERVICES,
-    Service,
-    cluster,
-    http_filter,
-    listener,
-    socket_address,
-    tcp_filter,
-)
+from nodeagent.bench.services import SERVICES, Service
 from nodeagent.bench.stage import Process, Stage, program
 from nodeagent.config.bench import BenchConfig
-from nodeagent.errors import BenchError, CapabilityError
-
-_TLS: Final = "ssl crt {pair} ca-file {roots} verify required ssl-min-ver TLSv1.3"
-_HAPROXY: Final = """\
-listen {name}
-    mode {mode}
-    bind 0.0.0.0:{port} {bind}
-    server backend {address}:{backend} {server}
-"""
+from nodeagent.errors import BenchError
 
 
 @dataclass(frozen=True, slots=True)
 class Hop:
-    """Which side of the hop has TLS."""
+    """Which side of the hop has TLS, and where its other ends are."""
 
     server: bool
+    near: bool
+    """Layout `loopback`."""
 
     @property
     def shape(self) -> Shape:
@@ -62,6 +52,21 @@ class Hop:
     def key(self, name: str) -> str:
         """Tells labs apart."""
         return f"m{'s' if self.server else 'c'}{name[0]}"
+
+    def load(self, lab: BenchLab) -> Path:
+        """Namespace in which the load is."""
+        return lab.node if self.server and self.near else lab.pod("client")
+
+    def targets(self, lab: BenchLab, stage: Stage, ports: dict[str, int]) -> dict[str, str]:
+        """Where the load finds a proxy other than nodeagent, which listens at these ports."""
+        if not self.near:
+            return lab.redirect(stage, self.pod, ports)
+        address = lab.backend_address if self.server else "127.0.0.1"
+        return {name: f"{address}:{port}" for name, port in ports.items()}
+
+    def upstream(self, lab: BenchLab) -> str:
+        """Address of the back end, for a proxy."""
+        return "127.0.0.1" if self.server else lab.backend_address
 
 
 class MutualSubject(Peer):
@@ -85,9 +90,21 @@ class MutualSubject(Peer):
         if self._hop.server:
             here = {service.name: f"{lab.backend_address}:{service.backend_port}" for service in SERVICES}
             tls = certify(lab.names.identity, "client").prefix
-            return Running(self.name, here, (lab,), lab.pod("client"), HOST, tls)
-        running = Running(self.name, lab.targets(), (lab,), lab.pod("client"), HOST)
-        return _with_tls_backend(running, stage, lab, certify(lab.names.identity, "backend"))
+            return Running(self.name, here, (lab,), self._hop.load(lab), HOST, tls)
+        running = Running(self.name, lab.targets(), (lab,), self._hop.load(lab), HOST)
+        return with_tls_backend(running, stage, self._hop, lab, certify(lab.names.identity, "backend"))
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """Where a proxy other than nodeagent is to be, and who it is."""
+
+    lab: BenchLab
+    pod: Path
+    upstream: str
+    own: Certified
+    other: Certified
+    """Of whom it meets."""
 
 
 class MutualPeer(Peer):
@@ -101,107 +118,41 @@ class MutualPeer(Peer):
         hop = self._hop
         lab = BenchLab.bring_up(stage, config, hop.key(self.name), Shape(plain=True, sidecar=not hop.server))
         client, backend = certify(stage.folder, "client"), certify(stage.folder, "backend")
-        running = Running(self.name, {}, (lab,), lab.pod("client"), HOST, client.prefix if hop.server else "")
+        running = Running(self.name, {}, (lab,), hop.load(lab), HOST, client.prefix if hop.server else "")
         try:
-            ports = {service.name: self.port(service) for service in SERVICES}
-            running.targets = lab.redirect(stage, hop.pod, ports)
+            running.targets = hop.targets(
+                lab, stage, {service.name: self.port(service) for service in SERVICES}
+            )
             if not hop.server:
-                running = _with_tls_backend(running, stage, lab, backend)
+                running = with_tls_backend(running, stage, hop, lab, backend)
             own, other = (backend, client) if hop.server else (client, backend)
-            process = self._spawn(stage, config, lab, own, other)
-            running.processes = (process, *running.processes)
-            process.wait_until_listening([self.port(service) for service in services])
+            place = Place(lab, lab.pod(hop.pod), hop.upstream(lab), own, other)
+            started = self._spawn(stage, config, place, services)
+            running.processes = (*started, *running.processes)
+            for process in started[:1]:
+                process.wait_until_listening([self.port(service) for service in services])
         except BaseException:
             running.__exit__(None, None, None)
             raise
         return running
 
-    def target(self, lab: BenchLab) -> str:
-        """Address that it passes on to."""
-        return "127.0.0.1" if self._hop.server else lab.backend_address
-
     @abstractmethod
     def _spawn(
-        self, stage: Stage, config: BenchConfig, lab: BenchLab, own: Certified, other: Certified
-    ) -> Process:
-        """Run the proxy in the hop's pod; `own` is its certificate, `other` the one of whom it meets."""
+        self, stage: Stage, config: BenchConfig, place: Place, services: Sequence[Service]
+    ) -> Sequence[Process]:
+        """Run the proxy."""
 
 
-class MutualEnvoy(MutualPeer):
-    """envoyproxy/envoy."""
-
-    name: ClassVar[str] = "envoy"
-    index: ClassVar[int] = 2
-
-    def find(self) -> str:
-        """Its version."""
-        return Envoy().find()
-
-    def _spawn(
-        self, stage: Stage, config: BenchConfig, lab: BenchLab, own: Certified, other: Certified
-    ) -> Process:
-        listeners: list[dict[str, Any]] = []
-        clusters: list[dict[str, Any]] = []
-        for service in SERVICES:
-            network = http_filter(service) if service.http else tcp_filter(service)
-            listeners.append(listener(service.name, "0.0.0.0", self.port(service), network))  # noqa: S104
-            clusters.append(cluster(service.name, socket_address(self.target(lab), service.backend_port)))
-            if self._hop.server:
-                chain = listeners[-1]["filter_chains"][0]
-                chain["transport_socket"] = tls_socket("DownstreamTlsContext", own, other, "http/1.1")
-            else:
-                clusters[-1]["transport_socket"] = tls_socket("UpstreamTlsContext", own, other, "http/1.1")
-        bootstrap = {"static_resources": {"listeners": listeners, "clusters": clusters}}
-        pod = lab.pod(self._hop.pod)
-        return start_envoy(stage, self._hop.key(self.name), lean(bootstrap), config.workers, namespace=pod)
-
-
-class MutualHaproxy(MutualPeer):
-    """haproxy.org."""
-
-    name: ClassVar[str] = "haproxy"
-    index: ClassVar[int] = 3
-
-    def find(self) -> str:
-        """From `haproxy -v`."""
-        if shutil.which("haproxy") is None:
-            raise CapabilityError("apt-get install haproxy")
-        return ask_version(["haproxy", "-v"]).removeprefix("HAProxy version ").split(" ")[0]
-
-    def _spawn(
-        self, stage: Stage, config: BenchConfig, lab: BenchLab, own: Certified, other: Certified
-    ) -> Process:
-        tls = _TLS.format(pair=own.pair, roots=own.roots)
-        text = GLOBAL.format(workers=config.workers)
-        for service in SERVICES:
-            text += _HAPROXY.format(
-                name=service.name,
-                mode="http" if service.http else "tcp",
-                port=self.port(service),
-                bind=tls if self._hop.server else "",
-                address=self.target(lab),
-                backend=service.backend_port,
-                server=("" if self._hop.server else tls) + (" pool-max-conn -1" if service.http else ""),
-            )
-            text += "    http-reuse always\n" if service.http else ""
-        path = stage.folder / f"{self._hop.key(self.name)}.cfg"
-        path.write_text(text)
-        argv = ["haproxy", "-db", "-f", str(path)]
-        return stage.spawn(self.name, argv, stage.cores.proxy, namespace=lab.pod(self._hop.pod))
-
-
-def mutual_peers(hop: Hop) -> tuple[Peer, ...]:
-    """All that can take part."""
-    return MutualSubject(hop), MutualEnvoy(hop), MutualHaproxy(hop)
-
-
-def _with_tls_backend(running: Running, stage: Stage, lab: BenchLab, own: Certified) -> Running:
-    """Start a back end that speaks TLS alone, in its pod; it ends with the peer."""
+def with_tls_backend(running: Running, stage: Stage, hop: Hop, lab: BenchLab, own: Certified) -> Running:
+    """Start a back end that speaks TLS alone: in its pod, or near, with its address. It ends with the peer."""
     argv = [program("backend"), "--tls", own.prefix]
     for service in SERVICES:
         argv += [f"--{service.name}", str(service.backend_port)]
+    pod = lab.pod("client" if hop.near else "backend")
     try:
-        process = stage.spawn("backend", argv, stage.cores.load, namespace=lab.pod("backend"))
+        if hop.near:
+            stage.run_now(["ip", "addr", "add", f"{lab.backend_address}/32", "dev", "lo"], pod)
+        process = stage.spawn("backend", argv, stage.cores.load, namespace=pod)
         running.beside = (process,)
         process.wait_until_listening([service.backend_port for service in SERVICES])
     except BaseException:

@@ -10,14 +10,13 @@ from typing import Final
 from nodeagent.bench.case import CPU, RATE, WORKER_CPU, LoadCase, Measurement, Opened, Scenario, start_peers
 from nodeagent.bench.load import Load
 from nodeagent.bench.peers.base import Peer
-from nodeagent.bench.peers.mutual import Hop, mutual_peers
+from nodeagent.bench.peers.mutual import Hop
+from nodeagent.bench.peers.mutual_proxies import mutual_peers
 from nodeagent.bench.scenarios.tcp import BULK, per_megabyte
 from nodeagent.bench.services import HTTP, STREAM
 from nodeagent.bench.stage import Stage
 from nodeagent.config.bench import BenchConfig
 
-_SERVER: Final = Hop(server=True)
-_CLIENT: Final = Hop(server=False)
 _REQUESTS: Final = (CPU, WORKER_CPU, RATE)
 
 
@@ -25,13 +24,15 @@ _REQUESTS: Final = (CPU, WORKER_CPU, RATE)
 class MutualCase(LoadCase):
     """Load through a hop with TLS."""
 
-    hop: Hop = _SERVER
+    server: bool = True
+    """The hop is TLS's server, not its client."""
 
     @contextmanager
     def open(self, stage: Stage, peers: Sequence[Peer], config: BenchConfig) -> Iterator[Opened]:
-        """Bring up a lab for each; the back end is a pod of it."""
+        """Bring up a lab for each, in which the load is, too."""
         chosen = {peer.name for peer in peers}
-        able = [peer for peer in mutual_peers(self.hop) if peer.name in chosen]
+        hop = Hop(self.server, near=config.layout == "loopback")
+        able = [peer for peer in mutual_peers(hop) if peer.name in chosen]
         with ExitStack() as stack:
             running, failures = start_peers(stack, stage, able, config, self.service)
 
@@ -50,9 +51,11 @@ def _cases(config: BenchConfig) -> Sequence[LoadCase]:
         MutualCase(f"TLS in: {once}, full handshakes", HTTP, Load("http-close", 16, 40), _REQUESTS),
         MutualCase(f"TLS in: {once}, resumed", HTTP, Load("http-close", 16, 40, resume=True), _REQUESTS),
         MutualCase(
-            "TLS out: keep-alive, 40 B, 64 connections", HTTP, Load("http", 64, 40), _REQUESTS, hop=_CLIENT
+            "TLS out: keep-alive, 40 B, 64 connections", HTTP, Load("http", 64, 40), _REQUESTS, server=False
         ),
-        MutualCase("TLS out: bulk, 4 connections", STREAM, Load("stream", 4), BULK, per_megabyte, _CLIENT),
+        MutualCase(
+            "TLS out: bulk, 4 connections", STREAM, Load("stream", 4), BULK, per_megabyte, server=False
+        ),
     ]
 
 

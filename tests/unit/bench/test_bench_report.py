@@ -11,6 +11,7 @@ from nodeagent.bench.html import render
 from nodeagent.bench.peers import choose_peers
 from nodeagent.bench.results import CaseResult, Compare, Metric, Results, Sample
 from nodeagent.bench.scenarios import all_scenarios, choose_scenarios
+from nodeagent.bench.session import Session
 from nodeagent.bench.statistics import Estimate
 from nodeagent.bench.wording import Verdict, verdict
 from nodeagent.cli import bench_tables
@@ -122,3 +123,14 @@ def test_the_subject_always_takes_part() -> None:
 def test_settings_out_of_range_are_refused(change: dict[str, float]) -> None:
     with pytest.raises(ConfigError, match="must be between"):
         BenchConfig(**change)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("change", [{"layout": "pod"}, {"capture_mode": "bpf"}])
+def test_unknown_choices_are_refused(change: dict[str, str]) -> None:
+    with pytest.raises(ConfigError, match="must be one of"):
+        BenchConfig(**change)  # type: ignore[arg-type]
+
+
+def test_a_case_that_there_is_not_is_refused() -> None:
+    with pytest.raises(ConfigError, match="--case 1 MiB: no case of http1 has this in its name"):
+        Session(["http1"], ["direct"], BenchConfig(case="1 MiB"))

@@ -121,3 +121,9 @@ def test_an_interruption_keeps_what_there_is_and_closes_the_case() -> None:
     assert results.interrupted
     assert case.closed
     assert [len(result.samples) for result in results.cases] == [3]
+
+
+def test_only_the_cases_that_were_asked_for_are_measured() -> None:
+    cases = [FakeCase(name, steady, ("a",)) for name in ("in: keep-alive", "in: bulk", "out: bulk")]
+    results, _ = run(BenchConfig(rounds=1, case="in: "), *cases)
+    assert [case.name for case in results.cases] == ["in: keep-alive", "in: bulk"]
