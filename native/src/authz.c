@@ -6,6 +6,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "heap.h"
 #include "router_build.h"
 
 enum na_verdict na_stages_ask(const na_stage *stage, na_subject *subject, na_refusal *refusal,

@@ -2,7 +2,6 @@
 #include "dns_server.h"
 
 #include <errno.h>
-#include <fcntl.h>
 #include <stdlib.h>
 #include <sys/socket.h>
 #include <unistd.h>
@@ -147,9 +146,6 @@ static int describe_socket(na_dns_listener *listener, int fd) {
   size = sizeof listener->cookie;
   if (getsockopt(fd, SOL_SOCKET, SO_NETNS_COOKIE, &listener->cookie, &size) < 0)
     listener->cookie = 0;
-  int flags = fcntl(fd, F_GETFL);
-  if (flags < 0 || fcntl(fd, F_SETFL, flags | O_NONBLOCK) < 0 || fcntl(fd, F_SETFD, FD_CLOEXEC) < 0)
-    return -errno;
   return 0;
 }
 
@@ -161,8 +157,7 @@ int na_dns_listen(na_worker *worker, na_workload *workload, int fd) {
   listener->worker = worker;
   listener->conntrack = -1;
   na_watch_init(&listener->watch, on_datagram);
-  /* Workers may share the socket: one of them shall wake for a datagram, not all. */
-  error = na_loop_watch(&worker->loop, &listener->watch, fd, EPOLLEXCLUSIVE);
+  error = na_loop_watch_shared(&worker->loop, &listener->watch, fd);
   if (error)
     goto fail;
   listener->workload = na_workload_ref(workload);

@@ -185,30 +185,13 @@ size_t na_flows_list(const na_flows *flows, na_connection_info *out, size_t max)
 
 /* ---- counters ---- */
 
-static const struct {
-  const char *name;
-  const char *help;
-  int gauge;
-} descriptions[] = {
+const na_counter_info *na_flows_counter_info(size_t index) {
+  static const na_counter_info infos[] = {
 #define X(constant, name, gauge, help) {name, help, gauge},
-    NA_FLOW_COUNTER_LIST(X)
+      NA_FLOW_COUNTER_LIST(X)
 #undef X
-};
-
-size_t na_flows_counters(void) {
-  return NA_FLOW_COUNTER_COUNT;
-}
-
-const char *na_flows_counter_name(size_t index) {
-  return index < NA_FLOW_COUNTER_COUNT ? descriptions[index].name : NULL;
-}
-
-const char *na_flows_counter_help(size_t index) {
-  return index < NA_FLOW_COUNTER_COUNT ? descriptions[index].help : NULL;
-}
-
-int na_flows_counter_is_gauge(size_t index) {
-  return index < NA_FLOW_COUNTER_COUNT && descriptions[index].gauge;
+  };
+  return index < NA_FLOW_COUNTER_COUNT ? &infos[index] : NULL;
 }
 
 uint64_t na_flows_counter(const na_flows *flows, size_t index) {

@@ -9,7 +9,7 @@
 #include <string.h>
 
 #include "authz.h"
-#include "router_build.h"
+#include "heap.h"
 #include "uri_template.h"
 
 int na_guards_fail(na_guards *guards, int rc, const char *format, ...) {

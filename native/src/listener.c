@@ -185,19 +185,14 @@ int na_listener_open(na_worker *worker, na_workload *workload, enum na_listener_
   int error = listener ? local_address(fd, &address) : -ENOMEM;
   if (error)
     goto fail;
-  int flags = fcntl(fd, F_GETFL), one = 1;
+  int one = 1;
   (void)setsockopt(fd, IPPROTO_TCP, TCP_NODELAY, &one, sizeof one); /* accepted sockets inherit it */
-  if (fcntl(fd, F_SETFL, flags | O_NONBLOCK) < 0 || fcntl(fd, F_SETFD, FD_CLOEXEC) < 0) {
-    error = -errno;
-    goto fail;
-  }
   listener->worker = worker;
   listener->kind = kind;
   listener->address = address;
   na_watch_init(&listener->watch, on_connection);
   na_timer_init(&listener->resume, on_resume);
-  /* Workers may share the socket: one of them shall wake for a connection, not all. */
-  error = na_loop_watch(&worker->loop, &listener->watch, fd, EPOLLEXCLUSIVE);
+  error = na_loop_watch_shared(&worker->loop, &listener->watch, fd);
   if (error)
     goto fail;
   listener->workload = na_workload_ref(workload);

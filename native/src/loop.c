@@ -3,6 +3,7 @@
 
 #include <assert.h>
 #include <errno.h>
+#include <fcntl.h>
 #include <limits.h>
 #include <time.h>
 #include <unistd.h>
@@ -112,6 +113,13 @@ int na_loop_watch(na_loop *loop, na_watch *watch, int fd, uint32_t interest) {
     return -errno;
   watch->fd = fd;
   return 0;
+}
+
+int na_loop_watch_shared(na_loop *loop, na_watch *watch, int fd) {
+  int flags = fcntl(fd, F_GETFL);
+  if (flags < 0 || fcntl(fd, F_SETFL, flags | O_NONBLOCK) < 0 || fcntl(fd, F_SETFD, FD_CLOEXEC) < 0)
+    return -errno;
+  return na_loop_watch(loop, watch, fd, EPOLLEXCLUSIVE);
 }
 
 int na_loop_watch_late(na_loop *loop, na_watch *watch, int fd) {

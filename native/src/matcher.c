@@ -7,9 +7,9 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "heap.h"
 #include "http1_parse.h"
 #include "regex.h"
-#include "router_build.h"
 
 /* ---- building ----------------------------------------------------------------------------------------------- */
 

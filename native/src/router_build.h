@@ -17,10 +17,6 @@
 
 /* Set the virtual host's error text; returns rc. */
 int na_vhost_fail(na_vhost *vhost, int rc, const char *format, ...) __attribute__((format(printf, 3, 4)));
-/* Make room for one more of the n items of *items; -ENOMEM. */
-int na_grow(void *items, uint32_t n, size_t item_size);
-/* A lower-case copy, or NULL. */
-char *na_lower_copy(const char *s);
 
 /* Append a header operation to a level. */
 int na_mutations_add(na_vhost *vhost, na_mutations *mutations, enum na_header_side side, enum na_header_op op,

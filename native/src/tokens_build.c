@@ -8,8 +8,8 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "heap.h"
 #include "http1_parse.h"
-#include "router_build.h"
 #include "tokens.h"
 
 static int no_memory(na_guards *guards) {

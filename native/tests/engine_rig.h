@@ -101,8 +101,9 @@ UNUSED static uint16_t rig_listen(rig *r) {
 }
 
 UNUSED static uint64_t counter(const rig *r, const char *name) {
-  for (size_t i = 0; i < na_engine_counters(); i++)
-    if (strcmp(na_engine_counter_name(i), name) == 0)
+  const na_counter_info *info;
+  for (size_t i = 0; (info = na_engine_counter_info(i)); i++)
+    if (strcmp(info->name, name) == 0)
       return na_engine_counter(r->engine, i);
   fail_msg("no counter %s", name);
   return 0;

@@ -11,6 +11,7 @@ from typing import Any, Final
 
 from nodeagent.dataplane._native import ffi, lib
 from nodeagent.dataplane.bypass_flows import LiveFlow
+from nodeagent.dataplane.counters import CounterTable
 from nodeagent.dataplane.flow_names import FlowNamer, FlowNames, FlowQuestion
 from nodeagent.dataplane.report import Counter
 from nodeagent.dataplane.sock_diag import TcpSocket
@@ -46,14 +47,7 @@ class FlowReader:
         self._lock = lock
         self._namer = namer
         self._question = ffi.new("na_flow_question *")
-        self._counters = [
-            (
-                ffi.string(lib.na_flows_counter_name(index)).decode(),
-                ffi.string(lib.na_flows_counter_help(index)).decode(),
-                bool(lib.na_flows_counter_is_gauge(index)),
-            )
-            for index in range(lib.na_flows_counters())
-        ]
+        self._counters = CounterTable(lib.na_flows_counter_info)
         config = ffi.new("na_flows_config *", asdict(limits))
         slot = ffi.new("na_flows **")
         with lock:
@@ -157,10 +151,7 @@ class FlowReader:
     def counters(self) -> list[Counter]:
         """Counters and gauges; their names are without prefix."""
         with self._lock:
-            return [
-                Counter(name, text, gauge, int(lib.na_flows_counter(self._flows, index)))
-                for index, (name, text, gauge) in enumerate(self._counters)
-            ]
+            return self._counters.read(lambda index: lib.na_flows_counter(self._flows, index))
 
 
 def _check(code: int, what: str) -> int:

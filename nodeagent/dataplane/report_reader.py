@@ -8,6 +8,7 @@ from typing import Any
 
 from nodeagent.dataplane._native import ffi, lib
 from nodeagent.dataplane.builder import ClusterTag, Tagged
+from nodeagent.dataplane.counters import CounterTable
 from nodeagent.dataplane.report import (
     AccessRecord,
     Connection,
@@ -56,14 +57,7 @@ class ReportReader:
         self._decisions: dict[Decision, int] = {}
         self._records: Any = None
         self._writer: LineWriter | None = None
-        self._names = [
-            (
-                ffi.string(lib.na_engine_counter_name(index)).decode(),
-                ffi.string(lib.na_engine_counter_help(index)).decode(),
-                bool(lib.na_engine_counter_is_gauge(index)),
-            )
-            for index in range(lib.na_engine_counters())
-        ]
+        self._counters = CounterTable(lib.na_engine_counter_info)
 
     def stats(self, engine: Any) -> list[StatRow]:
         """All rows since the last call, but for decisions of policies, which are kept for decisions()."""
@@ -123,10 +117,7 @@ class ReportReader:
 
     def counters(self, engine: Any) -> list[Counter]:
         """All counters and gauges."""
-        return [
-            Counter(name, text, gauge, int(lib.na_engine_counter(engine, index)))
-            for index, (name, text, gauge) in enumerate(self._names)
-        ]
+        return self._counters.read(lambda index: lib.na_engine_counter(engine, index))
 
     def connections(self, engine: Any, limit: int) -> list[Connection]:
         """Up to `limit` live connections."""

@@ -197,10 +197,10 @@ class Service:
 
     def counters(self) -> dict[str, int]:
         lib = self.lib
-        return {
-            self.text(lib.na_engine_counter_name(index)): lib.na_engine_counter(self.engine, index)
-            for index in range(lib.na_engine_counters())
-        }
+        found: dict[str, int] = {}
+        while info := lib.na_engine_counter_info(len(found)):
+            found[self.text(info.name)] = lib.na_engine_counter(self.engine, len(found))
+        return found
 
     def records(self) -> list[dict[str, Any]]:
         """Access records since the last call, as far as tunnels are about them."""

@@ -122,10 +122,7 @@ NA_API void na_flows_round(na_flows *flows, const na_flow_sample *samples, size_
 NA_API void na_flows_revoked(na_flows *flows, uint64_t socket_cookie, const char *detail);
 
 /* Counters and gauges, as those of the engine. */
-NA_API size_t na_flows_counters(void);
-NA_API const char *na_flows_counter_name(size_t index);
-NA_API const char *na_flows_counter_help(size_t index);
-NA_API int na_flows_counter_is_gauge(size_t index);
+NA_API const na_counter_info *na_flows_counter_info(size_t index);
 NA_API uint64_t na_flows_counter(const na_flows *flows, size_t index);
 
 #ifdef __cplusplus

@@ -140,11 +140,14 @@ typedef struct na_access_record {
 
 NA_API int na_engine_drain_access(na_engine *engine, na_access_record *records, size_t max);
 
-/* Engine-wide counters and gauges, by index: name (Prometheus-style, without prefix), help, value. */
-NA_API size_t na_engine_counters(void);
-NA_API const char *na_engine_counter_name(size_t index);
-NA_API const char *na_engine_counter_help(size_t index);
-NA_API int na_engine_counter_is_gauge(size_t index);
+typedef struct na_counter_info {
+  const char *name; /* Prometheus-style, without prefix */
+  const char *help;
+  int gauge;
+} na_counter_info;
+
+/* Engine-wide counters and gauges, by index: what they are (NULL beyond the last one), and their values. */
+NA_API const na_counter_info *na_engine_counter_info(size_t index);
 NA_API uint64_t na_engine_counter(na_engine *engine, size_t index);
 
 /* A live downstream connection, for people. */
