@@ -15,6 +15,7 @@ NodeagentError
 ├── EnrollError            a workload could not be taken on
 ├── IdentityError          a certificate could not be issued or obtained; carries why in one word
 ├── AdminError             the admin socket could not be asked
+├── QueryError             a question to the admin API cannot be answered as it was put
 ├── LabError               a lab verb failed
 └── BenchError             something could not be measured
 """
@@ -103,6 +104,11 @@ class IdentityError(NodeagentError):
 
 class AdminError(NodeagentError):
     """The admin socket of a running agent or control plane could not be asked."""
+
+
+class QueryError(NodeagentError):
+    """A question to the admin API cannot be answered: a parameter is unknown or cannot be read, or who it is about is
+    not here."""
 
 
 class LabError(NodeagentError):

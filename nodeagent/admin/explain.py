@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Final
 
-from nodeagent.admin.rows import QueryError
+from nodeagent.errors import QueryError
 
 MAX_HEADERS: Final = 100
 

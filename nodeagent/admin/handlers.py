@@ -12,8 +12,9 @@ from typing import Any, Final
 from nodeagent.admin import config_dump, log_levels
 from nodeagent.admin.explain import Asked
 from nodeagent.admin.http import Handler, Request, Response, text
-from nodeagent.admin.rows import RESOURCES, Filter, QueryError, Resource, encode
+from nodeagent.admin.rows import RESOURCES, Filter, Resource, encode
 from nodeagent.admin.state import AgentState
+from nodeagent.errors import QueryError
 
 BATCH: Final = 200
 MAX_STREAMS: Final = 8

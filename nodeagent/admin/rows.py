@@ -20,6 +20,7 @@ from nodeagent.admin.state import (
     ServiceRow,
     WorkloadRow,
 )
+from nodeagent.errors import QueryError
 
 MAX_LIMIT: Final = 1_000_000
 
@@ -47,10 +48,6 @@ RESOURCES: Final = {
         Resource("certificates", CertificateRow, ("identity", "serial")),
     )
 }
-
-
-class QueryError(ValueError):
-    """A query parameter is unknown or cannot be read."""
 
 
 _field_names: Final[dict[type[Any], tuple[str, ...]]] = {}

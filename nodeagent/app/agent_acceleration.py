@@ -18,7 +18,7 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metri
 from prometheus_client.registry import Collector
 
 from nodeagent.admin.state import AcceleratedWorkload, AccelerationStatus, ProbeVerdict
-from nodeagent.app.agent_enrolment import Enrolled
+from nodeagent.app.agent_enrolled import Enrolled
 from nodeagent.app.agent_ports import Accelerator
 from nodeagent.compiler.workloads import WorkloadIndex
 from nodeagent.config.agent import AgentConfig

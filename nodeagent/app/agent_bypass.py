@@ -8,7 +8,8 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING, Final
 
 from nodeagent.app.agent_configuration import Configuration
-from nodeagent.app.agent_enrolment import Enrolled, Enrolment
+from nodeagent.app.agent_enrolled import Enrolled
+from nodeagent.app.agent_enrolment import Enrolment
 from nodeagent.app.agent_identity import Identities
 from nodeagent.app.agent_ports import Bypass, Engine
 from nodeagent.errors import DataplaneError

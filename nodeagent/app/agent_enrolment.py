@@ -8,11 +8,12 @@ import contextlib
 import logging
 from collections import OrderedDict
 from collections.abc import Awaitable, Callable, Iterable, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Final
 
 from nodeagent.app.agent_baggage import baggage
 from nodeagent.app.agent_configuration import Configuration
+from nodeagent.app.agent_enrolled import Enrolled
 from nodeagent.app.agent_policies import Policies
 from nodeagent.app.agent_ports import Capture, Engine
 from nodeagent.app.agent_view import ViewController
@@ -43,29 +44,6 @@ CERTIFICATE_WAIT: Final = 2.0
 
 async def _no_wait(identity: str, timeout: float) -> None:
     """In place of a wait for what is not there."""
-
-
-@dataclass(slots=True)
-class Enrolled:
-    """A workload that is served, or about to be, or on its way out."""
-
-    pod: EnrolledPod
-    netns: NetworkNamespace
-    addresses: tuple[bytes, ...]
-    state: str = "pending"
-    error: str = ""
-    identity: str = ""
-    """Its SPIFFE ID, empty in an agent without identities."""
-    view: ViewController | None = None
-    capture: Capture | None = None
-    moving: asyncio.Task[None] | None = None
-    """It changes from one view to another."""
-    may_open: bool = False
-    """Its inbound configuration is known, and asks nobody for anything."""
-    fail_mode: str = "closed"
-    """What is in force: whether its connections pass (`open`) or are refused while no agent runs."""
-    turning: asyncio.Task[None] | None = None
-    """The fail mode changes."""
 
 
 class Enrolment:

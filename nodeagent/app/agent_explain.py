@@ -10,16 +10,16 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Final
 
 from nodeagent.admin.explain import AccessExplanation, Asked, Line, RouteExplanation, Target
-from nodeagent.admin.rows import QueryError
 from nodeagent.app import agent_rows as rows
 from nodeagent.app.agent_configuration import Configuration
-from nodeagent.app.agent_enrolment import Enrolled, Enrolment
+from nodeagent.app.agent_enrolled import Enrolled
+from nodeagent.app.agent_enrolment import Enrolment
 from nodeagent.app.agent_ports import Bypass, Engine
 from nodeagent.app.agent_view import ViewController
 from nodeagent.compiler.dns import search_list
 from nodeagent.compiler.workloads import ServiceEntry, WorkloadIndex
 from nodeagent.config.agent import AgentConfig
-from nodeagent.errors import EngineError
+from nodeagent.errors import EngineError, QueryError
 from nodeagent.snapshot.address import format_address, format_endpoint, is_v4, parse_address
 from nodeagent.snapshot.values import (
     Action,

@@ -4,20 +4,17 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator
-from typing import TYPE_CHECKING
 
 from nodeagent.admin.state import PolicyRow
+from nodeagent.app.agent_enrolled import Enrolled
 from nodeagent.app.agent_keys import KeySets
 from nodeagent.app.agent_policy_rows import authorization_row, filter_rows
+from nodeagent.app.agent_view import ViewController
 from nodeagent.app.agent_workloads import WorkloadStream
 from nodeagent.compiler.workloads import WorkloadEntry, WorkloadIndex
 from nodeagent.config.agent import AgentConfig
 from nodeagent.snapshot.policies import Rules
 from nodeagent.xds.types import AUTHORIZATION
-
-if TYPE_CHECKING:
-    from nodeagent.app.agent_enrolment import Enrolled
-    from nodeagent.app.agent_view import ViewController
 
 
 class Policies:

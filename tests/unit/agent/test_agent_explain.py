@@ -10,8 +10,8 @@ from harness import xds_resources as xds
 from harness.agent_node import OUTBOUND, REVIEWS, VIP, Node
 
 from nodeagent.admin.explain import Asked, RouteExplanation
-from nodeagent.admin.rows import QueryError
 from nodeagent.dataplane.route_choice import RouteChoice
+from nodeagent.errors import QueryError
 from nodeagent.snapshot.address import parse_address
 from nodeagent.xds.types import ADDRESS, LISTENER
 
