@@ -103,16 +103,17 @@ class Agent:
         store = LastGood(config.state / "xds")
         self._store = store
         self._saver = Saver(store)
+        self.identities = Identities(config)
+        self.identities.serve(self.engine)
         self.workloads = WorkloadStream(
             xds_transport(config),
             workload_node(config),
             self.index,
             self._index_changed,
             self._workloads_stored,
+            trust=self.identities.trust if config.ca else None,
         )
         self.policies = Policies(config, self.index, self.workloads)
-        self.identities = Identities(config)
-        self.identities.serve(self.engine)
         events = ViewEvents(self._view_changed, self._inbound_changed, self._view_stored)
         self.views = Views(
             config,

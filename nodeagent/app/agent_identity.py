@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING
 
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
@@ -33,7 +33,9 @@ class Identities:
     def __init__(self, config: AgentConfig) -> None:
         self._trust_domain = config.trust_domain
         aliases = config.trust_domain_aliases
-        self._trusted = (config.trust_domain, *aliases) if aliases else ()
+        self._own = (config.trust_domain, *aliases) if aliases else ()
+        self._trusted: tuple[str, ...] = self._own
+        self._put: Callable[[Identity, Certificate | None], None] | None = None
         self.manager: IdentityManager | None = None
         if config.ca:
             try:
@@ -61,8 +63,29 @@ class Identities:
                     self._trusted,
                 )
 
+        self._put = put
         if self.manager is not None:
             self.manager.observe(put)
+
+    def trust(self, domains: Sequence[str]) -> str:
+        """Take members of these trust domains (MeshConfig's) for the mesh's own from now on, besides those of the
+        settings; "" or why not. Certificates come into force anew, and with them tunnels; what was let in stays."""
+        try:
+            for domain in domains:
+                check_trust_domain(domain)
+        except ValueError as error:
+            return str(error)
+        mine = self._own or (self._trust_domain,)
+        trusted = tuple(dict.fromkeys((*mine, *domains)))
+        trusted = trusted if len(trusted) > 1 else ()
+        if trusted == self._trusted:
+            return ""
+        self._trusted = trusted
+        logger.info("members of these trust domains may connect: %s", ", ".join(trusted or mine))
+        for holding in self._holdings():
+            if holding.certificate is not None and self._put is not None:
+                self._put(holding.identity, holding.certificate)
+        return ""
 
     def follow(self, changed: Callable[[str], None]) -> None:
         """Call with each SPIFFE ID that has another certificate, or none any more."""

@@ -1,9 +1,10 @@
-"""The stream of workload types: feeds the index of who is where, and that of L4 policies."""
+"""The stream of what all nodes are told: feeds the index of who is where, that of L4 policies, and says which trust
+domains the mesh has."""
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Final
 
 from nodeagent.compiler.authorization import AuthorizationIndex
@@ -13,7 +14,7 @@ from nodeagent.xds.protocol import Update
 from nodeagent.xds.store import WILDCARD
 from nodeagent.xds.stream import DeltaStream
 from nodeagent.xds.transport import Transport
-from nodeagent.xds.types import AUTHORIZATION, WORKLOAD_TYPES, Message
+from nodeagent.xds.types import AUTHORIZATION, MESH, WORKLOAD_TYPES, Message
 
 logger = logging.getLogger(__name__)
 
@@ -30,16 +31,22 @@ class WorkloadStream:
         index: WorkloadIndex,
         changed: Callable[[IndexChange], None],
         stored: Callable[[], None],
+        *,
+        trust: Callable[[Sequence[str]], str] | None = None,
     ) -> None:
+        """`trust` is told the mesh's trust domains, as MeshConfig has them, and returns what is wrong with them; None:
+        nobody asks. Control planes that do not serve it are no matter."""
         self._index = index
         self._changed = changed
         self._stored = stored
+        self._trust = trust
         self._restored = False
         self.policies = AuthorizationIndex()
         self.policies_changed: Callable[[], None] = lambda: None
         """Called when policies came, changed or went, and when the first answer says that there are none."""
-        self.stream = DeltaStream(NAME, transport.address, node, WORKLOAD_TYPES, self, transport)
-        for url in WORKLOAD_TYPES:
+        self._types = WORKLOAD_TYPES if trust is None else (*WORKLOAD_TYPES, MESH)
+        self.stream = DeltaStream(NAME, transport.address, node, self._types, self, transport)
+        for url in self._types:
             self.stream.subscribe(url, [WILDCARD])
         self.stream.protocol.on_answered = self._answered
 
@@ -47,12 +54,27 @@ class WorkloadStream:
         """Put an update into the indexes."""
         if update.type_url == AUTHORIZATION:
             rejected = self._apply_policies(update)
+        elif update.type_url == MESH:
+            rejected = self._apply_mesh(update)
         else:
             received = ((item.name, item.message) for item in update.resources)
             change, rejected = apply_addresses(self._index, received, update.removed)
             self._changed(change)
         self._stored()
         return rejected
+
+    def _apply_mesh(self, update: Update) -> Mapping[str, str]:
+        """There is one; where it goes, so do its aliases. What cannot be read leaves the one before."""
+        assert self._trust is not None
+        if not update.resources and update.unreadable:
+            return {}
+        found = [
+            (item.name, (item.message.trust_domain, *item.message.trust_domain_aliases))
+            for item in update.resources
+        ]
+        name, domains = found[-1] if found else ("", ())
+        problem = self._trust([domain for domain in domains if domain])
+        return {name: problem} if problem else {}
 
     def _apply_policies(self, update: Update) -> Mapping[str, str]:
         rejected: dict[str, str] = {}
@@ -74,10 +96,10 @@ class WorkloadStream:
 
     def restore(self, held: Mapping[str, Held]) -> None:
         """Take what an earlier run held."""
-        for url in WORKLOAD_TYPES:
+        for url in self._types:
             if url in held:
                 self.stream.protocol.restore(url, held[url].resources)
-        self._restored = bool(held)
+        self._restored = any(url in held for url in WORKLOAD_TYPES)
 
     @property
     def knows_policies(self) -> bool:
@@ -87,4 +109,4 @@ class WorkloadStream:
     @property
     def synced(self) -> bool:
         """Whether both types have been answered, or are held from an earlier run."""
-        return self._restored or all(state.answered for state in self.stream.protocol.types.values())
+        return self._restored or all(self.stream.protocol.types[url].answered for url in WORKLOAD_TYPES)

@@ -51,7 +51,8 @@ class AgentConfig:
     domain: str = "cluster.local"
     trust_domain: str = "cluster.local"
     trust_domain_aliases: tuple[str, ...] = ()
-    """Further trust domains whose members may connect (MeshConfig.trustDomainAliases)."""
+    """Further trust domains whose members may connect besides those of MeshConfig, of which the control plane
+    tells."""
     workers: int = 1
     metrics: str = DEFAULT_METRICS
     """`ADDRESS:PORT`; empty: no metrics port."""

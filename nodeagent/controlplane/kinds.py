@@ -11,7 +11,7 @@ from envoy.config.listener.v3 import listener_pb2
 from envoy.config.route.v3 import route_pb2
 
 from nodeagent.controlplane.change import EVERYWHERE, Change
-from nodeagent.controlplane.resources import INBOUND, STATIC, Group, Kind, Resource, type_url
+from nodeagent.controlplane.resources import INBOUND, MESH_TYPE, STATIC, Group, Kind, Resource, type_url
 from nodeagent.controlplane.translate import (
     clusters,
     endpoints,
@@ -27,8 +27,9 @@ from nodeagent.controlplane.virtual_hosts import VirtualHostKind, service_called
 from nodeagent.model import names
 from nodeagent.model.names import ClusterName
 from nodeagent.model.workload import Workload
-from nodeagent.proto import authorization_pb2, workload_pb2
+from nodeagent.proto import authorization_pb2, mesh_pb2, workload_pb2
 
+_MESH_NAME: Final = "mesh"
 _WITH_PODS: Final = "#with-pods/"
 _STATIC_CLUSTERS: Final = frozenset({names.PASSTHROUGH_CLUSTER, names.BLACK_HOLE_CLUSTER})
 
@@ -338,6 +339,36 @@ class AuthorizationKind(_ByName):
         return set(change.policies)
 
 
+class MeshKind(_ByName):
+    """MeshConfig, as far as node agents go by it: whose members are the mesh's."""
+
+    type_url = MESH_TYPE
+    wildcard = True
+    complete = True
+
+    def groups(self, view: View) -> Iterable[Group]:
+        """The one that there is."""
+        del view
+        yield STATIC
+
+    def build(self, view: View, group: Group) -> Mapping[str, Resource]:
+        """The trust domains in force."""
+        del group
+        domain, *aliases = view.world.trust.domains
+        found = mesh_pb2.MeshConfig(trust_domain=domain, trust_domain_aliases=aliases)
+        return _named([Resource.of(_MESH_NAME, found)])
+
+    def group_of(self, view: View, name: str) -> Group | None:
+        """Where the one is."""
+        del view
+        return STATIC if name == _MESH_NAME else None
+
+    def affected(self, view: View, change: Change) -> set[Group]:
+        """MeshConfig concerns everybody's guards."""
+        del view
+        return {STATIC} if EVERYWHERE in change.guarded else set()
+
+
 def _authorizations(view: View) -> Authorizations:
     return Authorizations(view.world.security, view.world.trust)
 
@@ -352,6 +383,7 @@ def _inbound_group(view: View, change: Change) -> set[Group]:
 
 # In the order in which they are sent: make before break.
 KINDS: Final[tuple[Kind, ...]] = (
+    MeshKind(),
     ClusterKind(),
     EndpointKind(),
     ListenerKind(),

@@ -19,6 +19,8 @@ INBOUND: Final = "#inbound"
 """What depends on the client's own pod; never shared between clients."""
 
 _TYPE_PREFIX: Final = "type.googleapis.com/"
+MESH_TYPE: Final = "core/v1alpha1/MeshConfig"
+"""By group, version and kind, as istiod serves it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,6 +42,11 @@ class Resource:
 def type_url(message: type[Message]) -> str:
     """The type URL of a message type."""
     return _TYPE_PREFIX + str(message.DESCRIPTOR.full_name)
+
+
+def message_url(type_url: str) -> str:
+    """The type URL of the messages of a type."""
+    return _TYPE_PREFIX + "istio.mesh.v1alpha1.MeshConfig" if type_url == MESH_TYPE else type_url
 
 
 class Kind(Protocol):

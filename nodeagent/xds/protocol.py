@@ -17,7 +17,7 @@ from google.protobuf.message import DecodeError
 
 from nodeagent.model.extensions import MORE
 from nodeagent.xds.store import Resource, TypeState
-from nodeagent.xds.types import Message, message_class, short_name
+from nodeagent.xds.types import Message, body_url, message_class, short_name
 
 logger = logging.getLogger(__name__)
 
@@ -208,8 +208,10 @@ class DeltaProtocol:
             removed.append(name)
 
     def _decode(self, type_url: str, item: Message) -> tuple[Resource, Message]:
-        if item.resource.type_url != type_url:
-            raise ValueError(f"is a {item.resource.type_url or 'message without type'}, not a {type_url}")
+        if item.resource.type_url != body_url(type_url):
+            raise ValueError(
+                f"is a {item.resource.type_url or 'message without type'}, not a {body_url(type_url)}"
+            )
         body = item.resource.value
         try:
             message = message_class(type_url).FromString(body)

@@ -21,6 +21,8 @@ ROUTE: Final = PREFIX + "envoy.config.route.v3.RouteConfiguration"
 VIRTUAL_HOST: Final = PREFIX + "envoy.config.route.v3.VirtualHost"
 CLUSTER: Final = PREFIX + "envoy.config.cluster.v3.Cluster"
 ENDPOINTS: Final = PREFIX + "envoy.config.endpoint.v3.ClusterLoadAssignment"
+MESH: Final = "core/v1alpha1/MeshConfig"
+"""istiod's name for it, of group, version and kind."""
 
 # In the order in which they are asked for: nothing is let in before the policies are known.
 WORKLOAD_TYPES: Final = (AUTHORIZATION, ADDRESS)
@@ -28,6 +30,7 @@ WORKLOAD_TYPES: Final = (AUTHORIZATION, ADDRESS)
 L7_TYPES: Final = (CLUSTER, ENDPOINTS, LISTENER, ROUTE, VIRTUAL_HOST)
 
 _MODULES: Final = {
+    MESH: ("nodeagent.proto.mesh_pb2", "MeshConfig"),
     ADDRESS: ("nodeagent.proto.workload_pb2", "Address"),
     AUTHORIZATION: ("nodeagent.proto.authorization_pb2", "Authorization"),
     LISTENER: ("envoy.config.listener.v3.listener_pb2", "Listener"),
@@ -45,6 +48,11 @@ def message_class(type_url: str) -> Message:
     return getattr(importlib.import_module(module), name)
 
 
+def body_url(type_url: str) -> str:
+    """The type URL of the messages themselves."""
+    return PREFIX + "istio.mesh.v1alpha1.MeshConfig" if type_url == MESH else type_url
+
+
 def short_name(type_url: str) -> str:
     """The last part of a type URL, for messages."""
-    return type_url.rpartition(".")[2]
+    return type_url.rpartition("/")[2].rpartition(".")[2]

@@ -98,6 +98,31 @@ async def test_obtained_shown_and_dropped(plane: CaPlane) -> None:
         assert found.states == []
 
 
+class Recorder:
+    """An engine's certificates."""
+
+    def __init__(self) -> None:
+        self.trusted: list[tuple[str, ...]] = []
+
+    def set_identity(self, name: str, chain: str, key: str, bundle: str, trusted: tuple[str, ...]) -> None:
+        assert name == pki.WEB
+        self.trusted.append(trusted)
+
+
+async def test_trust_domains_that_the_mesh_tells_of(plane: CaPlane) -> None:
+    """Certificates in force come into force anew with them; what is none changes nothing."""
+    engine = Recorder()
+    async with agent(plane, trust_domain_aliases=("flag.example",)) as found:
+        found.identities.serve(engine)  # type: ignore[arg-type]
+        await found.until(lambda agent: engine.trusted)
+        assert found.identities.trust(["cluster.local", "old.example"]) == ""
+        assert found.identities.trust(["cluster.local", "old.example"]) == "", "no news"
+        assert "Old" in found.identities.trust(["cluster.local", "Old Example"])
+        assert found.identities.trust([]) == ""
+    mine = ("cluster.local", "flag.example")
+    assert engine.trusted == [mine, (*mine, "old.example"), mine]
+
+
 async def test_renewed_again_and_again_with_no_gap(plane: CaPlane) -> None:
     serials: list[str | None] = []
     async with agent(plane, cert_lifetime=3) as found:

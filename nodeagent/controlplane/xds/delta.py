@@ -8,7 +8,7 @@ from typing import Any, Final, TypeAlias
 from envoy.service.discovery.v3 import discovery_pb2
 from google.protobuf.any_pb2 import Any as AnyMessage
 
-from nodeagent.controlplane.resources import Resource
+from nodeagent.controlplane.resources import Resource, message_url
 from nodeagent.controlplane.translate.packing import CLUSTER_TYPE, ENDPOINT_TYPE
 from nodeagent.controlplane.xds.stream import Stream
 from nodeagent.controlplane.xds.subscription import WILDCARD, Subscription
@@ -120,7 +120,7 @@ class DeltaStream(Stream):
                     name=item.name,
                     version=item.version,
                     aliases=item.aliases,
-                    resource=AnyMessage(type_url=type_url, value=item.body),
+                    resource=AnyMessage(type_url=message_url(type_url), value=item.body),
                 )
             await self.write(subscription, message, message.system_version_info, len(part), first=first)
             first = False

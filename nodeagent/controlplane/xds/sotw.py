@@ -9,7 +9,7 @@ from typing import Any, TypeAlias
 from envoy.service.discovery.v3 import discovery_pb2
 from google.protobuf.any_pb2 import Any as AnyMessage
 
-from nodeagent.controlplane.resources import Resource
+from nodeagent.controlplane.resources import Resource, message_url
 from nodeagent.controlplane.translate.packing import CLUSTER_TYPE, ENDPOINT_TYPE
 from nodeagent.controlplane.xds.stream import Stream
 from nodeagent.controlplane.xds.subscription import WILDCARD, Difference, Subscription
@@ -109,7 +109,8 @@ class SotwStream(Stream):
             subscription.acknowledgement.already(version)
             return 0
         message = Response(type_url=type_url, version_info=version, nonce=self.next_nonce())
-        message.resources.extend(AnyMessage(type_url=type_url, value=item.body) for item in resources)
+        url = message_url(type_url)
+        message.resources.extend(AnyMessage(type_url=url, value=item.body) for item in resources)
         await self.write(subscription, message, version, len(resources))
         return 1
 
