@@ -346,17 +346,19 @@ class ViewController:
     def _wants(self) -> Wants:
         """With everything at hand, HTTP services still need a destination of their own: a listener of a port
         cannot tell where what is not HTTP/1 is to go. So do those with a waypoint, which takes all."""
-        inbound = [piece for piece in (self.inbound, self._next_inbound) if piece is not None]
-        asked = frozenset(name for piece in inbound for name in piece.clusters)
+        asked = self.inbound.clusters if self.inbound is not None else frozenset()
+        held = asked if self._next_inbound is not None else frozenset()
+        if self._next_inbound is not None:
+            asked |= self._next_inbound.clusters
         if not self._wildcard:
-            return Wants(self._demand.destinations, self._demand.hosts, clusters=asked)
+            return Wants(self._demand.destinations, self._demand.hosts, clusters=asked, held=held)
         keys = dict.fromkeys(self._index.http_destinations())
         if self._waypoints is not None:
             keys |= dict.fromkeys(self._index.waypoint_destinations())
         wants = {key: want for key, want in self._demand.destinations.items() if want.own is not None}
         for address, port in keys:
             wants[address, port] = want_for(self._index, address, port, self._waypoints)
-        return Wants(wants, everything=True, clusters=asked)
+        return Wants(wants, everything=True, clusters=asked, held=held)
 
     def _host_is_there(self, name: str) -> bool | None:
         if name in self._pieces.hosts:

@@ -2,7 +2,8 @@
 
 Make before break: a destination or virtual host whose parts have not all arrived stays as it was in the
 previous View, or stays out. The rule for "arrived" is that the server has answered, be it that there is no
-such thing.
+such thing. What stays keeps its clusters and their endpoints, also those that the server has taken away: it does so
+once it has sent the route that leads elsewhere, but does not know that this route waits for a cluster of its own.
 """
 
 from __future__ import annotations
@@ -100,6 +101,8 @@ class Wants:
     catch_all: str = "virtualOutbound"
     clusters: frozenset[str] = frozenset()
     """xDS names of clusters that callouts ask."""
+    held: frozenset[str] = frozenset()
+    """Those of them that stay as they are until the successor of what asks them is in force."""
 
 
 @dataclass(slots=True)
@@ -134,6 +137,8 @@ class _Assembler:
         self._inline: dict[str, RoutePiece] = {}
         self._used: dict[str, str] = {}  # snapshot's cluster name -> xDS name
         self._own: dict[str, OwnCluster] = {}  # by the snapshot's name
+        # By the snapshot's name: used by what waits for its successor.
+        self._held = set(map(scope.name, wants.held))
         self._cluster_known: dict[str, bool] = {}
         self._vhds: dict[str, dict[str, HostPiece]] = _by_route(pieces.hosts)
 
@@ -264,8 +269,14 @@ class _Assembler:
 
     def _keep(self, destination: Destination) -> None:
         """Keep a previous destination while its successor is not complete, with the table that it uses."""
+        self._held.update(share.cluster for share in destination.clusters)
         if destination.table is not None and destination.table not in self._tables:
-            self._tables[destination.table] = self._previous.tables[destination.table]
+            self._keep_table(self._previous.tables[destination.table])
+
+    def _keep_table(self, table: RouteTable) -> None:
+        self._tables[table.name] = table
+        for host in table.virtual_hosts.values():
+            self._held.update(_clusters_of(host))
 
     # -- tables --
 
@@ -286,7 +297,7 @@ class _Assembler:
             ready = whole or before is not None
             self._tables[name] = _same(before, table)
         elif before is not None:
-            self._tables[name] = before
+            self._keep_table(before)
             ready = True
         self._complete_tables[name] = ready
         return ready
@@ -312,7 +323,10 @@ class _Assembler:
         """(the virtual host to serve, whether it is the one received)."""
         if self._all_known(host.clusters):
             return host.value, True
-        return (before.virtual_hosts.get(host.value.name) if before is not None else None), False
+        kept = before.virtual_hosts.get(host.value.name) if before is not None else None
+        if kept is not None:
+            self._held.update(_clusters_of(kept))
+        return kept, False
 
     def _unknown_hosts(self, route: str) -> frozenset[str]:
         prefix = f"{route}/"
@@ -368,20 +382,26 @@ class _Assembler:
                 clusters[name] = Cluster(name, own.name, service=own.service, port=own.port)
                 endpoints[name] = own.endpoints
                 continue
-            self._known_cluster(xds_name)
+            known = self._known_cluster(xds_name)
             piece = self._pieces.clusters.get(xds_name)
-            if piece is not None:
-                clusters[name] = piece.value
-                if piece.value.kind is ClusterKind.ENDPOINTS:
-                    endpoints[name] = self._endpoints(name, piece)
-            elif self._pieces.known(CLUSTERS, xds_name):
-                missing = missing_cluster(xds_name, self._scope)
-                clusters[name] = _same(self._previous.clusters.get(name), missing)
-            else:
+            if self._is_held(name, piece) or (piece is None and not known):
                 clusters[name] = self._previous.clusters[name]
                 if name in self._previous.endpoints:
                     endpoints[name] = self._previous.endpoints[name]
+            elif piece is None:
+                missing = missing_cluster(xds_name, self._scope)
+                clusters[name] = _same(self._previous.clusters.get(name), missing)
+            else:
+                clusters[name] = piece.value
+                if piece.value.kind is ClusterKind.ENDPOINTS:
+                    endpoints[name] = self._endpoints(name, piece)
         return clusters, endpoints
+
+    def _is_held(self, name: str, piece: ClusterPiece | None) -> bool:
+        """Whether a cluster that lost its resource, or its load assignment, is to stay as it was."""
+        if name not in self._held or name not in self._previous.clusters:
+            return False
+        return piece is None or (piece.eds_name is not None and piece.eds_name not in self._pieces.endpoints)
 
     def _endpoints(self, name: str, piece: ClusterPiece) -> tuple[Endpoint, ...]:
         by_waypoint = self._scope.waypoint_of(piece.value)

@@ -160,6 +160,54 @@ class TestMakeBeforeBreak:
         assert view.clusters[f"v/{OUTBOUND}"] is before.clusters[f"v/{OUTBOUND}"]
         assert view.endpoints[f"v/{OUTBOUND}"] is before.endpoints[f"v/{OUTBOUND}"]
 
+    def test_what_an_old_route_needs_stays_when_it_is_taken_away_before_the_new_one_is_complete(self) -> None:
+        """The server has sent the new route, and then takes away what only the old one used."""
+        received = everything()
+        v1 = f"outbound|9080|v1|{HOST}"
+        received.host(xds.forward(v1))
+        received.cluster(v1)
+        received.endpoints(name=v1)
+        before = received.assemble().view
+        received.host(xds.forward(self.V9))
+        for taken in ("endpoints", "clusters"):
+            del getattr(received.pieces, taken)[v1]
+            received.absent.add((taken, v1))
+            assert received.assemble(before).view is before, taken
+        received.cluster(self.V9)
+        assert received.assemble(before).view is before, "the new one has no endpoints yet"
+        received.endpoints(name=self.V9)
+        after = received.assemble(before).view
+        assert after.clusters.keys() == before.clusters.keys() - {f"v/{v1}"} | {f"v/{self.V9}"}
+
+    def test_so_does_what_an_old_tcp_destination_needs(self) -> None:
+        received = everything()
+        address = "10.96.0.7"
+        want = Want(KEY, (f"{address}_9080",), HOST, "", ())
+        listeners = received.pieces.listeners
+        listeners[f"{address}_9080"] = compile_listener(xds.tcp_listener(address, 9080, OUTBOUND), SCOPE)
+        before = received.assemble(destinations={KEY: want}).view
+        assert [share.cluster for share in before.destinations[KEY].clusters] == [f"v/{OUTBOUND}"]
+        listeners[f"{address}_9080"] = compile_listener(xds.tcp_listener(address, 9080, self.V9), SCOPE)
+        for taken in ("endpoints", "clusters"):
+            del getattr(received.pieces, taken)[OUTBOUND]
+            received.absent.add((taken, OUTBOUND))
+            assert received.assemble(before, destinations={KEY: want}).view is before, taken
+        received.absent.add(("clusters", self.V9))
+        after = received.assemble(before, destinations={KEY: want}).view
+        assert after.clusters[f"v/{self.V9}"].kind is ClusterKind.BLACKHOLE
+        assert f"v/{OUTBOUND}" not in after.clusters
+
+    def test_so_does_the_cluster_of_a_callout_that_waits_for_its_successor(self) -> None:
+        received = everything()
+        wants = {"destinations": {}, "clusters": frozenset({OUTBOUND})}
+        before = received.assemble(**wants).view
+        for taken in ("endpoints", "clusters"):
+            del getattr(received.pieces, taken)[OUTBOUND]
+            received.absent.add((taken, OUTBOUND))
+            assert received.assemble(before, **wants, held=frozenset({OUTBOUND})).view is before, taken
+        gone = received.assemble(before, **wants).view.clusters[f"v/{OUTBOUND}"]
+        assert gone.kind is ClusterKind.BLACKHOLE
+
     def test_a_destination_that_is_not_wanted_goes_with_all_that_is_its_own(self) -> None:
         received = everything()
         before = received.assemble().view
