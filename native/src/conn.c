@@ -116,7 +116,8 @@ void na_conn_linger(na_conn *conn) {
 
 void na_conn_drain(na_conn *conn) {
   conn->draining = true;
-  if (conn->phase == NA_CONN_DETECTING && na_input_length(&conn->in) == 0)
+  bool silent = conn->phase == NA_CONN_DETECTING && na_input_length(&conn->in) == 0;
+  if (silent && conn->kind != NA_LISTENER_HBONE) /* in a tunnel its first bytes follow upon our answer */
     na_conn_close(conn, false);
   else if (conn->phase == NA_CONN_IDLE || conn->phase == NA_CONN_ACTIVE)
     na_http_server_drain(conn);

@@ -72,14 +72,15 @@ struct na_conn {
     uint32_t scanned;   /* of an incomplete head */
     uint32_t swallowed; /* while lingering */
   };
-  uint32_t tag;     /* of the destination or inbound port */
-  uint32_t audit;   /* as in na_access_record, of the connection as such */
-  uint8_t kind;     /* enum na_listener_kind */
-  uint8_t phase;    /* enum na_conn_phase */
-  uint8_t protocol; /* as na_stat_row.protocol */
-  uint8_t speaks;   /* enum na_protocol, as configured */
-  uint8_t slashes;  /* how they are read in paths: NA_SLASHES_* */
-  bool draining : 1;
+  uint32_t tag;         /* of the destination or inbound port */
+  uint32_t audit;       /* as in na_access_record, of the connection as such */
+  uint8_t kind;         /* enum na_listener_kind */
+  uint8_t phase;        /* enum na_conn_phase */
+  uint8_t protocol;     /* as na_stat_row.protocol */
+  uint8_t speaks;       /* enum na_protocol, as configured */
+  uint8_t slashes;      /* how they are read in paths: NA_SLASHES_* */
+  bool draining : 1;    /* the next answer is its last */
+  bool ending : 1;      /* it ends as soon as nothing waits to be read */
   bool keep_alive : 1;  /* the client lets the connection live after this request */
   bool half_closed : 1; /* the client ended its side and waits for answers */
   bool http10 : 1;

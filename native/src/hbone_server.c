@@ -73,17 +73,23 @@ static bool is_fresh(const na_hbone_server *server) {
   return is_valid(server) && identity_now(server->h2.worker, server->workload) == server->identity;
 }
 
-/* No new streams, and no more requests on those that are open. */
+/* No new streams, and one request at most on those that are open: it may be on its way. The peer, who is told by
+ * GOAWAY, ends those that it does not use; were they ended here, its request could meet the end and be lost. */
 static void retire(na_hbone_server *server) {
   na_h2 *h2 = &server->h2;
+  bool valid = is_valid(server);
   server->retired = !h2->drained;
   na_h2_drain(h2);
   for (na_link *link = h2->streams.next, *next; link != &h2->streams; link = next) {
     next = link->next;
     const na_h2_stream *stream = na_container_of(link, na_h2_stream, link);
     na_conn *conn = stream->user ? stream->user->owner : NULL;
-    if (conn && (conn->phase == NA_CONN_IDLE || conn->phase == NA_CONN_ACTIVE))
-      na_conn_drain(conn);
+    if (!conn || (conn->phase != NA_CONN_IDLE && conn->phase != NA_CONN_ACTIVE))
+      continue;
+    if (valid)
+      conn->draining = true;
+    else
+      na_conn_drain(conn); /* it could not be served anyway */
   }
 }
 

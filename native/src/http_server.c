@@ -15,6 +15,9 @@
 #include "http_request.h"
 #include "http_tunnel.h"
 
+/* How long a connection that shall end, whose client was not told so with the last answer, waits for another request.
+ */
+#define LAST_REQUEST_MS 500
 /* Requests handled or reads made per event before others get their turn. */
 #define SERVER_ROUNDS 16
 /* How soon after its request a client that may ask again can end its side and yet wait for the answer, as `nc -N` with
@@ -194,6 +197,20 @@ static void end_connection(na_conn *conn) {
     na_conn_linger(conn);
 }
 
+static void on_last(na_conn *conn) {
+  end_connection(conn);
+}
+
+/* The client may be asking again already: it does not know yet that the connection shall end. */
+static void await_last(na_conn *conn) {
+  na_conn_deadline(conn, from_now(conn, LAST_REQUEST_MS), on_last);
+}
+
+/* Whether it must end soon, and not only with its next answer. */
+static bool is_leaving(const na_conn *conn) {
+  return conn->worker->stopping || atomic_load_explicit(&conn->workload->removed, memory_order_relaxed);
+}
+
 static void finished(na_http_request *request, bool aborted) {
   na_conn *conn = request->conn;
   conn->request = NULL;
@@ -201,12 +218,15 @@ static void finished(na_http_request *request, bool aborted) {
     na_conn_close(conn, true);
     return;
   }
-  if (!conn->keep_alive || !conn->body.done || conn->draining) {
+  if (!conn->keep_alive || !conn->body.done) {
     end_connection(conn);
     return;
   }
   conn->phase = NA_CONN_IDLE;
-  na_conn_deadline(conn, from_now(conn, conn->worker->config->idle_timeout_ms), on_idle);
+  if (conn->draining && is_leaving(conn))
+    await_last(conn);
+  else
+    na_conn_deadline(conn, from_now(conn, conn->worker->config->idle_timeout_ms), on_idle);
   if (na_input_length(&conn->in) || conn->stream.readable)
     na_loop_again(&conn->worker->loop, &conn->stream.watch);
 }
@@ -276,20 +296,23 @@ static bool parse(na_conn *conn) {
   return conn->stream.readable;
 }
 
+/* There is no request: the connection ends if it was to end so. */
+static bool nothing_came(na_conn *conn) {
+  if (conn->ending && na_input_length(&conn->in) == 0)
+    end_connection(conn);
+  return false;
+}
+
 static bool next_request(na_conn *conn) {
   bool more = conn->scanned > 0 || na_input_length(&conn->in) == 0;
   if (na_stream_blocked(&conn->stream))
     return false; /* the last answer first: what a client does not read bounds what it can ask for */
-  if (conn->draining && na_input_length(&conn->in) == 0) {
-    end_connection(conn);
-    return false;
-  }
   if (more) {
     if (!conn->stream.readable)
-      return false;
+      return nothing_came(conn);
     ssize_t n = read_more(conn);
     if (n == -EAGAIN)
-      return false;
+      return nothing_came(conn);
     if (n <= 0) {
       na_conn_close(conn, n < 0);
       return false;
@@ -397,8 +420,15 @@ void na_http_server_start(na_conn *conn) {
 }
 
 void na_http_server_drain(na_conn *conn) {
-  if (!conn->request && na_input_length(&conn->in) == 0 && !na_stream_blocked(&conn->stream))
-    end_connection(conn);
+  if (conn->request || na_input_length(&conn->in) || na_stream_blocked(&conn->stream))
+    return;
+  if (conn->kind == NA_LISTENER_HBONE) { /* its peer was told by GOAWAY, and ends it */
+    await_last(conn);
+    return;
+  }
+  /* A request may have come that nobody has told of yet. */
+  conn->ending = conn->stream.readable = true;
+  na_loop_again(&conn->worker->loop, &conn->stream.watch);
 }
 
 void na_http_server_cut(na_conn *conn) {

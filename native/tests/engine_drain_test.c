@@ -49,6 +49,68 @@ static void a_removed_workload_finishes_its_requests(void **state) {
   scene_end(&s);
 }
 
+/* One request that waits for a new connection to the server. */
+static void serve_next(const scene *s) {
+  int server = answer(s->listener);
+  get_head(server);
+  put(server, "HTTP/1.1 200 OK\r\nContent-Length: 5\r\nConnection: close\r\n\r\nhello");
+  close(server);
+}
+
+/* Requests that are there when the workload is told to go are served, whatever the worker has heard of first. */
+static void a_removed_workload_answers_what_waits_to_be_read(void **state) {
+  enum { N = 64 };
+  scene s = scene_of(NULL, NA_PROTOCOL_HTTP);
+  int clients[N];
+  for (int i = 0; i < N; i++) {
+    clients[i] = dial(s.port);
+    put(clients[i], GET_ROOT);
+    serve_next(&s);
+    expect_head(clients[i], "HTTP/1.1 200 OK");
+    expect(clients[i], "hello");
+  }
+  for (int i = 0; i < N; i++)
+    put(clients[i], GET_ROOT);
+  assert_int_equal(na_workload_remove(s.r.engine, 1, 60000), 0);
+  for (int i = 0; i < N; i++)
+    serve_next(&s);
+  for (int i = 0; i < N; i++) {
+    expect_head(clients[i], "HTTP/1.1 200 OK");
+    expect(clients[i], "hello");
+    expect_end(clients[i]);
+    close(clients[i]);
+  }
+  await_gone(&s.r, 1);
+  scene_end(&s);
+}
+
+/* The client was not told with the answer: it may ask once more. */
+static void who_was_told_to_come_again_may_do_so(void **state) {
+  for (int again = 0; again < 2; again++) {
+    scene s = scene_of(NULL, NA_PROTOCOL_HTTP);
+    int client = dial(s.port);
+    put(client, GET_ROOT);
+    int server = answer(s.listener);
+    get_head(server);
+    put(server, "HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\nhel");
+    expect_head(client, "HTTP/1.1 200 OK");
+    assert_int_equal(na_workload_remove(s.r.engine, 1, 60000), 0);
+    put(server, "lo");
+    expect(client, "hello");
+    if (again) {
+      put(client, GET_ROOT);
+      serve_next(&s);
+      assert_has(expect_head(client, "HTTP/1.1 200 OK"), "connection: close\r\n");
+      expect(client, "hello");
+    }
+    expect_end(client); /* nobody sits out the 60 s */
+    await_gone(&s.r, 1);
+    close(client);
+    close(server);
+    scene_end(&s);
+  }
+}
+
 static void a_drain_ends_at_its_deadline(void **state) {
   for (int protocol = NA_PROTOCOL_TCP; protocol <= NA_PROTOCOL_HTTP; protocol++) {
     scene s = scene_of(NULL, (enum na_protocol)protocol);
@@ -166,6 +228,8 @@ static void checks_its_arguments(void **state) {
 int main(void) {
   const struct CMUnitTest tests[] = {
       cmocka_unit_test(a_removed_workload_finishes_its_requests),
+      cmocka_unit_test(a_removed_workload_answers_what_waits_to_be_read),
+      cmocka_unit_test(who_was_told_to_come_again_may_do_so),
       cmocka_unit_test(a_drain_ends_at_its_deadline),
       cmocka_unit_test(removing_frees_the_namespace),
       cmocka_unit_test(stopping_lets_requests_end),

@@ -4,6 +4,8 @@
  */
 #include "h2_peer.h"
 
+#define POST "POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 0\r\n\r\n"
+
 static const na_config logged = {.access_log = 1};
 
 /* A first request over the client's connection; the server's. */
@@ -130,6 +132,34 @@ static void a_client_is_sent_away_when_the_identity_goes(void **state) {
   hbone_end(&s);
 }
 
+static void settle(hbone_scene *s) {
+  while (na_engine_settled(s->r.engine) < na_engine_committed(s->r.engine))
+    sleep_ms(1);
+}
+
+/* A request on a kept connection may be on its way when the tunnel is retired: it is served, and is the last one. */
+static void a_request_that_meets_a_renewal_is_served(void **state) {
+  hbone_scene s = hbone_scene_of(&logged, NA_PROTOCOL_HTTP, NA_PROTOCOL_HTTP);
+  h2_peer peer;
+  int server = ask_in_tunnel(&s, &peer);
+  credential next = new_leaf(&s.ca, &(leaf_spec){.uris = {ID_B}});
+  set_identity(&s.r, ID_B, &next, &s.ca);
+  settle(&s);
+  assert_true(h2_await(&peer, H2_GOAWAY, 0));
+  assert_true(h2_send(&peer, H2_DATA, 0, 1, POST, strlen(POST)));
+  expect_head(server, "POST / HTTP/1.1");
+  put(server, OK_HELLO);
+  assert_true(h2_await(&peer, H2_DATA, 1));
+  assert_non_null(memmem(peer.payload, peer.n, "connection: close\r\n", 19));
+  while (!(peer.stream == 1 && peer.flags & H2_END_STREAM))
+    assert_true(h2_next(&peer));
+  await_counter(&s.r, "downstream_cx_active", 0);
+  h2_close(&peer);
+  close(server);
+  free_credential(&next);
+  hbone_end(&s);
+}
+
 /* A peer that has not heard of the renewal yet loses nothing. */
 static void streams_on_their_way_are_taken_over_a_renewal(void **state) {
   hbone_scene s = hbone_scene_of(&logged, NA_PROTOCOL_TCP, NA_PROTOCOL_TCP);
@@ -140,8 +170,7 @@ static void streams_on_their_way_are_taken_over_a_renewal(void **state) {
   int first = answer(s.listener);
   credential next = new_leaf(&s.ca, &(leaf_spec){.uris = {ID_B}});
   set_identity(&s.r, ID_B, &next, &s.ca);
-  while (na_engine_settled(s.r.engine) < na_engine_committed(s.r.engine))
-    sleep_ms(1);
+  settle(&s);
   assert_true(h2_connect(&peer, 3, &s));
   assert_int_equal(h2_status(&peer, 3), 200);
   int second = answer(s.listener);
@@ -168,6 +197,7 @@ int main(void) {
       cmocka_unit_test(a_pooled_stream_ends_when_a_certificate_runs_out),
       cmocka_unit_test(a_client_is_not_served_beyond_its_certificate),
       cmocka_unit_test(a_client_is_sent_away_when_the_identity_goes),
+      cmocka_unit_test(a_request_that_meets_a_renewal_is_served),
       cmocka_unit_test(streams_on_their_way_are_taken_over_a_renewal),
   };
   return cmocka_run_group_tests(tests, NULL, NULL);
