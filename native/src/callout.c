@@ -285,7 +285,7 @@ static int start(inquiry *q) {
   }
   q->deadline_ms = loop->now_ms + q->callout->timeout_ms;
   int error = ask_once(q);
-  while (error && error != -EHOSTUNREACH && q->ntried < ATTEMPTS)
+  while (error && error != -EHOSTUNREACH && error != -EBUSY && q->ntried < ATTEMPTS)
     error = ask_once(q);
   if (!error)
     na_timer_arm(&loop->wheel, &q->timer, q->deadline_ms);
@@ -355,7 +355,7 @@ static uint64_t now_us(void) {
 static inquiry *inquiry_new(const na_callout *callout, const na_subject *subject) {
   na_worker *worker = subject->worker;
   na_callouts *callouts = na_callouts_of(worker);
-  if (!callouts || callouts->ncalls == NA_MAX_CALLS) {
+  if (!callouts || callouts->ncalls >= worker->config->callout_max_calls) {
     na_worker_count(worker, NA_COUNTER_CALLOUT_OVERFLOW);
     return NULL;
   }

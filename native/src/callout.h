@@ -13,8 +13,6 @@
 /* Bounds; above them -E2BIG. */
 #define NA_MAX_CALLOUT_ITEMS 64         /* matches or headers of one kind */
 #define NA_MAX_CALLOUT_BODY  (1u << 20) /* body_bytes */
-/* Calls in progress of a worker; more are as those without an answer. */
-#define NA_MAX_CALLS 1024
 
 typedef struct na_header_names {
   na_matcher *items;

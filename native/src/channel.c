@@ -120,8 +120,10 @@ int na_channel_open(na_channel *channel, const na_channel_kind *kind, const na_c
   na_callouts *callouts = na_callouts_of(target->worker);
   if (!callouts)
     return -ENOMEM;
-  if (callouts->nchannels == NA_MAX_CHANNELS)
+  if (callouts->nchannels >= target->worker->config->callout_max_channels) {
+    na_worker_count(target->worker, NA_COUNTER_CALLOUT_CHANNEL_OVERFLOW);
     return -EBUSY;
+  }
   channel->kind = kind;
   channel->worker = target->worker;
   memcpy(channel->remote.ip, target->host->endpoint.address, sizeof channel->remote.ip);

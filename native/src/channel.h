@@ -11,8 +11,6 @@
 #include "cluster.h"
 #include "worker.h"
 
-/* Of a worker; more are refused. */
-#define NA_MAX_CHANNELS 256
 /* Without use. */
 #define NA_CHANNEL_IDLE_MS 60000
 /* Of an answer, all in all. */

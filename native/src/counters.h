@@ -48,6 +48,8 @@
   X(CALLOUT_ERROR, "callout_error_total", 0, "Authorization services that gave no answer, or one of no use")           \
   X(CALLOUT_TIMEOUT, "callout_timeout_total", 0, "Of those, answers that did not come in time")                        \
   X(CALLOUT_OVERFLOW, "callout_overflow_total", 0, "Of those, questions not asked: too many at once")                  \
+  X(CALLOUT_CHANNEL_OVERFLOW, "callout_cx_overflow_total", 0,                                                          \
+    "Connections to authorization services not opened: too many at once")                                              \
   X(CALLOUT_FAILED_OPEN, "callout_failed_open_total", 0, "Of those, let through as the configuration says")            \
   X(CALLOUT_BODY_TOO_LARGE, "callout_body_too_large_total", 0,                                                         \
     "Requests refused: bodies longer than may be sent along")                                                          \

@@ -81,6 +81,10 @@ static int complete_config(na_config *c) {
       {&c->dns_workload_streams, 64, 1, 1 << 16},
       {&c->dns_timeout_ms, 5000, 1, NA_NEVER},
       {&c->dns_idle_timeout_ms, 10000, 1, NA_NEVER},
+      {&c->jwt_cache_tokens, 1024, 1, 1 << 20},
+      {&c->jwt_cache_bytes, 4 << 20, 65536, 1 << 30},
+      {&c->callout_max_calls, 1024, 1, 1 << 20},
+      {&c->callout_max_channels, 256, 1, 1 << 16},
   };
   for (size_t i = 0; i < sizeof settings / sizeof *settings; i++) {
     if (*settings[i].value == 0)

@@ -139,14 +139,12 @@ enum na_jwt_status na_jwt_verify(const na_jwt *jwt, const na_jwt_key *keys, uint
 
 #define NA_JWT_DIGEST 32
 
-/* Verified tokens of a worker, by the digest of the token and of the keys that it was verified with. Bounded by
- * NA_JWT_CACHE_TOKENS and NA_JWT_CACHE_BYTES; the one not used for longest goes. */
+/* Verified tokens of a worker, by the digest of the token and of the keys that it was verified with. The one not used
+ * for longest goes. */
 typedef struct na_jwt_cache na_jwt_cache;
 
-#define NA_JWT_CACHE_TOKENS 1024
-#define NA_JWT_CACHE_BYTES  (4u << 20) /* of token text */
-
-int na_jwt_cache_new(na_jwt_cache **out);
+/* `tokens` and bytes of their text, at most. */
+int na_jwt_cache_new(uint32_t tokens, uint32_t bytes, na_jwt_cache **out);
 void na_jwt_cache_free(na_jwt_cache *cache);
 /* The digest of a token and keys, the latter given by their own digest. -ENOMEM. */
 int na_jwt_cache_digest(na_jwt_cache *cache, const unsigned char keys[NA_JWT_DIGEST], na_str token,

@@ -6,7 +6,7 @@
 
 #include "jwt.h"
 
-#define BUCKETS 1024
+#define MOST_BUCKETS 65536
 
 typedef struct entry {
   struct entry *next; /* in its bucket */
@@ -17,22 +17,30 @@ typedef struct entry {
 } entry;
 
 struct na_jwt_cache {
-  entry *buckets[BUCKETS];
+  entry **buckets;
+  uint32_t mask; /* their number, a power of two, less one */
+  uint32_t max_tokens;
+  uint32_t max_bytes;
   na_link used;
   uint32_t count;
   uint32_t bytes;
   EVP_MD_CTX *context;
 };
 
-_Static_assert((BUCKETS & (BUCKETS - 1)) == 0, "bucket_of");
-
-int na_jwt_cache_new(na_jwt_cache **out) {
+int na_jwt_cache_new(uint32_t tokens, uint32_t bytes, na_jwt_cache **out) {
   na_jwt_cache *cache = calloc(1, sizeof *cache);
   if (!cache)
     return -ENOMEM;
+  uint32_t buckets = 1;
+  while (buckets < tokens && buckets < MOST_BUCKETS)
+    buckets *= 2;
+  cache->mask = buckets - 1;
+  cache->max_tokens = tokens;
+  cache->max_bytes = bytes;
   na_link_init(&cache->used);
+  cache->buckets = calloc(buckets, sizeof(entry *));
   cache->context = EVP_MD_CTX_new();
-  if (!cache->context || EVP_DigestInit_ex(cache->context, EVP_sha256(), NULL) != 1) {
+  if (!cache->buckets || !cache->context || EVP_DigestInit_ex(cache->context, EVP_sha256(), NULL) != 1) {
     na_jwt_cache_free(cache);
     return -ENOMEM;
   }
@@ -53,7 +61,7 @@ int na_jwt_cache_digest(na_jwt_cache *cache, const unsigned char keys[NA_JWT_DIG
 static entry **place_of(na_jwt_cache *cache, const unsigned char digest[NA_JWT_DIGEST]) {
   uint32_t hash;
   memcpy(&hash, digest, sizeof hash);
-  entry **at = &cache->buckets[hash & (BUCKETS - 1)];
+  entry **at = &cache->buckets[hash & cache->mask];
   while (*at && memcmp((*at)->digest, digest, NA_JWT_DIGEST) != 0)
     at = &(*at)->next;
   return at;
@@ -87,7 +95,7 @@ void na_jwt_cache_drop(na_jwt_cache *cache, const unsigned char digest[NA_JWT_DI
 /* Make room for one more; whether something had to go. */
 static bool make_room(na_jwt_cache *cache, uint32_t bytes) {
   bool evicted = false;
-  while (cache->count && (cache->count == NA_JWT_CACHE_TOKENS || cache->bytes + bytes > NA_JWT_CACHE_BYTES)) {
+  while (cache->count && (cache->count >= cache->max_tokens || cache->bytes + bytes > cache->max_bytes)) {
     entry *oldest = na_container_of(cache->used.prev, entry, used);
     remove_at(cache, place_of(cache, oldest->digest));
     evicted = true;
@@ -123,5 +131,6 @@ void na_jwt_cache_free(na_jwt_cache *cache) {
   while (cache->count)
     remove_at(cache, place_of(cache, na_container_of(cache->used.next, entry, used)->digest));
   EVP_MD_CTX_free(cache->context);
+  free(cache->buckets);
   free(cache);
 }

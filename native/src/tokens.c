@@ -35,7 +35,7 @@ static void count(const na_subject *subject, enum na_counter_id id) {
 static na_jwt_cache *cache_of(const token_asking *asking) {
   na_worker *worker = asking->subject->worker;
   if (worker && !worker->jwts)
-    (void)na_jwt_cache_new(&worker->jwts);
+    (void)na_jwt_cache_new(worker->config->jwt_cache_tokens, worker->config->jwt_cache_bytes, &worker->jwts);
   return worker ? worker->jwts : NULL;
 }
 

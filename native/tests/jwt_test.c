@@ -290,23 +290,29 @@ static void remembers_a_bounded_number(void **state) {
   char *token = sign("ES256", "{}", pkey), name[32];
   na_jwt *jwt = parsed(token);
   na_jwt_cache *cache;
-  assert_int_equal(na_jwt_cache_new(&cache), 0);
+  const uint32_t most = 1000;
+  assert_int_equal(na_jwt_cache_new(most, 4 << 20, &cache), 0);
   assert_int_equal(na_jwt_cache_digest(cache, keys, na_str_of("0"), first), 0);
   assert_int_equal(na_jwt_cache_digest(cache, other_keys, na_str_of("0"), digest), 0);
   assert_memory_not_equal(first, digest, sizeof digest);
   uint32_t evicted = 0;
-  for (int i = 0; i < NA_JWT_CACHE_TOKENS + 10; i++) {
+  for (int i = 0; i < (int)most + 10; i++) {
     snprintf(name, sizeof name, "%d", i);
     na_jwt_cache_digest(cache, keys, na_str_of(name), i == 1 ? second : digest);
     evicted += na_jwt_cache_add(cache, i == 1 ? second : digest, jwt);
     assert_ptr_equal(na_jwt_cache_find(cache, first), jwt); /* in use: it stays */
   }
   assert_int_equal(evicted, 10);
-  assert_int_equal(na_jwt_cache_count(cache), NA_JWT_CACHE_TOKENS);
+  assert_int_equal(na_jwt_cache_count(cache), most);
   assert_null(na_jwt_cache_find(cache, second));
   na_jwt_cache_drop(cache, first);
   assert_null(na_jwt_cache_find(cache, first));
-  assert_int_equal(na_jwt_cache_count(cache), NA_JWT_CACHE_TOKENS - 1);
+  assert_int_equal(na_jwt_cache_count(cache), most - 1);
+  na_jwt_cache_free(cache);
+  assert_int_equal(na_jwt_cache_new(most, jwt->signed_part.n + jwt->signature_n, &cache), 0);
+  assert_false(na_jwt_cache_add(cache, first, jwt));
+  assert_true(na_jwt_cache_add(cache, digest, jwt)); /* room for one by its bytes */
+  assert_int_equal(na_jwt_cache_count(cache), 1);
   na_jwt_cache_free(cache);
   assert_int_equal(jwt->refs, 1);
   na_jwt_unref(jwt);

@@ -25,7 +25,7 @@ from nodeagent.app.agent_enrolment import Enrolment
 from nodeagent.app.agent_flows import FlowCollector, FlowKeeper
 from nodeagent.app.agent_identity import Identities, IdentityCollector
 from nodeagent.app.agent_memory import collect_seldom, keep_what_is_there, limit_arenas, settle_memory
-from nodeagent.app.agent_metrics import AgentCollector, CaptureCollector
+from nodeagent.app.agent_metrics import AgentCollector, CaptureCollector, KeySetCollector
 from nodeagent.app.agent_node import workload_node
 from nodeagent.app.agent_policies import Policies
 from nodeagent.app.agent_ports import Datagrams, Dataplane, Engine
@@ -443,6 +443,7 @@ class Agent:
         registry = collector.register()
         registry.register(IdentityCollector(self.identities))
         registry.register(CaptureCollector(self._dataplane))
+        registry.register(KeySetCollector(self.policies.keys))
         if self.datagrams is not None:
             registry.register(DatagramCollector(self.datagrams))
         if self._flow_keeper is not None:

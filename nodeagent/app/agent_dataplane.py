@@ -76,6 +76,10 @@ class KernelDataplane:
         settings = EngineSettings(
             workers=self._config.workers,
             access_log=self._config.access_log != "off",
+            jwt_cache_tokens=self._config.token_cache,
+            jwt_cache_bytes=self._config.token_cache_bytes,
+            callout_max_calls=self._config.callout_calls,
+            callout_max_channels=self._config.callout_connections,
             dns_flows=self._mode.dns_flows,
         )
         self._engine = EngineOwner(settings, self._mode.opener)

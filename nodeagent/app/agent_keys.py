@@ -24,8 +24,6 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-MAX_SETS: Final = 500
-"""Key sets that are fetched; what is above is left out, and its tokens refused."""
 MAX_AT_ONCE: Final = 8
 MAX_REDIRECTS: Final = 3
 SHORTEST_REFRESH: Final = 10.0
@@ -46,22 +44,29 @@ class _Held:
 class KeySets:
     """The key sets that are wanted. `changed` is called when one has other keys than before."""
 
-    def __init__(self, changed: Callable[[], None]) -> None:
+    def __init__(self, changed: Callable[[], None], limit: int) -> None:
+        """`limit`: sets that are fetched; what is above is left out, and its tokens refused."""
         self._changed = changed
+        self._limit = limit
         self._held: dict[RemoteKeys, _Held] = {}
-        self._left_out = 0
+        self.left_out = 0
+        """Sets above the limit."""
         self._places = asyncio.Semaphore(MAX_AT_ONCE)
         self._session: aiohttp.ClientSession | None = None
 
     def want(self, wanted: Iterable[RemoteKeys]) -> None:
         """Fetch these from now on, and no others."""
         names = sorted(set(wanted), key=lambda keys: (keys.uri, keys.refresh, keys.timeout, keys.cluster))
-        taken = set(names[:MAX_SETS])
-        self._left_out = len(names) - len(taken)
+        taken = set(names[: self._limit])
+        self.left_out = len(names) - len(taken)
         for keys in self._held.keys() - taken:
             self._held.pop(keys).task.cancel()
         for keys in taken - self._held.keys():
             self._held[keys] = _Held(asyncio.create_task(self._keep(keys), name=f"keys {keys.uri}"))
+
+    def counts(self) -> tuple[int, int]:
+        """How many sets there are, and of how many of these there are no keys."""
+        return len(self._held), sum(not held.keys for held in self._held.values())
 
     def keys_of(self, wanted: RemoteKeys) -> tuple[SigningKey, ...]:
         """The keys of a set; none until it was fetched, so that its tokens are refused."""
@@ -84,8 +89,8 @@ class KeySets:
             if held.error:
                 standing = "the last ones stay" if held.keys else "its tokens are refused"
                 yield f"key set {keys.uri}: {held.error}; {standing}"
-        if self._left_out:
-            yield f"{self._left_out} key sets over {MAX_SETS} are not fetched; their tokens are refused"
+        if self.left_out:
+            yield f"{self.left_out} key sets over --key-sets {self._limit} are not fetched; their tokens are refused"
 
     async def _keep(self, wanted: RemoteKeys) -> None:
         backoff = Backoff(*RETRY)

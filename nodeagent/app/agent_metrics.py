@@ -10,6 +10,7 @@ from prometheus_client.registry import Collector
 
 from nodeagent.app.agent_configuration import Configuration
 from nodeagent.app.agent_enrolment import Enrolment
+from nodeagent.app.agent_keys import KeySets
 from nodeagent.app.agent_ports import Dataplane
 from nodeagent.app.agent_saver import Saver
 from nodeagent.app.agent_views import Views
@@ -113,6 +114,22 @@ class AgentCollector(Collector):
             yield _counter(
                 "workload_file_add_failures", "Times a workload of the file was refused.", failures
             )
+
+
+class KeySetCollector(Collector):
+    """Key sets of token issuers that the agent fetches itself."""
+
+    def __init__(self, keys: KeySets) -> None:
+        self._keys = keys
+
+    def collect(self) -> Iterator[Metric]:
+        """All families."""
+        held, empty = self._keys.counts()
+        yield _gauge("key_sets", "Key sets of token issuers that are kept fresh.", held)
+        yield _gauge("key_sets_missing", "Of those, never fetched so far: their tokens are refused.", empty)
+        yield _gauge(
+            "key_sets_left_out", "Key sets that are not fetched, over --key-sets.", self._keys.left_out
+        )
 
 
 class CaptureCollector(Collector):

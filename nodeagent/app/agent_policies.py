@@ -22,7 +22,7 @@ class Policies:
 
     def __init__(self, config: AgentConfig, index: WorkloadIndex, workloads: WorkloadStream) -> None:
         self._index = index
-        self.keys = KeySets(self._keys_changed)
+        self.keys = KeySets(self._keys_changed, config.key_sets)
         self.changed: Callable[[], None] = lambda: None
         """Called when what holds for workloads may be another thing now."""
         self._has_identities = bool(config.ca)

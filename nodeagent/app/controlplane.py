@@ -50,7 +50,12 @@ class ControlPlane:
             self.hub, self.source, self.metrics, config.admin, self.ca.describe if self.ca else None
         )
         self.keys = KeyFetcher(
-            self._put_keys, self.world.key_sets.forget, self.report, self.metrics, config.token_keys_root
+            self._put_keys,
+            self.world.key_sets.forget,
+            self.report,
+            self.metrics,
+            config.token_keys_root,
+            config.key_sets,
         )
         self._watcher: asyncio.Task[None] | None = None
 

@@ -49,6 +49,9 @@ def run(
         Path | None,
         Option("mesh-config", "File with Istio's MeshConfig. The ConfigMap istio in --config does as well."),
     ] = None,
+    key_sets: Annotated[
+        int, Option("key-sets", "Key sets of RequestAuthentications that are fetched.")
+    ] = 500,
     token_keys_root: Annotated[
         Path | None,
         Option(
@@ -172,6 +175,7 @@ def run(
                 trust_domain=trust_domain,
                 root_namespace=root_namespace,
                 mesh_config=mesh_config,
+                key_sets=key_sets,
                 token_keys_root=token_keys_root,
                 log_level=log_level,
                 listen_tls=tuple(listen_tls or ()),

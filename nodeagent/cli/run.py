@@ -104,6 +104,17 @@ def run(
     bypass_endpoints: Annotated[int, Option("bypass-endpoints", "Endpoints of services.")] = 131_072,
     bypass_verdicts: Annotated[int, Option("bypass-verdicts", "Verdicts on a client and a port.")] = 65_536,
     bypass_connections: Annotated[int, Option("bypass-connections", "Live connections.")] = 65_536,
+    token_cache: Annotated[int, Option("token-cache", "Verified tokens that a thread remembers.")] = 1024,
+    token_cache_bytes: Annotated[int, Option("token-cache-bytes", "The same, of their text.")] = 4 << 20,
+    callout_calls: Annotated[
+        int, Option("callout-calls", "Questions of a thread to authorization services at once.")
+    ] = 1024,
+    callout_connections: Annotated[
+        int, Option("callout-connections", "Connections of a thread to authorization services.")
+    ] = 256,
+    key_sets: Annotated[
+        int, Option("key-sets", "Key sets of token issuers that are fetched; of others tokens are refused.")
+    ] = 500,
     xds_mode: Annotated[
         str,
         Option("xds-mode", "on-demand (only what is used), wildcard (all that a sidecar gets), or auto."),
@@ -202,6 +213,11 @@ def run(
         bypass_endpoints=bypass_endpoints,
         bypass_verdicts=bypass_verdicts,
         bypass_connections=bypass_connections,
+        token_cache=token_cache,
+        token_cache_bytes=token_cache_bytes,
+        callout_calls=callout_calls,
+        callout_connections=callout_connections,
+        key_sets=key_sets,
         xds_mode=xds_mode,
         on_demand_ttl=on_demand_ttl,
         on_demand_limit=on_demand_limit,

@@ -27,6 +27,8 @@ DNS_CAPTURES: Final = ("on", "off")
 DIRECT_MODES: Final = ("labelled", "off")
 MIN_BYPASS_LIMIT, MAX_BYPASS_LIMIT = 16, 1 << 22
 MIN_DIRECT_LIMIT, MAX_DIRECT_LIMIT = 1 << 14, 1 << 26
+MAX_ENTRIES: Final = 1 << 20
+"""Of tables whose size is a setting: the engine takes no more."""
 SWITCH: Final = ("on", "off")
 DEFAULT_PINS: Final = Path("/sys/fs/bpf/nodeagent")
 
@@ -92,6 +94,17 @@ class AgentConfig:
     """The same, of verdicts on a client and a port."""
     bypass_connections: int = 65_536
     """The same, of live connections."""
+    token_cache: int = 1024
+    """Verified tokens (RequestAuthentication) that each of the engine's threads remembers."""
+    token_cache_bytes: int = 4 << 20
+    """The same, of their text."""
+    callout_calls: int = 1024
+    """Questions to authorization services (action CUSTOM) in progress, of each thread; above it is as without an
+    answer."""
+    callout_connections: int = 256
+    """The same, of connections to authorization services."""
+    key_sets: int = 500
+    """Key sets (remote_jwks of inbound listeners) that are fetched; tokens of those above are refused."""
     xds_mode: str = "auto"
     """on-demand: only what is used; wildcard: everything a sidecar gets; auto: by what the server does."""
     on_demand_ttl: float = 600.0
@@ -146,6 +159,15 @@ class AgentConfig:
             entries = getattr(self, f"bypass_{kind}")
             _at_least(f"--bypass-{kind}", entries, MIN_BYPASS_LIMIT)
             _at_most(f"--bypass-{kind}", entries, MAX_BYPASS_LIMIT)
+        for option, value, least, most in (
+            ("--token-cache", self.token_cache, 1, MAX_ENTRIES),
+            ("--token-cache-bytes", self.token_cache_bytes, 1 << 16, 1 << 30),
+            ("--callout-calls", self.callout_calls, 1, MAX_ENTRIES),
+            ("--callout-connections", self.callout_connections, 1, 1 << 16),
+            ("--key-sets", self.key_sets, 1, MAX_ENTRIES),
+        ):
+            _at_least(option, value, least)
+            _at_most(option, value, most)
         _one_of("--xds-mode", self.xds_mode, XDS_MODES)
         _one_of("--access-log", self.access_log, ACCESS_LOGS)
         _at_least("--workers", self.workers, 1)

@@ -42,6 +42,8 @@ class ControlPlaneConfig:
     """Empty: the one of `mesh_config`, else DEFAULT_ROOT_NAMESPACE."""
     mesh_config: Path | None = None
     """File with Istio's MeshConfig."""
+    key_sets: int = 500
+    """Key sets that are fetched for RequestAuthentications; tokens of those above are refused."""
     token_keys_root: Path | None = None
     """PEM file of roots to know the servers of jwksUri by, besides the machine's."""
     log_level: str = "info"
@@ -49,6 +51,8 @@ class ControlPlaneConfig:
     """How long streams may take to end at shutdown."""
 
     def __post_init__(self) -> None:
+        if self.key_sets < 1:
+            raise ConfigError(f"--key-sets {self.key_sets}: must be at least 1")
         if self.listen_tls and self.ca is None:
             raise ConfigError("--listen-tls: needs the settings of a CA")
         if self.listen_mtls and not self.listen_tls:

@@ -35,7 +35,6 @@ REFRESH_SECONDS: Final = 20 * 60.0
 """As istiod (PILOT_JWT_PUB_KEY_REFRESH_INTERVAL)."""
 RETRY_SECONDS: Final = (1.0, 60.0)
 """The first wait after a failure, and the longest: each is twice the one before."""
-MAX_SOURCES: Final = 500
 MAX_AT_ONCE: Final = 8
 MAX_REDIRECTS: Final = 3
 _DISCOVERY: Final = "/.well-known/openid-configuration"
@@ -69,13 +68,15 @@ class KeyFetcher:
         report: Report,
         metrics: Metrics,
         root: Path | None = None,
+        limit: int = 500,
     ) -> None:
-        """`root`: PEM file of roots to know servers by, besides the machine's."""
+        """`limit`: sources that are fetched; `root`: PEM file of roots to know servers by, besides the machine's."""
         self._put = put
         self._forget = forget
         self._report = report
         self._metrics = metrics
         self._root = root
+        self._limit = limit
         self._session: aiohttp.ClientSession | None = None
         self._ssl: ssl.SSLContext | None = None
         self._places = asyncio.Semaphore(MAX_AT_ONCE)
@@ -84,7 +85,7 @@ class KeyFetcher:
 
     def want(self, sources: Mapping[KeySource, Sequence[RequestAuthentication]]) -> None:
         """Fetch these from now on, and no others."""
-        taken = dict(sorted(sources.items())[:MAX_SOURCES])
+        taken = dict(sorted(sources.items())[: self._limit])
         for source in self._fetching.keys() - taken.keys():
             self._drop(source)
         for source, policies in taken.items():
@@ -93,7 +94,12 @@ class KeyFetcher:
             if known.task is None:
                 known.task = asyncio.create_task(self._keep(source, known))
         left_out = [item for source, item in sources.items() if source not in taken]
-        issues = [_issue(item, f"more than {MAX_SOURCES} key sets") for items in left_out for item in items]
+        self._metrics.key_sets_left_out.set(len(left_out))
+        issues = [
+            _issue(item, f"more key sets than --key-sets {self._limit}")
+            for items in left_out
+            for item in items
+        ]
         self._report.replace(("keys",), issues)
 
     async def first_attempts(self, seconds: float) -> None:

@@ -21,6 +21,11 @@ class Metrics:
         self.key_fetches = self._counter(
             "key_fetches", "Fetches of key sets for tokens (JWKS): fetched or failed.", "outcome"
         )
+        self.key_sets_left_out = Gauge(
+            "nodeagent_controlplane_key_sets_left_out",
+            "Key sets for tokens that are not fetched, over --key-sets.",
+            registry=self.registry,
+        )
         self.clients = Gauge(
             "nodeagent_controlplane_xds_clients",
             "Connected xDS streams.",

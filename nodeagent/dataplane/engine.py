@@ -84,6 +84,10 @@ class EngineSettings:
     access_records: int = 0
     access_log: bool = False
     events: int = 0
+    jwt_cache_tokens: int = 0
+    jwt_cache_bytes: int = 0
+    callout_max_calls: int = 0
+    callout_max_channels: int = 0
     dns_flows: int = 0
     """Descriptor of the map of a capture mode (capture_mode.Mode.dns_flows)."""
 

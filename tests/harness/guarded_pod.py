@@ -184,10 +184,10 @@ class GuardedPod:
 
 
 @asynccontextmanager
-async def guarded_pod(name: str) -> AsyncIterator[GuardedPod]:
-    """A pod in a namespace of that name."""
+async def guarded_pod(name: str, **limits: int) -> AsyncIterator[GuardedPod]:
+    """A pod in a namespace of that name; `limits` are the engine's."""
     namespace = Namespace(name)
-    engine = EngineOwner(EngineSettings(access_log=True))
+    engine = EngineOwner(EngineSettings(access_log=True, **limits))
     engine.start()
     pod = GuardedPod(namespace, engine)
     try:

@@ -71,6 +71,10 @@ typedef struct na_config {
   uint32_t dns_idle_timeout_ms;  /* DNS connection without a question; 10000 */
   uint32_t dns_flows; /* descriptor of the BPF map from na_flow to na_destination (nodeagent_abi.h), which says whom a
                          client of NA_LISTENER_DNS asked; stays the caller's. 0: conntrack is asked */
+  uint32_t jwt_cache_tokens;     /* verified tokens that are remembered, per worker; 1024 */
+  uint32_t jwt_cache_bytes;      /* of their text; 4194304 */
+  uint32_t callout_max_calls;    /* questions to authorization services in progress, per worker; 1024 */
+  uint32_t callout_max_channels; /* connections to authorization services, per worker; 256 */
 } na_config;
 
 /* Create a stopped engine. Fills in defaults; -EINVAL for limits out of range. */

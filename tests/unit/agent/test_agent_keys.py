@@ -18,6 +18,7 @@ from harness.guard_filters import JWT_AUTHN, guard, http_chain, listener
 
 from nodeagent.app import agent_keys
 from nodeagent.app.agent_keys import KeySets
+from nodeagent.app.agent_metrics import KeySetCollector
 from nodeagent.compiler.signing_keys import MAX_BYTES
 from nodeagent.compiler.tokens import RemoteKeys
 from nodeagent.snapshot.policies import SigningKey, Tokens
@@ -68,7 +69,7 @@ class Kept:
 
     def __init__(self) -> None:
         self.changes = 0
-        self.sets = KeySets(self._changed)
+        self.sets = KeySets(self._changed, 2)
 
     def _changed(self) -> None:
         self.changes += 1
@@ -155,10 +156,16 @@ async def test_what_is_not_wanted_any_more_is_not_fetched(issuer: Issuer, kept: 
     assert issuer.asked == asked
 
 
-async def test_there_is_a_limit(issuer: Issuer, kept: Kept, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(agent_keys, "MAX_SETS", 2)
+async def test_there_is_a_limit(issuer: Issuer, kept: Kept) -> None:
     kept.sets.want([remote(issuer, f"/{number}") for number in range(3)])
-    assert "1 key sets over 2 are not fetched; their tokens are refused" in list(kept.sets.warnings())
+    assert "1 key sets over --key-sets 2 are not fetched; their tokens are refused" in list(
+        kept.sets.warnings()
+    )
+    assert {each.name: each.samples[0].value for each in KeySetCollector(kept.sets).collect()} == {
+        "nodeagent_key_sets": 2,
+        "nodeagent_key_sets_missing": 2,
+        "nodeagent_key_sets_left_out": 1,
+    }
 
 
 async def test_a_listener_gets_the_keys_that_it_names(issuer: Issuer, node: Node) -> None:

@@ -24,6 +24,8 @@ from nodeagent.snapshot.address import parse_address
         ({"log_level": "loud"}, "--log-level loud: not one of debug, info, warning, error"),
         ({"xds_mode": "some"}, "--xds-mode some: not one of auto, on-demand, wildcard"),
         ({"dns_capture": "maybe"}, "--dns-capture maybe: not one of on, off"),
+        ({"token_cache": 0}, "--token-cache 0: must be at least 1"),
+        ({"callout_calls": 1 << 21}, "--callout-calls 2.09715e+06: must be at most 1.04858e+06"),
         ({"access_log": "yes"}, "--access-log yes: not one of off, text, json"),
         ({"zds": Path("none")}, "--zds none: without --workloads there would be no workloads"),
         ({"workers": 0}, "--workers 0: must be at least 1"),

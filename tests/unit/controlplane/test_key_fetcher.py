@@ -55,11 +55,12 @@ async def server() -> AsyncIterator[Server]:
 class Kept:
     """A fetcher with what it delivered."""
 
-    def __init__(self) -> None:
+    def __init__(self, limit: int = 500) -> None:
         self.sets = KeySets()
         self.report = Report()
         self.changed = asyncio.Event()
-        self.fetcher = KeyFetcher(self._put, self.sets.forget, self.report, Metrics())
+        self.metrics = Metrics()
+        self.fetcher = KeyFetcher(self._put, self.sets.forget, self.report, self.metrics, limit=limit)
 
     def _put(self, source: KeySource, text: str) -> None:
         self.sets.put(source, text)
@@ -195,10 +196,12 @@ async def test_what_nobody_wants_is_forgotten(server: Server, kept: Kept) -> Non
     assert kept.keys(source) == NO_KEYS
 
 
-async def test_there_is_a_limit(kept: Kept, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(key_fetcher, "MAX_SOURCES", 1)
+async def test_there_is_a_limit() -> None:
+    kept = Kept(limit=1)
     await kept.want(*(KeySource(f"http://127.0.0.1:1/{name}") for name in "ab"))
-    assert "more than 1 key sets" in kept.messages()
+    assert "more key sets than --key-sets 1" in kept.messages()
+    assert b"nodeagent_controlplane_key_sets_left_out 1.0" in kept.metrics.expose()
+    await kept.fetcher.close()
 
 
 def test_nobody_has_the_key_of_the_empty_set() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import threading
 import time
 from collections.abc import AsyncIterator, Iterator
 from dataclasses import replace
@@ -133,6 +134,31 @@ async def test_a_service_takes_so_many_at_once(pod: GuardedPod) -> None:
         assert 1 < len(service.peers) <= 20
     finally:
         service.stop()
+
+
+@pytest.mark.parametrize(
+    ("limit", "counter"),
+    [("callout_max_calls", "callout_overflow_total"), ("callout_max_channels", "callout_cx_overflow_total")],
+)
+async def test_questions_at_once_are_bounded(limit: str, counter: str) -> None:
+    """By HTTP each question that is under way has a connection of its own."""
+    require("root", "engine", "nft")
+    async with guarded_pod(f"nt-callouts-{id(object())}", **{limit: 1}) as pod:
+        waits = threading.Event()
+        web = HttpAuthorizer(pod.namespace, HTTP)
+        try:
+            web.answer = lambda path: waits.wait(5) and HttpAnswer()
+            await pod.guard(replace(BY_HTTP, status_on_error=503), authorizers=(HTTP,))
+            first = asyncio.create_task(pod.ask("/first"))
+            while not pod.counter("callout_active"):
+                await asyncio.sleep(0.005)
+            assert (await pod.ask("/second")).status == 503
+            assert pod.counter(counter) == 1
+            waits.set()
+            assert (await first).status == 200
+        finally:
+            waits.set()
+            web.stop()
 
 
 async def test_an_answer_is_bounded(pod: GuardedPod, service: GrpcAuthorizer) -> None:
