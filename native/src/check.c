@@ -40,8 +40,8 @@ static bool matches(const void *matcher, na_str text) {
   return na_matcher_named(matcher, &text);
 }
 
-static bool metadata_holds(const na_matcher *matcher, const na_metadata *metadata) {
-  return metadata && na_metadata_any(metadata, matcher->name, matches, matcher);
+static bool metadata_holds(const na_matcher *matcher, const na_metadata *metadata, enum na_metadata_kind kind) {
+  return metadata && na_metadata_any(metadata, matcher->name, kind, matches, matcher);
 }
 
 static bool check_text(const na_check *check, const na_facts *facts) {
@@ -62,7 +62,9 @@ static bool check_text(const na_check *check, const na_facts *facts) {
   case NA_ATTRIBUTE_SNI:
     return text_holds(&check->text, facts->sni);
   case NA_ATTRIBUTE_METADATA:
-    return metadata_holds(&check->text, facts->metadata);
+    return metadata_holds(&check->text, facts->metadata, NA_METADATA_TEXT);
+  case NA_ATTRIBUTE_LITERAL:
+    return metadata_holds(&check->text, facts->metadata, NA_METADATA_LITERAL);
   }
   return false;
 }

@@ -250,10 +250,11 @@ static int fill_text(na_guards *guards, na_matcher *matcher, uint32_t kind, cons
 
 int na_check_text(na_guards *guards, enum na_attribute attribute, uint32_t kind, const char *name, const char *value,
                   uint32_t flags) {
-  bool named = attribute == NA_ATTRIBUTE_HEADER || attribute == NA_ATTRIBUTE_METADATA;
+  bool metadata = attribute == NA_ATTRIBUTE_METADATA || attribute == NA_ATTRIBUTE_LITERAL;
+  bool named = attribute == NA_ATTRIBUTE_HEADER || metadata;
   char lower[256];
   na_check check = {.kind = NA_CHECK_TEXT, .what = (uint8_t)attribute};
-  if ((unsigned)attribute > NA_ATTRIBUTE_METADATA || named != (name != NULL))
+  if ((unsigned)attribute > NA_ATTRIBUTE_LITERAL || named != (name != NULL))
     return na_guards_fail(guards, -EINVAL, "attribute %u is unknown, or has a name where none belongs or lacks one",
                           (unsigned)attribute);
   if (attribute == NA_ATTRIBUTE_HEADER) {
@@ -267,7 +268,7 @@ int na_check_text(na_guards *guards, enum na_attribute attribute, uint32_t kind,
   if (kind == NA_MATCH_TEMPLATE && attribute != NA_ATTRIBUTE_PATH)
     return na_guards_fail(guards, -EINVAL, "a template is for paths");
   int rc = fill_text(guards, &check.text, kind, name, value, flags);
-  guards->keeps = guards->keeps || attribute == NA_ATTRIBUTE_METADATA; /* shadows are to tell what they find */
+  guards->keeps = guards->keeps || metadata; /* shadows are to tell what they find */
   return rc ? rc : append(guards, check);
 }
 

@@ -42,21 +42,22 @@ static const json_t *at_path(const json_t *value, const char *path) {
   return value;
 }
 
-static bool is_one(const json_t *value, bool (*test)(const void *context, na_str text), const void *context) {
+static bool is_one(const json_t *value, enum na_metadata_kind kind, bool (*test)(const void *context, na_str text),
+                   const void *context) {
   char number[NA_JSON_NUMBER_BYTES];
   na_str text;
-  return na_json_text(value, number, &text) && test(context, text);
+  return json_is_string(value) == (kind == NA_METADATA_TEXT) && na_json_text(value, number, &text) && test(context, text);
 }
 
-bool na_metadata_any(const na_metadata *metadata, const char *path, bool (*test)(const void *context, na_str text),
-                     const void *context) {
+bool na_metadata_any(const na_metadata *metadata, const char *path, enum na_metadata_kind kind,
+                     bool (*test)(const void *context, na_str text), const void *context) {
   const json_t *value = at_path(metadata->filters, path);
   if (!value)
     return false;
   if (!json_is_array(value))
-    return is_one(value, test, context);
+    return is_one(value, kind, test, context);
   for (size_t i = 0; i < json_array_size(value); i++)
-    if (is_one(json_array_get(value, i), test, context))
+    if (is_one(json_array_get(value, i), kind, test, context))
       return true;
   return false;
 }

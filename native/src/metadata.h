@@ -22,10 +22,12 @@ typedef struct na_metadata {
 int na_metadata_set(na_metadata *metadata, const char *filter, const char *name, json_t *value);
 /* The same with text. */
 int na_metadata_set_text(na_metadata *metadata, const char *filter, const char *name, na_str text);
-/* Whether `test` says yes to a text at the path (filter and names, with segments between): the scalar there, or any of
+/* Which scalars are asked for. */
+enum na_metadata_kind { NA_METADATA_TEXT, NA_METADATA_LITERAL /* numbers and booleans */ };
+/* Whether `test` says yes to a scalar of the kind at the path (filter and names, with segments between), or to any in
  * the list there. Allocates nothing. */
-bool na_metadata_any(const na_metadata *metadata, const char *path, bool (*test)(const void *context, na_str text),
-                     const void *context);
+bool na_metadata_any(const na_metadata *metadata, const char *path, enum na_metadata_kind kind,
+                     bool (*test)(const void *context, na_str text), const void *context);
 void na_metadata_clear(na_metadata *metadata);
 
 #endif

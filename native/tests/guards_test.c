@@ -94,8 +94,8 @@ static void nobody_is_nobody(void **state) {
   const char *const ids[] = {"", "cluster.local/ns/shop/sa/web", "spiffe://cluster.local/ns/../sa/web"};
   for (size_t i = 0; i < COUNT(ids); i++) {
     na_facts_set_principal(&facts, na_str_of(ids[i]));
-    for (uint32_t attribute = 0; attribute <= NA_ATTRIBUTE_METADATA; attribute++) {
-      const char *name = attribute == NA_ATTRIBUTE_HEADER || attribute == NA_ATTRIBUTE_METADATA ? "n" : NULL;
+    for (uint32_t attribute = 0; attribute <= NA_ATTRIBUTE_LITERAL; attribute++) {
+      const char *name = attribute == NA_ATTRIBUTE_HEADER || attribute >= NA_ATTRIBUTE_METADATA ? "n" : NULL;
       expect_text(&(text_case){attribute, NA_MATCH_PRESENT, name, "", 0, false}, &facts);
       expect_text(&(text_case){attribute, NA_MATCH_PREFIX, name, "", 0, false}, &facts);
       expect_text(&(text_case){attribute, NA_MATCH_REGEX, name, ".*", 0, false}, &facts);
@@ -167,8 +167,12 @@ static void checks_metadata(void **state) {
       {NA_ATTRIBUTE_METADATA, NA_MATCH_EXACT, "f\x1fone", "b", 0, false},
       {NA_ATTRIBUTE_METADATA, NA_MATCH_PRESENT, "f\x1fone", "", 0, true},
       {NA_ATTRIBUTE_METADATA, NA_MATCH_EXACT, "f\x1fmany", "x", 0, true},
-      {NA_ATTRIBUTE_METADATA, NA_MATCH_EXACT, "f\x1fmany", "7", 0, true},
-      {NA_ATTRIBUTE_METADATA, NA_MATCH_EXACT, "f\x1fmany", "true", 0, true},
+      /* A number is no text, nor is a boolean. */
+      {NA_ATTRIBUTE_METADATA, NA_MATCH_EXACT, "f\x1fmany", "7", 0, false},
+      {NA_ATTRIBUTE_METADATA, NA_MATCH_EXACT, "f\x1fmany", "true", 0, false},
+      {NA_ATTRIBUTE_LITERAL, NA_MATCH_EXACT, "f\x1fmany", "7", 0, true},
+      {NA_ATTRIBUTE_LITERAL, NA_MATCH_EXACT, "f\x1fmany", "true", 0, true},
+      {NA_ATTRIBUTE_LITERAL, NA_MATCH_EXACT, "f\x1fmany", "x", 0, false},
       {NA_ATTRIBUTE_METADATA, NA_MATCH_PRESENT, "g\x1fone", "", 0, false},
   };
   for (size_t i = 0; i < COUNT(cases); i++)

@@ -79,7 +79,8 @@ static bool is_text(const void *context, na_str text) {
 static bool knows(const question *q, const char *path, const char *value) {
   char name[256];
   snprintf(name, sizeof name, "envoy.filters.http.jwt_authn\x1fpayload\x1f%s", path);
-  return na_metadata_any(&q->authz.metadata, name, is_text, value);
+  return na_metadata_any(&q->authz.metadata, name, NA_METADATA_TEXT, is_text, value) ||
+         na_metadata_any(&q->authz.metadata, name, NA_METADATA_LITERAL, is_text, value);
 }
 
 static const char *header(question *q, const char *name) {

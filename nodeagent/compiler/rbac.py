@@ -217,16 +217,18 @@ def metadata_check(message: Any) -> Check:
 
 
 def _value(name: str, message: Any) -> Check:
-    """A ValueMatcher. A list is there as its elements, so that a match on one of them needs no more."""
+    """A ValueMatcher. A list is there as its elements, so that a match on one of them needs no more; numbers and
+    booleans are no texts: those that look like one do not match it."""
     kind = message.WhichOneof("match_pattern")
     if kind == "string_match":
         return text_check(Attribute.METADATA, message.string_match, f"metadata {name}", name)
     if kind == "present_match":
-        check = TextCheck(Attribute.METADATA, MatchKind.PRESENT, name=name)
+        kinds = (Attribute.METADATA, Attribute.LITERAL)
+        check = any_of(TextCheck(kind, MatchKind.PRESENT, name=name) for kind in kinds)
         return check if message.present_match else Not(check)
     if kind == "bool_match":
         text = "true" if message.bool_match else "false"
-        return TextCheck(Attribute.METADATA, MatchKind.EXACT, text, name)
+        return TextCheck(Attribute.LITERAL, MatchKind.EXACT, text, name)
     if kind == "list_match" and message.list_match.WhichOneof("match_pattern") == "one_of":
         return _value(name, message.list_match.one_of)
     if kind == "or_match":
@@ -234,7 +236,7 @@ def _value(name: str, message: Any) -> Check:
     if kind == "double_match" and message.double_match.WhichOneof("match_pattern") == "exact":
         exact = message.double_match.exact
         text = str(int(exact)) if exact == int(exact) else repr(exact)
-        return TextCheck(Attribute.METADATA, MatchKind.EXACT, text, name)
+        return TextCheck(Attribute.LITERAL, MatchKind.EXACT, text, name)
     raise Unmatchable(f"rbac metadata {name.replace(SEGMENT, '.')}: {kind or '(an empty matcher)'}")
 
 

@@ -28,7 +28,7 @@ from nodeagent.snapshot.policies import (
     Tokens,
 )
 
-_NAMED: Final = frozenset({Attribute.HEADER, Attribute.METADATA})
+_NAMED: Final = frozenset({Attribute.HEADER, Attribute.METADATA, Attribute.LITERAL})
 
 
 def make_guards(guards: Guards) -> Any:

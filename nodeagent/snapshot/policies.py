@@ -37,7 +37,9 @@ class Attribute(IntEnum):
     SNI = 6
     METADATA = 7
     """What earlier stages found out: `name` is the filter's name and a path in its values, joined by SEGMENT
-    (`envoy.filters.http.jwt_authn␟payload␟iss`). Numbers and booleans as in JSON; of a list, any element."""
+    (`envoy.filters.http.jwt_authn␟payload␟iss`). Texts only; of a list, any element."""
+    LITERAL = 8
+    """The numbers and booleans of METADATA, as in JSON."""
 
 
 class Place(IntEnum):

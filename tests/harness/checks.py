@@ -39,7 +39,7 @@ class Asked:
     client: str = ""
     path: str | None = None
     headers: Mapping[str, str] = field(default_factory=dict)
-    metadata: Mapping[str, str] = field(default_factory=dict)
+    metadata: Mapping[str, str | bool] = field(default_factory=dict)
     sni: str | None = None
 
 
@@ -56,9 +56,15 @@ def _text(check: TextCheck, asked: Asked) -> str | None:
         return values[check.attribute] if asked.principal else None
     if check.attribute is Attribute.HEADER:
         return asked.headers.get(check.name)
-    if check.attribute is Attribute.METADATA:
-        return asked.metadata.get(check.name)
+    if check.attribute in (Attribute.METADATA, Attribute.LITERAL):
+        return _scalar(asked.metadata.get(check.name), check.attribute)
     return asked.path if check.attribute is Attribute.PATH else asked.sni
+
+
+def _scalar(value: str | bool | None, attribute: Attribute) -> str | None:
+    if isinstance(value, str):
+        return value if attribute is Attribute.METADATA else None
+    return None if value is None or attribute is Attribute.METADATA else str(value).lower()
 
 
 def _matches(check: TextCheck, text: str) -> bool:

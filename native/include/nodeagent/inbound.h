@@ -31,7 +31,8 @@ enum na_attribute {
                               compared without case (CVE-2021-39155) */
   NA_ATTRIBUTE_PATH = 5,   /* normalised, without query */
   NA_ATTRIBUTE_SNI = 6,
-  NA_ATTRIBUTE_METADATA = 7, /* what earlier stages found out, by name; of several values, any */
+  NA_ATTRIBUTE_METADATA = 7, /* the texts of what earlier stages found out, by name; of several values, any */
+  NA_ATTRIBUTE_LITERAL = 8,  /* the numbers and booleans of it, as in JSON: to Envoy they are no texts */
 };
 
 /* Whose address a check looks at. */

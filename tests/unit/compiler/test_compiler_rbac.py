@@ -100,7 +100,7 @@ PERMISSIONS = [
 ]
 
 CLAIM_ISS = f"{JWT}\x1fpayload\x1fiss"
-TOKEN = Asked(ALICE, path="/", metadata={CLAIM_ISS: "me", f"{JWT}\x1fpayload\x1fa\x1fb": "true"})
+TOKEN = Asked(ALICE, path="/", metadata={CLAIM_ISS: "me", f"{JWT}\x1fpayload\x1fa\x1fb": True})
 PRINCIPALS = [
     (ANY, Asked(path="/"), True),
     ({"authenticated": {}}, GET, True),
@@ -128,6 +128,9 @@ PRINCIPALS = [
         True,
     ),
     (claim("a", "b", boolMatch=True), TOKEN, True),
+    (claim("a", "b", stringMatch={"exact": "true"}), TOKEN, False),
+    (claim("a", "b", presentMatch=True), TOKEN, True),
+    (claim("iss", boolMatch=True), TOKEN, False),
     (claim("sub", presentMatch=True), TOKEN, False),
     ({"metadata": {**claim("sub", presentMatch=True)["metadata"], "invert": True}}, TOKEN, True),
     (

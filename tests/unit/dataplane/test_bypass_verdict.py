@@ -180,7 +180,7 @@ def _check(rng: random.Random, depth: int = 0) -> Check:
         return PortCheck(rng.choice((1, 9000)), 9000)
     if choice in (4, 5):
         kind, value = _texts(rng)
-        attribute = rng.choice(list(Attribute))
+        attribute = rng.choice([*Attribute][:-1])  # the last is to a connection what METADATA is
         name = "x" if attribute in (Attribute.HEADER, Attribute.METADATA) else ""
         flags = MatchFlags(rng.choice((0, 0, 1, 2, 4)))
         return TextCheck(attribute, kind, value, name, flags)
