@@ -3,9 +3,7 @@
  * The sending side of HBONE: pooled tunnels, and the streams that are dialled through them.
  *
  *   call    a stream that somebody dials; waits for a tunnel, then for the answer to its CONNECT
- *   target  where tunnels of one kind lead: from one workload (so from one identity) to one address, whose owner must
- *           be one of a set of identities. Calls wait here, behind the one tunnel that is being made. Or, of an inner
- *           tunnel: to one name, through the gateway at the address
+ *   target  where tunnels of one kind lead (hbone_target.h); calls wait there, behind the one tunnel that is being made
  *   tunnel  a connection of a target
  */
 #include "hbone.h"
@@ -19,33 +17,17 @@
 
 #include "connect.h"
 #include "hbone_headers.h"
-#include "hbone_key.h"
 #include "hbone_passage.h"
 #include "hbone_sides.h"
+#include "hbone_target.h"
 #include "principals.h"
 
 /* Streams that we open in one tunnel at most; the peer may allow fewer. */
 #define MAX_STREAMS 200
 /* The same before its SETTINGS told how many the peer takes, if no tunnel to it has told before. */
 #define UNTOLD_STREAMS 16
-/* Targets that are remembered for their TLS session alone, per worker. */
-#define MAX_RESTING 256
 
 typedef struct na_hbone_tunnel na_hbone_tunnel;
-
-struct na_hbone_target {
-  na_worker *worker;
-  na_workload *workload;
-  na_link resting; /* hbone->resting */
-  na_link tunnels;
-  na_link calls;                  /* waiting */
-  struct ssl_session_st *session; /* to resume; NULL: none */
-  na_identity *session_identity;  /* that it was made with: the peer will take us for that */
-  na_hbone_place place;           /* in the key */
-  uint32_t most;                  /* streams that the peer takes in a tunnel, as it said last; 0: not yet */
-  uint32_t key_n;
-  char key[]; /* hbone_key.h */
-};
 
 struct na_hbone_tunnel {
   na_h2 h2;
@@ -84,80 +66,6 @@ static na_hbone_tunnel *tunnel_of(const na_h2 *h2) {
 
 static na_hbone_call *call_of(const na_h2_stream *stream) {
   return na_container_of(stream, na_hbone_call, stream);
-}
-
-/* ---- targets ---- */
-
-static na_hbone_target *new_target(const na_hbone_dial *dial, const char *key, size_t n) {
-  na_hbone_target *target = calloc(1, sizeof *target + n);
-  if (!target)
-    return NULL;
-  memcpy(target->key, key, n);
-  target->key_n = (uint32_t)n;
-  na_hbone_key_read(target->key, n, &target->place);
-  target->worker = dial->worker;
-  na_link_init(&target->resting);
-  na_link_init(&target->tunnels);
-  na_link_init(&target->calls);
-  /* The map takes no references: a target takes itself out. */
-  if (na_map_put(&dial->worker->hbone->targets, target->key, target->key_n, target) < 0) {
-    free(target);
-    return NULL;
-  }
-  target->workload = na_workload_ref(dial->workload);
-  return target;
-}
-
-static void stop_resting(na_hbone_target *target) {
-  if (!na_link_in_list(&target->resting))
-    return;
-  na_link_remove(&target->resting);
-  target->worker->hbone->nresting--;
-}
-
-static na_hbone_target *target_for(const na_hbone_dial *dial) {
-  size_t n;
-  char *key = na_hbone_key_make(dial, &n);
-  if (!key)
-    return NULL;
-  na_hbone_target *target = na_map_find(&dial->worker->hbone->targets, key, (uint32_t)n);
-  if (target)
-    stop_resting(target);
-  else
-    target = new_target(dial, key, n);
-  free(key);
-  return target;
-}
-
-static void keep_session(na_hbone_target *target, struct ssl_session_st *session, na_identity *identity) {
-  na_tls_session_free(target->session);
-  na_identity_unref(target->session_identity);
-  target->session = session;
-  target->session_identity = session ? na_identity_ref(identity) : NULL;
-}
-
-static void target_free(na_hbone_target *target) {
-  assert(na_list_empty(&target->tunnels) && na_list_empty(&target->calls));
-  stop_resting(target);
-  na_map_remove(&target->worker->hbone->targets, target->key, target->key_n);
-  keep_session(target, NULL, NULL);
-  na_workload_unref(target->workload);
-  free(target);
-}
-
-/* A target that nobody uses rests if it has something to remember, else it goes. */
-static void release_target(na_hbone_target *target) {
-  na_hbone *hbone = target->worker->hbone;
-  if (!na_list_empty(&target->tunnels) || !na_list_empty(&target->calls) || na_link_in_list(&target->resting))
-    return;
-  bool over = target->worker->stopping || atomic_load_explicit(&target->workload->removed, memory_order_relaxed);
-  if (over || !target->session) {
-    target_free(target);
-    return;
-  }
-  na_list_push_back(&hbone->resting, &target->resting);
-  if (++hbone->nresting > MAX_RESTING)
-    target_free(na_container_of(hbone->resting.next, na_hbone_target, resting));
 }
 
 /* ---- calls ---- */
@@ -207,7 +115,7 @@ static void stream_free(na_h2_stream *stream) {
   na_hbone_call *call = call_of(stream);
   if (na_link_in_list(&call->waiting)) {
     na_link_remove(&call->waiting);
-    release_target(call->target);
+    na_hbone_target_release(call->target);
   }
   na_loop_bury(stream->loop, &stream->grave, call_free);
 }
@@ -352,7 +260,7 @@ static void closing(na_h2 *h2, int error, const char *why) {
   struct ssl_session_st *session = tunnel->ready ? na_tls_take_session(&h2->io) : NULL;
   char text[224];
   if (session || !tunnel->proven) /* without: perhaps it was the session that the peer did not like */
-    keep_session(target, session, tunnel->identity);
+    na_hbone_target_session(target, session, tunnel->identity);
   na_count_down(&h2->worker->counters, NA_COUNTER_HBONE_DIALED_ACTIVE);
   snprintf(text, sizeof text, "HBONE: %s", why);
   tunnel->why = strdup(text);
@@ -376,7 +284,7 @@ static void closed(na_h2 *h2) {
   na_hbone_target *target = tunnel->target;
   na_worker *worker = h2->worker;
   assign(target); /* calls that it did not get to */
-  release_target(target);
+  na_hbone_target_release(target);
   if (tunnel->passage)
     na_passage_close(tunnel->passage);
   na_loop_bury(&worker->loop, &h2->grave, tunnel_free);
@@ -547,7 +455,7 @@ static na_hbone_call *new_call(const na_hbone_dial *dial) {
 
 int na_hbone_client_connect(na_stream *stream, const na_hbone_dial *dial) {
   na_hbone_call *call = new_call(dial);
-  na_hbone_target *target = call ? target_for(dial) : NULL;
+  na_hbone_target *target = call ? na_hbone_target_for(dial) : NULL;
   if (!target) {
     free(call);
     return -ENOMEM;
@@ -558,20 +466,11 @@ int na_hbone_client_connect(na_stream *stream, const na_hbone_dial *dial) {
   na_stream_attach(stream, &na_transport_h2, &call->stream);
   na_list_push_back(&target->calls, &call->waiting);
   assign(target);
-  release_target(target); /* if it has failed already */
+  na_hbone_target_release(target); /* if it has failed already */
   return 0;
 }
 
 /* ---- all of them ---- */
-
-typedef void visit_fn(na_hbone_target *target);
-
-static void visit(na_worker *worker, const na_workload *workload, visit_fn *fn) {
-  uint32_t at = 0;
-  for (na_hbone_target *target; (target = na_map_next(&worker->hbone->targets, &at));)
-    if (!workload || target->workload == workload)
-      fn(target);
-}
 
 static void finish_tunnels(na_hbone_target *target) {
   for (na_link *link = target->tunnels.next; link != &target->tunnels; link = link->next)
@@ -579,14 +478,11 @@ static void finish_tunnels(na_hbone_target *target) {
 }
 
 void na_hbone_client_finish(na_worker *worker, const na_workload *workload) {
-  na_link *resting = &worker->hbone->resting;
-  for (na_link *link = resting->next, *next; link != resting; link = next) {
-    next = link->next;
-    na_hbone_target *target = na_container_of(link, na_hbone_target, resting);
+  na_hbone_targets_forget(worker, workload);
+  uint32_t at = 0;
+  for (na_hbone_target *target; (target = na_map_next(&worker->hbone->targets, &at));)
     if (!workload || target->workload == workload)
-      target_free(target);
-  }
-  visit(worker, workload, finish_tunnels);
+      finish_tunnels(target);
 }
 
 bool na_hbone_client_peer(const na_h2_stream *stream, na_peer *out) {
