@@ -46,7 +46,8 @@ static bool is_one(const json_t *value, enum na_metadata_kind kind, bool (*test)
                    const void *context) {
   char number[NA_JSON_NUMBER_BYTES];
   na_str text;
-  return json_is_string(value) == (kind == NA_METADATA_TEXT) && na_json_text(value, number, &text) && test(context, text);
+  return json_is_string(value) == (kind == NA_METADATA_TEXT) && na_json_text(value, number, &text) &&
+         test(context, text);
 }
 
 bool na_metadata_any(const na_metadata *metadata, const char *path, enum na_metadata_kind kind,
