@@ -48,6 +48,7 @@ class BypassKeeper:
         self._judging: asyncio.Task[None] | None = None
         self._backoff = Backoff(*RETRY)
         self._retry: asyncio.TimerHandle | None = None
+        self._more: asyncio.Handle | None = None
         self._failure = ""
 
     def refresh(self) -> None:
@@ -67,9 +68,16 @@ class BypassKeeper:
             self._bypass.suspend("a defect of the agent; its log tells")
             return
         self._defect = ""
+        if self._bypass.pending and self._more is None:
+            self._more = asyncio.get_running_loop().call_soon(self._go_on)
         if self._judge_again:
             self._backoff.reset()
             self._judge_soon()
+
+    def _go_on(self) -> None:
+        """With the next part, after others had their turn."""
+        self._more = None
+        self.configured()
 
     def _judge_soon(self) -> None:
         self._judge_again = True
@@ -110,6 +118,8 @@ class BypassKeeper:
 
     async def stop(self) -> None:
         """Wait for what is under way; nothing is tried again."""
+        if self._more is not None:
+            self._more.cancel()
         if self._judging is not None:
             await asyncio.wait((self._judging,))
         self._forget_retry()

@@ -185,6 +185,10 @@ class Bypass(Protocol):
     ) -> bool:
         """Go by these from now on; returns whether live connections are to be judged again."""
 
+    @property
+    def pending(self) -> bool:
+        """Whether update() has done a part only and is to be called again."""
+
     def suspend(self, reason: str) -> None:
         """Let nothing pass the engine until the next update()."""
 

@@ -1,8 +1,10 @@
 """Which connections within the node are to pass the engine: from a snapshot and this node's workloads to entries of
 BPF maps. Pure; the owner of the maps is bypass.py.
 
-Only what has changed is looked at again. A view's destinations are compared by identity, as diff.py does; a change of
-one set of endpoints concerns the destinations that lead to it; guards are evaluated once for each peer.
+What is new is planned in parts, so that a large mesh keeps nobody waiting: what has no entries yet goes through the
+engine. What is in force already is brought up to date at once. Only what has changed is looked at again: a view's
+destinations are compared by identity, as diff.py does; a change of one set of endpoints concerns the destinations that
+lead to it; guards are evaluated once for each peer.
 """
 
 from __future__ import annotations
@@ -34,6 +36,8 @@ Port = tuple[int, int]
 """A workload's number, and a port of it."""
 TCP: Final = 6
 """IPPROTO_TCP"""
+STEP: Final = 2_000
+"""Endpoints and verdicts that are planned at once of what is new: some 20 ms."""
 _NO_VIEW: Final = View("")
 
 
@@ -69,14 +73,22 @@ class Plan:
         self._verdicts: dict[Port, PortVerdicts] = {}
         self._entries: dict[Port, dict[int, Verdict]] = {}
         """By port, what is said there to a source, or to ANY_SOURCE."""
+        self._spent = 0
+        """Of the step that is under way."""
         self.sources: dict[int, Source] = {}
 
     # -- keeping up --
 
+    @property
+    def pending(self) -> bool:
+        """Whether more is to be planned than the last update() did: call it again."""
+        return any(view.waiting for view in self._views.values())
+
     def update(
         self, snapshot: Snapshot, workloads: Iterable[LocalWorkload], unusable: Collection[str] = ()
     ) -> PlanChanges:
-        """Go by these from now on. `unusable`: uids of workloads whose guards the engine could not make."""
+        """Go by these from now on, as far as one step gets (`pending`). `unusable`: uids of
+        workloads whose guards the engine could not make."""
         changes = PlanChanges()
         dirty = self._note_guards(snapshot, frozenset(unusable), changes)
         here = {each.uid: each for each in workloads}
@@ -155,6 +167,7 @@ class Plan:
     # -- views and their services --
 
     def _note_views(self, moved: Collection[bytes], changes: PlanChanges, dirty: set[Port]) -> None:
+        self._spent = 0
         wanted = {each.view for each in self._workloads.values()} & self._snapshot.views.keys()
         for name in self._views.keys() - wanted:
             view = self._views.pop(name)
@@ -174,9 +187,13 @@ class Plan:
         changes: PlanChanges,
         dirty: set[Port],
     ) -> None:
-        keys = plan.concerned(view, moved)
+        keys = plan.concerned(view, moved) | plan.waiting
         plan.view = view
+        plan.waiting = set()
         for key in keys:
+            if self._spent >= STEP and key not in plan.services:
+                plan.waiting.add(key)
+                continue
             old, new = plan.services.get(key), self._slots(plan, key)
             if new is not None:
                 changes.places[view.destinations[key].clusters[0].cluster] = places_of(new)
@@ -184,14 +201,18 @@ class Plan:
                 continue
             changes.services[plan.key(key)] = new
             changes.judge_again |= bool({*(old or ())} - {*(new or ()), None})
-            dirty.update(plan.replace(key, old, new))
+            led_to = plan.replace(key, old, new)
+            self._spent += len(led_to) * len(self._workloads)
+            dirty.update(led_to)
 
     def _slots(self, plan: _ViewPlan, key: DestinationKey) -> Slots | None:
         destination = plan.view.destinations.get(key)
         plan.note_cluster(key, destination)
+        self._spent += 1
         if destination is None or why_not(destination, plan.view):
             return None
         endpoints = plan.view.endpoints.get(destination.clusters[0].cluster, ())
+        self._spent += len(endpoints)
         return slots_of(endpoints, self._local, identities=self._identities)
 
     # -- who may --
@@ -335,6 +356,10 @@ class Plan:
         """Whether a destination of a view is reached without the engine, as far as its endpoints are here."""
         return view in self._views and key in self._views[view].services
 
+    def is_waiting(self, view: str, key: DestinationKey) -> bool:
+        """Whether a destination of a view is to be planned yet."""
+        return view in self._views and key in self._views[view].waiting
+
     def why_not_from(self, source: LocalWorkload) -> str:
         """Why all connections of a workload go through the engine; "" if they do not."""
         return "" if self._vouched(source) else "the client has no certificate in force"
@@ -361,7 +386,7 @@ def _key(source: int, port: Port) -> AccessKey:
 class _ViewPlan:
     """What is planned for a view."""
 
-    __slots__ = ("_cluster", "_leading", "number", "ports", "services", "view")
+    __slots__ = ("_cluster", "_leading", "number", "ports", "services", "view", "waiting")
 
     def __init__(self, number: int) -> None:
         self.number = number
@@ -369,6 +394,8 @@ class _ViewPlan:
         self.services: dict[DestinationKey, Slots] = {}
         self.ports: Counter[Port] = Counter()
         """Which ports its services lead to, and how often."""
+        self.waiting: set[DestinationKey] = set()
+        """Destinations that are to be planned yet; none of them is among the services."""
         self._leading: dict[str, list[DestinationKey]] = {}
         """By cluster: the destinations that lead to it."""
         self._cluster: dict[DestinationKey, str] = {}

@@ -82,6 +82,11 @@ class NodeBypass:
             self._note_local(cluster, places)
         return changes.judge_again
 
+    @property
+    def pending(self) -> bool:
+        """Whether update() is to be called again: it does a part of what is new at a time."""
+        return self.plan.pending
+
     def _name(self, workload: LocalWorkload) -> bool:
         """Tell the programs of its namespace who it is, before anybody is sent there; whether they know."""
         if self._named.get(workload.cookie) == workload.number:
@@ -167,6 +172,8 @@ class NodeBypass:
         if reason := self.plan.why_not_from(source):
             return [f"through the engine: {reason}"]
         endpoints = view.endpoints.get(destination.clusters[0].cluster, ())
+        if self.plan.is_waiting(source.view, asked):
+            return ["through the engine: it is not planned yet"]
         is_planned = self.plan.is_planned(source.view, asked)
         found = []
         for endpoint in endpoints:

@@ -31,12 +31,19 @@ class FakeBypass:
     suspended: str = ""
     revoked: int = 0
     error: Exception | None = None
+    parts: int = 0
+    """That update() is to be called for yet."""
+
+    @property
+    def pending(self) -> bool:
+        return self.parts > 0
 
     def update(
         self, snapshot: Snapshot, workloads: Iterable[tuple[LocalWorkload, Any]], unusable: Collection[str]
     ) -> bool:
         if self.failing:
             raise KeyError("a defect")
+        self.parts = max(0, self.parts - 1)
         self.here, self.unusable = [workload for workload, _ in workloads], unusable
         return self.judge_again
 
@@ -164,6 +171,22 @@ async def test_live_connections_are_judged_once_for_what_comes_meanwhile() -> No
     scene.keeper.configured()
     await asyncio.sleep(0)
     assert scene.bypass.revoked == 2
+
+
+async def test_a_large_mesh_is_taken_in_parts() -> None:
+    scene = Scene(enrolled("a"))
+    scene.bypass.parts = 5
+    scene.keeper.refresh()
+    scene.keeper.configured()
+    assert scene.bypass.parts == 3
+    await asyncio.sleep(0)
+    assert scene.bypass.parts == 2, "others have their turn in between"
+    await until(lambda: not scene.bypass.pending)
+    scene.bypass.parts = 5
+    scene.keeper.configured()
+    await scene.keeper.stop()
+    await asyncio.sleep(0)
+    assert scene.bypass.parts == 4, "stopped"
 
 
 async def test_what_could_not_be_ended_is_tried_again(

@@ -9,8 +9,9 @@ from dataclasses import replace
 
 import pytest
 
+from nodeagent.dataplane import bypass_plan
 from nodeagent.dataplane.bypass_layout import ANY_SOURCE, Access, AccessKey, Backend, ServiceKey, Source
-from nodeagent.dataplane.bypass_plan import TCP, Plan, PlanChanges
+from nodeagent.dataplane.bypass_plan import STEP, TCP, Plan, PlanChanges
 from nodeagent.dataplane.bypass_services import LocalWorkload, why_not
 from nodeagent.dataplane.bypass_verdict import Verdict
 from nodeagent.snapshot.address import parse_address
@@ -331,6 +332,48 @@ def test_step_by_step_comes_to_the_same() -> None:
     assert seen > 500
 
 
+def test_what_is_in_force_changes_while_others_wait(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A part of a large mesh is planned at a time, in no order; what is stricter waits for nothing."""
+    monkeypatch.setattr(bypass_plan, "STEP", 4)
+    names = {f"v/c{i}": (parse_address(f"10.96.1.{i}"), 80) for i in range(50)}
+    view = View(
+        "v",
+        {name: Cluster(name, name) for name in names},
+        {name: (endpoint(DB),) for name in names},
+        {},
+        {
+            key: Destination(*key, Protocol.TCP, clusters=(WeightedCluster(name),))
+            for name, key in names.items()
+        },
+    )
+    plan, given = Plan(identities=True), snapshot(view, db=tcp(allow("web")))
+    held: dict[str, dict[object, object]] = {"sources": {}, "services": {}, "access": {}}
+    _apply(held, plan.update(given, (WEB, DB)))
+    there = [name for name, key in names.items() if plan.is_planned("v", key)]
+    missing = [name for name, key in names.items() if plan.is_waiting("v", key)]
+    assert there
+    assert set(there) | set(missing) == names.keys()
+    view = replace(
+        view, endpoints={**dict.fromkeys(there, (REMOTE,)), **dict.fromkeys(missing, (endpoint(DB),))}
+    )
+    _apply(held, plan.update(snapshot(view, db=tcp(allow("web"))), (WEB, DB)))
+    assert not any(plan.is_planned("v", names[name]) for name in there)
+    gone = names[missing[0]]
+    given = snapshot(
+        replace(view, destinations={key: value for key, value in view.destinations.items() if key != gone}),
+        db=tcp(allow()),
+    )
+    rounds = 0
+    while rounds == 0 or plan.pending:
+        _apply(held, plan.update(given, (WEB, DB)))
+        rounds += 1
+    assert 1 < rounds < 30
+    everything = plan.everything()
+    assert held["services"] == everything.services
+    assert len(held["services"]) == len(missing) - 1
+    assert held["access"] == everything.access == {access(ANY_SOURCE, DB): DENIED}
+
+
 def test_one_change_among_many_services_is_quick() -> None:
     clusters = {f"v/c{i}": Cluster(f"v/c{i}", f"c{i}") for i in range(10_000)}
     endpoints = {name: (endpoint(DB), REMOTE) for name in clusters}
@@ -340,7 +383,15 @@ def test_one_change_among_many_services_is_quick() -> None:
     }
     view = View("v", clusters, endpoints, {}, destinations)
     plan = Plan(identities=True)
-    assert len(plan.update(snapshot(view, db=tcp()), (WEB, DB)).services) == 10_000
+    first: dict[ServiceKey, object] = dict(plan.update(snapshot(view, db=tcp()), (WEB, DB)).services)
+    assert 0 < len(first) < STEP
+    longest = 0.0
+    while plan.pending:
+        before = time.thread_time()
+        first |= plan.update(snapshot(view, db=tcp()), (WEB, DB)).services
+        longest = max(longest, time.thread_time() - before)
+    assert len(first) == 10_000
+    assert longest < 0.2, "others get their turn"
     took = []
     for i in range(5):
         view = replace(view, endpoints={**view.endpoints, f"v/c{i}": (endpoint(DB),)})
