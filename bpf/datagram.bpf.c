@@ -5,8 +5,11 @@
 // that what is not known is refused; the node of the sender vouches for who it is. While the agent is away what it said
 // last holds.
 //
-// What arrives of outsiders, whom no node vouches for, is dropped at ports that services lead to where policy would not
-// let them in, unless it was asked for: listener lookup sees replies to sockets that are not connected, too.
+// What arrives of workloads of this node is judged again, since raw and packet sockets get past sendmsg(). What arrives
+// of outsiders, whom no node vouches for, is dropped at ports that services lead to where policy would not let them in.
+//
+// Answers pass, in either direction: policy says who may ask. Listener lookup sees those to sockets that are not
+// connected, too.
 //
 // A socket keeps the endpoint that it was given for an address, and sees replies come from that address. Both are kept
 // for a while only: a socket that was silent for long, among many, may be given another endpoint.
@@ -80,13 +83,30 @@ struct {
   __type(value, __u8);
 } udp_members SEC(".maps");
 
-// From whom a workload may expect an answer, since it has sent something there: it is the source.
+// Addresses of this node's workloads.
+struct {
+  __uint(type, BPF_MAP_TYPE_HASH);
+  __uint(max_entries, 65536);
+  __uint(map_flags, BPF_F_NO_PREALLOC);
+  __type(key, struct na_address);
+  __type(value, struct na_sender);
+} udp_locals SEC(".maps");
+
+// From whom a workload may expect an answer, since it has asked there: it is the source. When it last did.
 struct {
   __uint(type, BPF_MAP_TYPE_LRU_HASH);
   __uint(max_entries, 16384);
   __type(key, struct na_bypass_key);
-  __type(value, __u8);
+  __type(value, __u64);
 } udp_awaited SEC(".maps");
+
+// Whom a workload may answer, since it was asked from there: it is the source. When it last was.
+struct {
+  __uint(type, BPF_MAP_TYPE_LRU_HASH);
+  __uint(max_entries, 16384);
+  __type(key, struct na_bypass_key);
+  __type(value, __u64);
+} udp_owed SEC(".maps");
 
 // Socket and the address that it asked for -> endpoint.
 struct {
@@ -159,36 +179,68 @@ static __always_inline const struct na_access_entry *access_of(__u32 source, __u
   return bpf_map_lookup_elem(&udp_access, &key);
 }
 
+// Whether it was noted of these ends that somebody asks, and not long ago.
+static __always_inline int is_noted(void *map, const struct na_bypass_key *ends) {
+  const __u64 *noted = bpf_map_lookup_elem(map, ends);
+
+  return noted && bpf_ktime_get_ns() - *noted < NA_UDP_ANSWER_NS;
+}
+
+static __always_inline void note(void *map, const struct na_bypass_key *ends) {
+  __u64 now = bpf_ktime_get_ns(), *noted = bpf_map_lookup_elem(map, ends);
+
+  if (noted)
+    *noted = now;
+  else
+    bpf_map_update_elem(map, ends, &now, BPF_ANY);
+}
+
+// Those of a datagram that a workload sends, from an address that its socket has or else will have.
+static __always_inline void read_sent(struct bpf_sock_addr *ctx, const struct na_workload_entry *workload,
+                                      const struct na_destination *to, struct na_bypass_key *ends) {
+  const struct bpf_sock *sk = ctx->sk;
+
+  if (sk->family == AF_INET) {
+    set_mapped(&ends->source, sk->src_ip4);
+    KEEP_BRANCH();
+  } else {
+    ends->source = (struct na_address){{sk->src_ip6[0], sk->src_ip6[1], sk->src_ip6[2], sk->src_ip6[3]}};
+  }
+  if (is_any(&ends->source))
+    ends->source = is_mapped(&to->address) ? workload->source4 : workload->source6;
+  ends->destination = to->address;
+  ends->source_port = (__u16)sk->src_port;
+  ends->destination_port = to->port;
+  ends->reserved = 0;
+}
+
 // LEAVE: it may be sent.
-static __always_inline int judge(__u64 cookie, const struct na_destination *to) {
-  const struct na_class *class = bpf_map_lookup_elem(&udp_classes, &to->address);
+static __always_inline int judge(__u64 cookie, const struct na_bypass_key *ends) {
+  const struct na_class *class = bpf_map_lookup_elem(&udp_classes, &ends->destination);
   const struct na_access_entry *access;
   const struct na_sender *sender;
 
   if (!class)
     return LEAVE;
   sender = bpf_map_lookup_elem(&udp_senders, &cookie);
-  access = sender ? access_of(sender->workload, class->id, to->port) : 0;
+  access = sender ? access_of(sender->workload, class->id, ends->destination_port) : 0;
+  if ((access && access->access == NA_ACCESS_ALLOW) || is_noted(&udp_owed, ends))
+    return LEAVE;
   if (!access || access->access == NA_ACCESS_ENGINE)
     return refuse(NA_UDP_UNKNOWN);
-  if (access->access == NA_ACCESS_ALLOW)
-    return LEAVE;
   count_denial(access->policy);
   return refuse(NA_UDP_DENIED);
 }
 
-// Have the answer of an outsider let in.
-static __always_inline void await_answer(struct bpf_sock_addr *ctx, const struct na_workload_entry *workload,
-                                         const struct na_destination *to) {
-  struct na_bypass_key ends = {is_mapped(&to->address) ? workload->source4 : workload->source6, to->address, 0,
-                               to->port, 0};
-  __u8 one = 1;
+// Whether it depends on policy who asks whom.
+static __always_inline int is_judged(const struct na_bypass_key *ends) {
+  return bpf_map_lookup_elem(&udp_classes, &ends->source) || bpf_map_lookup_elem(&udp_classes, &ends->destination);
+}
 
-  if (!bpf_map_lookup_elem(&udp_classes, &ends.source) || bpf_map_lookup_elem(&udp_members, &ends.destination))
-    return;
-  ends.source_port = (__u16)ctx->sk->src_port;
-  if (!bpf_map_lookup_elem(&udp_awaited, &ends))
-    bpf_map_update_elem(&udp_awaited, &ends, &one, BPF_ANY);
+// Have the answer known as one, if this is none. A connected socket, which may have no port yet, gets nothing else.
+static __always_inline void await_answer(const struct na_bypass_key *ends) {
+  if (ends->source_port && is_judged(ends) && !is_noted(&udp_owed, ends))
+    note(&udp_awaited, ends);
 }
 
 // The endpoint of a service for this socket: the one that it has already, else any. 0: there is none. The agent takes
@@ -226,7 +278,7 @@ static __always_inline int decide(struct bpf_sock_addr *ctx, const struct na_des
   struct na_workload_entry *workload = bpf_map_lookup_elem(&workloads, &cookie);
   struct na_service_key key = {asked->address, 0, asked->port, IPPROTO_UDP, 0};
   const struct na_service *service;
-  int verdict;
+  struct na_bypass_key ends;
 
   if (!workload || workload->flags & (NA_WORKLOAD_RELEASED | NA_WORKLOAD_SHARED))
     return LEAVE;
@@ -241,11 +293,11 @@ static __always_inline int decide(struct bpf_sock_addr *ctx, const struct na_des
   service = bpf_map_lookup_elem(&udp_services, &key);
   if (service && !choose_endpoint(ctx, service, asked, to))
     return refuse(NA_UDP_NO_ENDPOINT);
-  verdict = is_own(workload, &to->address) ? LEAVE : judge(cookie, to);
-  if (verdict == REFUSE)
+  read_sent(ctx, workload, to, &ends);
+  if (!is_own(workload, &to->address) && judge(cookie, &ends) == REFUSE)
     return REFUSE;
   count(NA_UDP_ALLOWED);
-  await_answer(ctx, workload, to);
+  await_answer(&ends);
   return service ? TRANSLATE : LEAVE;
 }
 
@@ -370,42 +422,54 @@ int datagram_getpeername6(struct bpf_sock_addr *ctx) {
   return disguise6(ctx);
 }
 
-// Whether policy lets nobody in at the port who has no identity.
-static __always_inline const struct na_access_entry *closed_to_outsiders(const struct na_address *local, __u16 port) {
+// Whether policy lets a datagram in; else what is to be counted.
+static __always_inline int is_let_in(const struct na_address *local, __u16 port, const struct na_address *remote,
+                                     __u32 *counter, __u32 *policy) {
   const struct na_class *class = bpf_map_lookup_elem(&udp_classes, local);
   struct na_access_key key = {0, 0, port, IPPROTO_UDP, 0};
   const struct na_access_entry *access;
+  const struct na_sender *sender;
 
   if (!class)
-    return 0;
+    return 1;
+  sender = bpf_map_lookup_elem(&udp_locals, remote);
+  if (sender) {
+    access = access_of(sender->workload, class->id, port);
+    *counter = NA_UDP_PAST;
+    *policy = access ? access->policy : 0;
+    return access && access->access == NA_ACCESS_ALLOW;
+  }
+  if (bpf_map_lookup_elem(&udp_members, remote))
+    return 1;
   key.destination = class->id;
   access = bpf_map_lookup_elem(&udp_access, &key);
-  return access && access->access == NA_ACCESS_DENY ? access : 0;
-}
-
-static __always_inline int is_awaited(const struct bpf_sk_lookup *ctx, const struct na_address *local,
-                                      const struct na_address *remote) {
-  struct na_bypass_key ends = {*local, *remote, (__u16)ctx->local_port, bpf_ntohs((__u16)ctx->remote_port), 0};
-
-  return bpf_map_lookup_elem(&udp_awaited, &ends) != 0;
+  *counter = NA_UDP_OUTSIDER;
+  *policy = access ? access->policy : 0;
+  return !access || access->access != NA_ACCESS_DENY;
 }
 
 // In each namespace of a workload, for datagrams that are not a connected socket's. To one that is dropped the kernel
 // answers that the port is unreachable.
 SEC("sk_lookup")
 int datagram_lookup(struct bpf_sk_lookup *ctx) {
-  const struct na_access_entry *access;
-  struct na_address local, remote;
+  __u32 counter = 0, policy = 0;
+  struct na_bypass_key ends;
 
   if (ctx->protocol != IPPROTO_UDP || ctx->ingress_ifindex == LOOPBACK_IFINDEX)
     return SK_PASS;
-  read_addresses(ctx, &local, &remote);
-  if (is_within(&local, &remote) || is_probe(&remote))
+  read_addresses(ctx, &ends.source, &ends.destination);
+  if (is_within(&ends.source, &ends.destination))
     return SK_PASS;
-  access = closed_to_outsiders(&local, (__u16)ctx->local_port);
-  if (!access || bpf_map_lookup_elem(&udp_members, &remote) || is_awaited(ctx, &local, &remote))
+  ends.source_port = (__u16)ctx->local_port;
+  ends.destination_port = bpf_ntohs((__u16)ctx->remote_port);
+  ends.reserved = 0;
+  if (!is_judged(&ends) || is_noted(&udp_awaited, &ends))
     return SK_PASS;
-  count(NA_UDP_OUTSIDER);
-  count_denial(access->policy);
+  if (is_let_in(&ends.source, ends.source_port, &ends.destination, &counter, &policy)) {
+    note(&udp_owed, &ends);
+    return SK_PASS;
+  }
+  count(counter);
+  count_denial(policy);
   return SK_DROP;
 }

@@ -36,8 +36,12 @@ enum na_udp_counter {
   NA_UDP_UNKNOWN = 2,     /* EPERM, since what the policy says to this sender is not known here */
   NA_UDP_NO_ENDPOINT = 3, /* EPERM: the service has none */
   NA_UDP_OUTSIDER = 4,    /* dropped on arrival: of nobody whose node judges what it sends */
-  NA_UDP_COUNTERS = 5,
+  NA_UDP_PAST = 5,        /* dropped on arrival: of a workload of this node that may not send it, past sendmsg() */
+  NA_UDP_COUNTERS = 6,
 };
+
+/* So long after a datagram the other way is an answer, as for conntrack's streams. */
+#define NA_UDP_ANSWER_NS 180000000000ULL
 
 _Static_assert(sizeof(struct na_peer_key) == 32, "ABI");
 

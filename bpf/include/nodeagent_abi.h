@@ -9,7 +9,7 @@
 
 #include <linux/types.h>
 
-#define NA_BPF_ABI 3
+#define NA_BPF_ABI 4
 
 #define NA_PORT_OUTBOUND 15001
 #define NA_PORT_INBOUND  15006

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Callable, Collection, Iterator, Sequence, Set
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING, Final
 
 from prometheus_client.core import CounterMetricFamily, Metric
@@ -64,6 +64,7 @@ class DatagramKeeper:
         self._enrolment = enrolment
         self._identities = identities
         self._is_synced = is_synced
+        self._has_identities = has_identities
         self._planner = DatagramPlanner(identities=has_identities)
         self._sockets = DatagramSockets(datagrams)
         self._stale: set[str] = set()
@@ -93,7 +94,7 @@ class DatagramKeeper:
             return
         started = time.monotonic()
         here = list(local_workloads(self._engine, self._enrolment, self._identities))
-        receivers = self._receivers({address for workload, _ in here for address in workload.addresses})
+        receivers = self._receivers([workload.addresses for workload, _ in here])
         if receivers is None:
             return
         stale, self._stale = self._stale, set()
@@ -125,11 +126,13 @@ class DatagramKeeper:
             if entry.hbone and _has_own_addresses(entry):
                 yield from entry.addresses
 
-    def _receivers(self, here: Set[bytes]) -> list[Receiver] | None:
-        """None while policies are not known. `here` are the addresses of this node's workloads."""
+    def _receivers(self, here: Iterable[tuple[bytes, ...]]) -> list[Receiver] | None:
+        """None while policies are not known. `here` are the addresses of each of this node's workloads, by one of
+        which the mesh knows it. Those that nobody captures have no policy, as by TCP."""
         from nodeagent.dataplane.datagram_plan import Receiver
 
         found = []
+        own = {address: addresses for addresses in here for address in addresses}
         known: dict[tuple[str, tuple[str, ...]], tuple[Rules, ...] | None] = {}
         for entry in self._index.workloads():
             key = entry.ref.namespace, entry.policies
@@ -138,9 +141,14 @@ class DatagramKeeper:
             rules = known[key]
             if rules is None:
                 return None
-            if rules and _has_own_addresses(entry):
-                ports = () if here.isdisjoint(entry.addresses) else tuple(_served_ports(entry))
-                found.append(Receiver(entry.addresses, rules, ports))
+            if not rules or not _has_own_addresses(entry):
+                continue
+            addresses = next((own[each] for each in entry.addresses if each in own), ())
+            if addresses:
+                every = tuple(dict.fromkeys(entry.addresses + addresses))
+                found.append(Receiver(every, rules, tuple(_served_ports(entry))))
+            elif entry.hbone or not self._has_identities:
+                found.append(Receiver(entry.addresses, rules))
         return found
 
     # -- services --

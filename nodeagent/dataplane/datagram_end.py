@@ -12,7 +12,7 @@ from nodeagent.dataplane.bypass_services import LocalWorkload
 from nodeagent.dataplane.datagram_layout import ANY_PORT
 from nodeagent.dataplane.datagram_plan import UDP, DatagramPlan
 from nodeagent.dataplane.netns import NetworkNamespace
-from nodeagent.dataplane.sock_diag import DatagramSocket, DiagSocket
+from nodeagent.dataplane.sock_diag import DatagramSocket, DiagSocket, Ends
 from nodeagent.errors import NetnsError
 
 logger = logging.getLogger(__name__)
@@ -46,20 +46,22 @@ def end_sockets(
     here: Iterable[tuple[LocalWorkload, NetworkNamespace]],
     lost: Set[SocketPeer],
     agents_group: int,
+    owes: Callable[[Ends], bool],
 ) -> int:
     """End those of workloads that may not send by the plan, or whose endpoint is among `lost`; returns how many. Their
     applications get ECONNABORTED from recv(), EDESTADDRREQ from send(), and may connect again. Blocks.
 
-    Sockets of the agent's cgroup are its own. A workload that is not known as a sender is left alone: it is none yet,
-    or its certificate has run out, which ends no connections either. NetnsError if some could not be looked at or
-    ended, after trying all; CapabilityError if this kernel cannot end any.
+    Sockets of the agent's cgroup are its own; `owes` tells of those that answer whoever asked them. A workload that is
+    not known as a sender is left alone: it is none yet, or its certificate has run out, which ends no connections
+    either. NetnsError if some could not be looked at or ended, after trying all; CapabilityError if this kernel cannot
+    end any.
     """
     ended = 0
     failure: NetnsError | None = None
     for workload, namespace in here:
         if workload.cookie not in plan.senders:
             continue
-        is_doomed = partial(_is_doomed, plan, workload, lost, agents_group)
+        is_doomed = partial(_is_doomed, plan, workload, lost, agents_group, owes)
         try:
             ended += namespace.run(partial(_end, is_doomed))
         except NetnsError as error:
@@ -74,6 +76,7 @@ def _is_doomed(
     workload: LocalWorkload,
     lost: Set[SocketPeer],
     agents_group: int,
+    owes: Callable[[Ends], bool],
     found: DatagramSocket,
 ) -> bool:
     to = found.ends.destination
@@ -81,7 +84,7 @@ def _is_doomed(
         return False
     if (found.cookie, to, found.ends.destination_port) in lost:
         return True
-    return not may_send(plan, workload.number, to, found.ends.destination_port)
+    return not may_send(plan, workload.number, to, found.ends.destination_port) and not owes(found.ends)
 
 
 def _end(is_doomed: Callable[[DatagramSocket], bool]) -> int:

@@ -6,7 +6,7 @@ from __future__ import annotations
 import struct
 from typing import Final
 
-COUNTERS: Final = ("allowed", "denied", "unknown", "no_endpoint", "outsider")
+COUNTERS: Final = ("allowed", "denied", "unknown", "no_endpoint", "outsider", "past")
 """enum na_udp_counter."""
 ANY_PORT: Final = 0
 """As a port of AccessKey: those that have no entry of their own."""

@@ -57,6 +57,8 @@ class DatagramPlan:
     classes: dict[bytes, int] = field(default_factory=dict)
     """By address."""
     access: dict[AccessKey, Verdict] = field(default_factory=dict)
+    locals: dict[bytes, int] = field(default_factory=dict)
+    """By address: the engine's numbers of this node's workloads."""
     members: frozenset[bytes] = frozenset()
     """Addresses of workloads whose nodes judge what they send; needed if outsiders are not let in somewhere."""
 
@@ -83,6 +85,7 @@ class DatagramPlanner:
         plan = DatagramPlan()
         known = [sender for sender in senders if sender.in_force or not self._identities]
         plan.senders = {sender.cookie: sender.number for sender in known}
+        plan.locals = {address: sender.number for sender in senders for address in sender.addresses}
         used: dict[ClassKey, int] = {}
         # Workloads alike share the very same rules, which take long to be hashed.
         shared: dict[tuple[int, bool], int] = {}

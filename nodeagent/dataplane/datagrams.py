@@ -21,6 +21,7 @@ from nodeagent.dataplane.bypass_layout import (
     ACCESS_SIZE,
     BACKEND_KEY_SIZE,
     BACKEND_SIZE,
+    ENDS_SIZE,
     SERVICE_KEY_SIZE,
     SERVICE_SIZE,
     Access,
@@ -31,6 +32,7 @@ from nodeagent.dataplane.bypass_layout import (
 from nodeagent.dataplane.bypass_services import LocalWorkload, Slots
 from nodeagent.dataplane.bypass_tables import BoundedTable, ServiceTables
 from nodeagent.dataplane.bypass_verdict import Verdict
+from nodeagent.dataplane.datagram_answers import ANSWER_MAPS, TIME_SIZE, Answers
 from nodeagent.dataplane.datagram_end import Revision, SocketPeer, end_sockets
 from nodeagent.dataplane.datagram_layout import (
     COUNTERS,
@@ -59,7 +61,7 @@ _HOOKS: Final = (
     "datagram_connect6",
 )
 """At the root of the cgroup hierarchy, in the order in which they are attached: those that translate come last."""
-SOCKET_MAPS: Final = ("udp_endpoints", "udp_asked", "udp_awaited")
+SOCKET_MAPS: Final = ("udp_endpoints", "udp_asked", "udp_awaited", "udp_owed")
 """What programs keep of sockets."""
 _LOOKUP: Final = "datagram_lookup"
 _COOKIE: Final = struct.Struct("=Q")
@@ -123,11 +125,16 @@ class Datagrams:
         self._access: BoundedTable[AccessKey, Verdict] = BoundedTable(
             access, AccessKey.pack, self._pack_verdict, note_full
         )
-        members = self._object.map("udp_members", 16, 1)
-        self._maps.append(members)
+        members, here = (
+            self._object.map("udp_members", 16, 1),
+            self._object.map("udp_locals", 16, NUMBER_SIZE),
+        )
+        self._maps += (members, here)
+        self._locals: BoundedTable[bytes, int] = BoundedTable(here, bytes, pack_number, note_full)
         self._members: BoundedTable[bytes, bool] = BoundedTable(members, bytes, lambda _: b"\1", note_full)
         self._guarded: set[int] = set()
         self._endpoints = self._object.map("udp_endpoints", PEER_SIZE, DESTINATION_SIZE)
+        self._answers = Answers(*(self._object.map(name, ENDS_SIZE, TIME_SIZE) for name in ANSWER_MAPS))
         self._counters = self._object.map("udp_counters", _INDEX.size, 8 * possible_cpus())
         self._denials = self._object.map("udp_denials", _INDEX.size, 8)
 
@@ -157,6 +164,8 @@ class Datagrams:
         self._loosen(plan)
         if not self._in_place:
             self._put_in_place()
+            self._answers.forget_all()
+        self._answers.go_by(plan, tightened=tightened)
         return Revision(tightened, frozenset(lost))
 
     def guard(self, namespaces: Iterable[tuple[int, NetworkNamespace]]) -> None:
@@ -177,7 +186,7 @@ class Datagrams:
         lost: Set[SocketPeer],
     ) -> int:
         """datagram_end.end_sockets(), counted. Blocks; for any thread, one at a time."""
-        ended = end_sockets(plan, here, lost, self._agents_group)
+        ended = end_sockets(plan, here, lost, self._agents_group, self._answers.owes)
         self.ended += ended
         return ended
 
@@ -185,6 +194,8 @@ class Datagrams:
         """Whether somebody may not send to somebody any more."""
         self._members.remove([key for key in _known(self._members) if key not in plan.members])
         self._members.put(_changed(self._members.held, dict.fromkeys(plan.members, True)))
+        self._locals.remove([key for key in _known(self._locals) if key not in plan.locals])
+        self._locals.put(_changed(self._locals.held, plan.locals))
         access, classes = self._access.held, _changed(self._classes.held, plan.classes)
         tightened = bool(classes) or any(
             (verdict := plan.access.get(key)) is None
@@ -263,6 +274,7 @@ class Datagrams:
             "receivers": len(self._classes.waiting),
             "verdicts": len(self._access.waiting),
             "members": len(self._members.waiting),
+            "locals": len(self._locals.waiting),
         }
         return DatagramState(
             len(self._services.held),
@@ -285,6 +297,7 @@ class Datagrams:
         held: Iterable[BpfMap] = (*self._maps, self._endpoints, self._counters, self._denials)
         for each in held:
             each.close()
+        self._answers.close()
         self._object.close()
 
 

@@ -55,7 +55,7 @@ from nodeagent.dataplane.raw_guard import RawGuard, detach_raw_guard
 from nodeagent.errors import BpfError, BpfMapFullError, CapabilityError
 
 # bpf/include/nodeagent_abi.h
-ABI: Final = 3
+ABI: Final = 4
 OWN_ADDRESSES: Final = 16
 RELEASED: Final = 1
 DNS: Final = 4

@@ -108,9 +108,11 @@ class DatagramScene:
         *,
         closed: Collection[int] = (),
         members: Collection[str] = (),
+        barred: Collection[str] = (),
     ) -> None:
         """Which servers the service has (None: there is no service), and what is asked: verdicts on the client by
-        server and port. At `closed` ports the client lets nobody in but the servers that are `members`."""
+        server and port. At `closed` ports the client lets nobody in but the servers that are `members`. Those that are
+        `barred` are workloads of this node that may send nothing to the client."""
         services: dict[ServiceKey, Slots | None] = {}
         for family in ("v4", "v6"):
             key = ServiceKey(parse_address(VIP[family]), 0, PORT, UDP)
@@ -120,7 +122,11 @@ class DatagramScene:
         for number, (name, verdicts) in enumerate((asked or {}).items(), 1):
             plan.classes |= dict.fromkeys(self._addresses(name), number)
             plan.access |= {AccessKey(CLIENT, number, port, UDP): each for port, each in verdicts.items()}
-        if closed:
+        plan.locals = dict.fromkeys(self._addresses("client"), CLIENT)
+        for number, name in enumerate(barred, CLIENT + 1):
+            plan.locals |= dict.fromkeys(self._addresses(name), number)
+            plan.access[AccessKey(number, OWN_CLASS, ANY_PORT, UDP)] = DENY
+        if closed or barred:
             plan.classes |= dict.fromkeys(self._addresses("client"), OWN_CLASS)
             plan.access |= {AccessKey(OUTSIDERS, OWN_CLASS, port, UDP): DENY for port in closed}
         plan.members = frozenset(address for name in members for address in self._addresses(name))

@@ -36,6 +36,7 @@ pods:
 - {name: bob, namespace: shop, node: node-a, serviceAccount: bob}
 - {name: near, node: node-a, labels: {app: udp, at: near}, command: [{python}, {script}, "9999"]}
 - {name: far, node: node-b, labels: {app: udp, at: far}, command: [{python}, {script}, "9999"]}
+- {name: out, node: node-b, mesh: false, command: [{python}, {script}, "9999"]}
 config: [services.yaml]
 """
 SERVICES = """
@@ -282,6 +283,20 @@ def test_outsiders_are_let_in_as_policy_says(pods: Pods) -> None:
     finally:
         pods.mesh.delete(ONLY_ALICE)
     eventually(outcome, lambda found: found == "near")
+
+
+def test_whom_policy_lets_nobody_in_to_gets_answers(pods: Pods) -> None:
+    """And may ask pods outside the mesh, where policy is in force for nobody."""
+    nothing = policy("").replace("name: udp", "name: nothing").replace("spec: {", "spec: {} #")
+    targets = [(pods.ip[name][family], 9999) for name in ("near", "far", "out") for family in (4, 6)]
+    pods.mesh.apply(ONLY_ALICE + "---" + nothing)
+    try:
+        eventually(lambda: pods.outcome(targets[0], "bob", "shop"), lambda found: found == "PermissionError")
+        with pods.socket("bob", 4, "shop") as bob, pytest.raises(PermissionError):
+            bob.sendto(b"hello", (pods.ip["alice"][4], 9999))
+        assert [pods.outcome(to) for to in targets] == ["near", "near", "far", "far", "out", "out"]
+    finally:
+        pods.mesh.delete(ONLY_ALICE + "---" + nothing)
 
 
 def test_who_is_no_workload_may_be_sent_anything(pods: Pods) -> None:

@@ -328,6 +328,82 @@ def test_answers_of_outsiders_arrive(scene: DatagramScene) -> None:
                 own.recv(10)
 
 
+def _sends(own: socket.socket, to: tuple[str, int]) -> bool:
+    try:
+        own.sendto(b"out", to)
+    except PermissionError:
+        return False
+    return True
+
+
+@pytest.mark.parametrize("family", ["v6", "mapped"])
+def test_what_a_workload_of_this_node_sent_past_its_hooks_is_refused(
+    scene: DatagramScene, family: str
+) -> None:
+    """As by a packet socket: the server's own hooks are not there. Answers arrive."""
+    to = scene.client.v6 if family == "v6" else f"::ffff:{scene.client.v4}"
+    scene.say(None, barred=["near"], members=["near"])
+    with bind(scene.client, 7000) as own:
+        assert _outcome(scene.near, to, own) == "refused"
+        assert scene.counted() == {"past": 1}
+        own.sendto(b"asked", (scene.near.address(family), TARGET))
+        scene.near.answer()
+        assert own.recv(10) == b"asked"
+
+
+@pytest.mark.parametrize("family", ["v6", "mapped"])
+def test_who_was_asked_may_answer(scene: DatagramScene, family: str) -> None:
+    """Whoever's policy lets nobody in: it has asked. A socket that it connects for that goes on, too."""
+    to = scene.client.v6 if family == "v6" else f"::ffff:{scene.client.v4}"
+    scene.say(None, {"near": NOBODY})
+    near = scene.near.address(family), TARGET
+    with bind(scene.client, 7010) as own:
+        assert not _sends(own, near), "nobody asked"
+        scene.near.socket.sendto(b"asked", (to, 7010))
+        own.recv(10)
+        assert _sends(own, near)
+        assert scene.near.socket.recv(10) == b"out"
+        assert not _sends(own, (near[0], TARGET + 1))
+        with bind(scene.client, 7011) as other:
+            assert not _sends(other, near)
+        own.connect(near)
+        assert not scene.end_sockets()
+        own.send(b"connected")
+        assert scene.near.socket.recv(10) == b"connected"
+
+
+def test_an_answer_does_not_open_a_port(scene: DatagramScene) -> None:
+    """To whom it was given, when policy lets it in no more."""
+    to = f"::ffff:{scene.client.v4}"
+    with bind(scene.client, 7000) as own, scene.far.namespace.run(lambda: socket.socket(type=2)) as outsider:
+        outsider.settimeout(3)
+        outsider.connect((scene.client.v4, 7000))
+        scene.say(None, closed={7001})
+        for number in range(2):
+            outsider.send(b"%d" % number)
+            data, peer = own.recvfrom(10)
+            own.sendto(data, peer)
+            assert outsider.recv(10) == data
+        scene.say(None, closed={7000})
+        outsider.send(b"in")
+        with pytest.raises(ConnectionRefusedError):
+            outsider.recv(10)
+        assert _outcome(scene.far, to, own) == "refused"
+
+
+def test_what_is_forbidden_is_no_answer(scene: DatagramScene) -> None:
+    """Though the other one has sent something before, which then was let in by policy."""
+    near = scene.near.address("mapped"), TARGET
+    scene.say(None, {"near": {ANY_PORT: ALLOW}})
+    with bind(scene.client, 7012) as own:
+        scene.near.socket.sendto(b"unasked", (f"::ffff:{scene.client.v4}", 7012))
+        own.recv(10)
+        assert _sends(own, near)
+        scene.near.socket.recv(10)
+        scene.say(None, {"near": NOBODY})
+        assert not _sends(own, near)
+
+
 def test_nothing_is_looked_at_where_nobody_is_captured_any_more(scene: DatagramScene) -> None:
     scene.say(None, closed={7000})
     scene.node.forget(scene.cookie)
