@@ -12,10 +12,11 @@
 #define MAX_NAMES 5
 #define MAX_NAME  16
 
-/* What a segment may hold: RFC 3986 3.3 pchar without `*`. The same as a class of RE2, and as one with the slash. */
+/* What a segment of a template may hold besides letters and digits: RFC 3986 3.3 pchar, less `*`. */
 #define SEGMENT_BYTES "-._~%!$&'()+,;:@="
-#define ONE_SEGMENT   "[a-zA-Z0-9-._~%!$&'()+,;:@=]+"
-#define ANY_SEGMENTS  "[a-zA-Z0-9-._~%!$&'()+,;:@=/]*"
+/* What operators stand for, of RE2: all of pchar, or what a DENY says could be avoided by an asterisk. */
+#define ONE_SEGMENT  "[a-zA-Z0-9-._~%!$&'()+,;:@=*]+"
+#define ANY_SEGMENTS "[a-zA-Z0-9-._~%!$&'()+,;:@=*/]*"
 
 typedef struct parser {
   const char *at; /* what is left of it */

@@ -460,6 +460,8 @@ static void matches_templates(void **state) {
       {"/{name=a/*/b}", "/a/x/c", false},
       {"/a+b$(c)", "/a+b$(c)", true},
       {"/a+b", "/aab", false},
+      {"/admin/{**}", "/admin/x*", true}, /* an operator stands for asterisks, too */
+      {"/admin/{*}", "/admin/*", true},
   };
   for (size_t i = 0; i < COUNT(cases); i++) {
     na_regex *regex;

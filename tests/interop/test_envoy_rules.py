@@ -246,6 +246,8 @@ PATHS: Final = (
     "permission path with a byte to encode",
     "permission path of plain bytes",
     "permission any",
+    "permission template between",
+    "permission template rest",
     "deny",
 )
 """Configurations that look at paths."""
