@@ -167,6 +167,7 @@ class Agent:
         parts = self.engine, self.configuration, self.enrolment, self.identities
         keeper = BypassKeeper(self.bypass, *parts)
         self.configuration.after = keeper.configured
+        self.enrolment.drain_bypass = keeper.drain
         self.identities.follow(lambda identity: keeper.refresh())
         return keeper
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import time
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Final
 
@@ -21,6 +22,8 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
+LOOK: Final = 0.2
+"""Seconds between two looks at whether the connections of a workload that goes have ended."""
 RETRY: Final = (1.0, 30.0)
 """Seconds until connections that could not be ended are tried again: at first, and at most."""
 
@@ -115,6 +118,23 @@ class BypassKeeper:
         if self._retry is not None:
             self._retry.cancel()
             self._retry = None
+
+    async def drain(self, workload: Enrolled, seconds: float) -> None:
+        """Let the connections of a workload that goes end, as those in the engine, and end what is left."""
+        deadline = time.monotonic() + seconds
+        uid = workload.pod.uid
+        who = _cookie(workload), frozenset(filter(_can_be_met, workload.addresses))
+        if not who[0]:
+            return
+        try:
+            while await asyncio.to_thread(self._bypass.count_of, *who):
+                if time.monotonic() >= deadline:
+                    ended = await asyncio.to_thread(self._bypass.end_all_of, *who, workload.netns)
+                    logger.info("ended %d connections past the engine of %s, which goes", ended, uid)
+                    break
+                await asyncio.sleep(LOOK)
+        except DataplaneError as error:
+            logger.error("connections past the engine of %s, which goes, live on: %s", uid, error)
 
     async def stop(self) -> None:
         """Wait for what is under way; nothing is tried again."""

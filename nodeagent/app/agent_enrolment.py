@@ -42,6 +42,10 @@ CERTIFICATE_WAIT: Final = 2.0
 """Seconds that a new workload waits for its certificate: once it is enrolled, others begin to make tunnels to it."""
 
 
+async def _no_bypass(workload: Enrolled, seconds: float) -> None:
+    """Nothing passes the engine."""
+
+
 async def _no_wait(identity: str, timeout: float) -> None:
     """In place of a wait for what is not there."""
 
@@ -85,6 +89,8 @@ class Enrolment:
         self.on_change: Callable[[], None] = lambda: None
         """Called when workloads are there, change their view, are about to go, or when something may be known of them
         that was not."""
+        self.drain_bypass: Callable[[Enrolled, float], Awaitable[None]] = _no_bypass
+        """Called when a workload goes: it waits so many seconds for its connections past the engine, and ends them."""
         self.before_capture: Callable[[], None] = lambda: None
         """Called before a workload is captured: what waits to be put in force must be there from the start."""
 
@@ -204,7 +210,10 @@ class Enrolment:
         try:
             if not again:
                 await asyncio.to_thread(workload.capture.release)
-            await self._engine.remove_workload(uid, int(self._config.drain * 1000))
+            await asyncio.gather(
+                self._engine.remove_workload(uid, int(self._config.drain * 1000)),
+                self.drain_bypass(workload, self._config.drain),
+            )
             if not again:
                 await asyncio.to_thread(workload.capture.remove)
         finally:

@@ -195,6 +195,12 @@ class Bypass(Protocol):
     def revoke(self) -> int:
         """End connections that are not allowed any more. Blocks."""
 
+    def count_of(self, cookie: int, addresses: Collection[bytes]) -> int:
+        """How many connections past the engine a workload has, by its namespace and addresses. Blocks."""
+
+    def end_all_of(self, cookie: int, addresses: Collection[bytes], namespace: NetworkNamespace) -> int:
+        """End these, and return how many they were. Blocks."""
+
     def state(self) -> BypassState:
         """How it is doing."""
 

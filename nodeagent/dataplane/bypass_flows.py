@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import logging
 import struct
-from collections.abc import Callable, Iterable, Iterator, Set
+from collections.abc import Callable, Collection, Iterable, Iterator, Set
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Final, Protocol
@@ -203,6 +203,17 @@ class FlowTable:
             return client.namespace.run(partial(_destroy, sockets, frozenset()))
         return self._end_at_servers(flows)
 
+    def count_of(self, cookie: int, addresses: Collection[bytes]) -> int:
+        """How many a workload has at either end; it need not be enrolled any more."""
+        return sum(_concerns(each, cookie, addresses) for each in self.live())
+
+    def end_all_of(self, cookie: int, addresses: Collection[bytes], namespace: NetworkNamespace) -> int:
+        """End those that a workload has at either end, in its own namespace; returns how many. NetnsError."""
+        flows = [each for each in self.live() if _concerns(each, cookie, addresses)]
+        sockets = {each.flow.socket_cookie for each in flows if each.flow.netns_cookie == cookie}
+        ends = {_seen_by_server(each.ends) for each in flows if each.flow.netns_cookie != cookie}
+        return namespace.run(partial(_destroy, sockets, ends)) if flows else 0
+
     def _end_at_servers(self, flows: list[LiveFlow]) -> int:
         """The client's namespace is not at hand any more."""
         doomed: dict[NetworkNamespace, set[sock_diag.Ends]] = {}
@@ -211,6 +222,10 @@ class FlowTable:
             if server is not None:
                 doomed.setdefault(server.namespace, set()).add(_seen_by_server(each.ends))
         return sum(namespace.run(partial(_destroy, frozenset(), ends)) for namespace, ends in doomed.items())
+
+
+def _concerns(live: LiveFlow, cookie: int, addresses: Collection[bytes]) -> bool:
+    return live.flow.netns_cookie == cookie or live.ends.destination in addresses
 
 
 def _add(past_tcp: dict[int, Redirected], found: TcpSocket) -> TcpSocket:

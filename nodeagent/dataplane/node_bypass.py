@@ -109,6 +109,15 @@ class NodeBypass:
         with self._revoking:
             return self.flows.revoke(self._may_stay)
 
+    def count_of(self, cookie: int, addresses: Collection[bytes]) -> int:
+        """How many connections a workload has past the engine, at either end. Blocks."""
+        return self.flows.count_of(cookie, addresses)
+
+    def end_all_of(self, cookie: int, addresses: Collection[bytes], namespace: NetworkNamespace) -> int:
+        """End them; returns how many. Blocks. NetnsError if that cannot be."""
+        with self._revoking:
+            return self.flows.end_all_of(cookie, addresses, namespace)
+
     def _may_stay(self, live: LiveFlow) -> bool:
         flow, ends = live.flow, live.ends
         asked = flow.asked, flow.asked_port

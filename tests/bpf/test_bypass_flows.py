@@ -197,6 +197,26 @@ def test_without_the_clients_namespace_it_ends_at_the_server(
     doomed.close()
 
 
+@pytest.mark.parametrize("end", [0, 1], ids=["client", "server"])
+def test_who_leaves_takes_its_connections_along(
+    pods: tuple[Namespace, Namespace], node: Node, flows: BpfMap, end: int
+) -> None:
+    """At either end, by its own namespace: nobody is enrolled any more."""
+    kept, doomed = (_connect(pods, pods[1].v4) for _ in range(2))
+    _put(flows, doomed)
+    leaving, table = node.workloads[end], FlowTable(flows, node, LIFE)
+    who = netns_cookie(leaving.namespace), leaving.addresses
+    node.workloads.clear()
+    assert table.count_of(*who) == 1
+    assert table.count_of(1 << 60, (parse_address("10.9.9.9"),)) == 0
+    assert table.end_all_of(*who, leaving.namespace) == 1
+    assert _is_reset(doomed.client)
+    assert _is_reset(doomed.server)
+    assert kept.lives(), "it is none of those past the engine"
+    kept.close()
+    doomed.close()
+
+
 def test_one_namespace_that_fails_spares_no_other(
     pods: tuple[Namespace, Namespace], node: Node, flows: BpfMap, monkeypatch: pytest.MonkeyPatch
 ) -> None:

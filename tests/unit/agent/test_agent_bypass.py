@@ -34,6 +34,19 @@ class FakeBypass:
     parts: int = 0
     """That update() is to be called for yet."""
 
+    there: int = 0
+    """Connections of whoever asks."""
+    ended: int = 0
+
+    def count_of(self, cookie: int, addresses: Collection[bytes]) -> int:
+        assert (cookie, addresses) == (7, {V4})
+        return self.there
+
+    def end_all_of(self, cookie: int, addresses: Collection[bytes], namespace: Any) -> int:
+        assert (cookie, addresses) == (7, {V4})
+        self.ended, self.there = self.there, 0
+        return self.ended
+
     @property
     def pending(self) -> bool:
         return self.parts > 0
@@ -187,6 +200,21 @@ async def test_a_large_mesh_is_taken_in_parts() -> None:
     await scene.keeper.stop()
     await asyncio.sleep(0)
     assert scene.bypass.parts == 4, "stopped"
+
+
+async def test_who_leaves_has_its_connections_drained() -> None:
+    scene, leaving = Scene(), enrolled("a", state="draining")
+    scene.bypass.there = 3
+    await scene.keeper.drain(leaving, 0)
+    assert scene.bypass.ended == 3, "at the end of the time"
+    scene.bypass.there, scene.bypass.ended = 3, 0
+    draining = asyncio.create_task(scene.keeper.drain(leaving, 60))
+    await asyncio.sleep(0.01)
+    assert not draining.done()
+    scene.bypass.there = 0
+    await draining
+    assert scene.bypass.ended == 0, "they ended by themselves"
+    await scene.keeper.drain(enrolled("a", cookie=0), 60)  # not captured by eBPF
 
 
 async def test_what_could_not_be_ended_is_tried_again(
