@@ -16,7 +16,10 @@
 //
 // A socket that is found in a SOCKHASH by an sk_msg program cannot be released again, so the peer's address is kept and
 // its memory read, which cannot fault. The socket's cookie, which is never used again, tells whether it is still the
-// same one; the redirection itself looks the socket up by that cookie, and then holds it.
+// same one. The redirection takes the peer from its slot of an array, and is given up if another one has that by now.
+//
+// Calls are what a message costs here: of helpers, and of the kernel's functions below them (a look-up in a hash map
+// takes 40 ns). So what each message needs is in the sender's storage, or at a place in an array that is noted there.
 //
 // Kernel: >= 6.13.
 #include <linux/bpf.h>
@@ -32,6 +35,7 @@
 #define AF_INET              2
 #define SOCK_RCVBUF_LOCK     2 /* linux/net.h */
 #define SK_USER_DATA_PTRMASK (~7UL)
+#define SLOTS                131072
 
 char LICENSE[] SEC("license") = "Dual BSD/GPL";
 
@@ -62,13 +66,21 @@ struct {
   __type(value, struct na_direct_socket);
 } direct_flows SEC(".maps");
 
-// Socket cookie -> socket. Sockets leave it when they are closed.
+// Socket cookie -> socket. What is in it has direct_send run. Sockets leave it when they are closed.
 struct {
   __uint(type, BPF_MAP_TYPE_SOCKHASH);
   __uint(max_entries, 65536);
   __type(key, __u64);
   __type(value, __u64);
 } direct_sockets SEC(".maps");
+
+// The same sockets, to redirect to. Twice as many slots as sockets: a free one is found soon.
+struct {
+  __uint(type, BPF_MAP_TYPE_SOCKMAP);
+  __uint(max_entries, SLOTS);
+  __type(key, __u32);
+  __type(value, __u64);
+} direct_slots SEC(".maps");
 
 struct {
   __uint(type, BPF_MAP_TYPE_SK_STORAGE);
@@ -93,6 +105,8 @@ struct {
 
 // Read memory of the kernel as a type of its own; a fault gives zeros (Linux 6.2).
 void *bpf_rdonly_cast(const void *memory, __u32 type) __ksym;
+// The context as the kernel has it (Linux 6.2).
+void *bpf_cast_to_kern_ctx(void *context) __ksym;
 
 static __always_inline void count(__u32 which, __u64 n) {
   __u64 *value = bpf_map_lookup_elem(&direct_counters, &which);
@@ -161,32 +175,66 @@ static __always_inline struct na_direct_key turned(const struct na_direct_key *k
   return (struct na_direct_key){cookie, key->remote, key->local, key->remote_port, key->local_port, 0};
 }
 
+static __always_inline int claim_slot(struct bpf_sock_ops *ops, struct na_direct_socket *own) {
+  for (__u32 i = 0; i < NA_PROBED; i++) {
+    __u32 slot = ((__u32)own->cookie + i) % SLOTS;
+
+    if (!bpf_sock_map_update(ops, &direct_slots, &slot, BPF_NOEXIST)) {
+      own->slot = slot;
+      return 1;
+    }
+  }
+  return 0;
+}
+
+// Whoever has not found the socket yet will not.
+static __always_inline void forget_flow(const struct na_direct_end *end) {
+  struct na_direct_key key = turned(&end->peer_key, end->netns_cookie);
+  const struct na_direct_socket *found = bpf_map_lookup_elem(&direct_flows, &key);
+
+  if (found && found->cookie == end->own.cookie) // a later connection may have the same addresses and ports
+    bpf_map_delete_elem(&direct_flows, &key);
+}
+
+static __always_inline void leave_slot(struct na_direct_end *end) {
+  __u32 slot = end->own.slot;
+
+  bpf_map_delete_elem(&direct_slots, &slot);
+  end->own.slot = SLOTS; // it will be another's
+}
+
+static __always_inline void leave_cell(const struct na_direct_end *end) {
+  __u32 index = end->own.cell;
+  struct na_redirected *cell = bpf_map_lookup_elem(&redirected, &index);
+
+  if (cell && cell->cookie == end->own.cookie) // if outbound.bpf.c, attached before, has not told of it
+    release_redirected(cell);
+}
+
 static __always_inline int insert(struct bpf_sock_ops *ops, struct na_direct_end *end) {
   struct na_direct_key key = turned(&end->peer_key, end->netns_cookie);
   struct na_direct_socket own = end->own;
-  struct na_redirected nothing = {};
   __u64 cookie = own.cookie;
 
-  if (end->is_client && bpf_map_update_elem(&redirected, &cookie, &nothing, BPF_ANY))
+  if (end->is_client && !claim_redirected(cookie, &own.cell))
     return 0;
-  // The flow is last: who finds it may redirect to the socket.
-  if (bpf_sock_hash_update(ops, &direct_sockets, &cookie, BPF_NOEXIST) ||
-      bpf_map_update_elem(&direct_flows, &key, &own, BPF_ANY))
+  end->own = own;
+  if (bpf_sock_hash_update(ops, &direct_sockets, &cookie, BPF_NOEXIST))
     return 0;
+  if (!claim_slot(ops, &own)) {
+    bpf_map_delete_elem(&direct_sockets, &cookie);
+    return 0;
+  }
+  end->own = own;
+  // Last, for who finds it may redirect to the socket.
+  if (bpf_map_update_elem(&direct_flows, &key, &own, BPF_ANY)) {
+    leave_slot(end);
+    bpf_map_delete_elem(&direct_sockets, &cookie);
+    return 0;
+  }
   // Other programs may want events of this socket, too.
   bpf_sock_ops_cb_flags_set(ops, ops->bpf_sock_ops_cb_flags | BPF_SOCK_OPS_STATE_CB_FLAG);
   return 1;
-}
-
-static __always_inline void forget_end(const struct na_direct_end *end) {
-  struct na_direct_key key = turned(&end->peer_key, end->netns_cookie);
-  const struct na_direct_socket *found = bpf_map_lookup_elem(&direct_flows, &key);
-  __u64 cookie = end->own.cookie;
-
-  if (found && found->cookie == cookie) // a later connection may have the same addresses and ports
-    bpf_map_delete_elem(&direct_flows, &key);
-  // outbound.bpf.c, attached before, has told of it.
-  bpf_map_delete_elem(&redirected, &cookie);
 }
 
 static __always_inline void join(struct bpf_sock_ops *ops, struct bpf_sock *sk) {
@@ -214,31 +262,39 @@ static __always_inline void join(struct bpf_sock_ops *ops, struct bpf_sock *sk) 
   end->netns_cookie = cookie;
   end->generation = set->generation;
   end->is_client = ops->op == BPF_SOCK_OPS_ACTIVE_ESTABLISHED_CB;
-  end->own = (struct na_direct_socket){(__u64)tcp, bpf_get_socket_cookie(ops), tcp->snd_una, tcp->rcv_nxt};
+  end->own = (struct na_direct_socket){(__u64)tcp, bpf_get_socket_cookie(ops), tcp->snd_una, tcp->rcv_nxt, SLOTS, 0};
   if (insert(ops, end)) {
     count(NA_DIRECT_JOINED, 1);
     return;
   }
   count(NA_DIRECT_NOT_JOINED, 1);
-  forget_end(end);
+  leave_cell(end);
   bpf_sk_storage_delete(&direct_ends, sk);
+}
+
+// A socket that was closed is in no map any more. Its slot may have become another's while the connection ended.
+static __always_inline int is_closed(const struct sock *sk) {
+  return (sk->__sk_common.skc_flags >> bpf_core_enum_value(enum sock_flags, SOCK_DEAD)) & 1;
 }
 
 // The connection has ended. The socket stays in the SOCKHASH until it is closed: what waits there is still to be read.
 static __always_inline void leave(struct bpf_sock_ops *ops, struct bpf_sock *sk) {
   struct na_direct_end *end = bpf_sk_storage_get(&direct_ends, sk, 0, 0);
-  struct tcp_sock *tcp;
+  struct tcp_sock *tcp = bpf_skc_to_tcp_sock(sk);
   __u64 cookie;
 
   if (!end)
     return;
   cookie = end->own.cookie;
-  forget_end(end);
+  forget_flow(end);
+  leave_cell(end);
+  if (tcp && !is_closed(sock_of(tcp))) {
+    leave_slot(end);
+    // Ended by nobody's error, and not in order: connect() to AF_UNSPEC. The socket's next connection is another one.
+    if (!sock_of(tcp)->sk_err && (ops->args[0] == BPF_TCP_ESTABLISHED || ops->args[0] == BPF_TCP_CLOSE_WAIT))
+      bpf_map_delete_elem(&direct_sockets, &cookie);
+  }
   bpf_sk_storage_delete(&direct_ends, sk);
-  tcp = bpf_skc_to_tcp_sock(sk);
-  // Ended by nobody's error, and not in order: connect() to AF_UNSPEC. The socket's next connection is another one.
-  if (tcp && !sock_of(tcp)->sk_err && (ops->args[0] == BPF_TCP_ESTABLISHED || ops->args[0] == BPF_TCP_CLOSE_WAIT))
-    bpf_map_delete_elem(&direct_sockets, &cookie);
 }
 
 SEC("sockops")
@@ -318,17 +374,21 @@ static __always_inline __u32 judge(const struct tcp_sock *me, struct na_direct_e
 }
 
 static __always_inline void count_bytes(const struct na_direct_end *end, __u32 size) {
-  __u64 client = end->is_client ? end->own.cookie : end->peer.cookie;
-  struct na_redirected *past = bpf_map_lookup_elem(&redirected, &client);
+  const struct na_direct_socket *client = end->is_client ? &end->own : &end->peer;
+  __u32 index = client->cell;
+  struct na_redirected *past = bpf_map_lookup_elem(&redirected, &index);
 
   count(NA_DIRECT_BYTES, size);
-  if (past)
-    __sync_fetch_and_add(end->is_client ? &past->sent : &past->received, size);
+  if (!past || past->cookie != client->cookie)
+    return;
+  if (end->is_client) // each counter has one socket that adds to it, which is locked
+    past->sent += size;
+  else
+    past->received += size;
 }
 
 static __always_inline __u32 decide(const struct sk_msg_md *msg, struct bpf_sock *sk, struct na_direct_end *end) {
   const struct na_direct_settings *set = settings();
-  const struct tcp_sock *me;
 
   if (!set)
     return NA_DIRECT_PASS_WITHDRAWN;
@@ -336,13 +396,25 @@ static __always_inline __u32 decide(const struct sk_msg_md *msg, struct bpf_sock
     if (!is_opted_in(end))
       return NA_DIRECT_PASS_WITHDRAWN;
     end->generation = set->generation;
+    end->peer.cookie = 0; // its socket may have been let go of meanwhile
   }
   if (!end->peer.cookie && !find_peer(end))
     return NA_DIRECT_PASS_UNPAIRED;
-  me = bpf_skc_to_tcp_sock(sk);
-  if (!me)
+  // What has an end is a TCP socket.
+  return judge(bpf_rdonly_cast(sk, bpf_core_type_id_kernel(struct tcp_sock)), end, msg->size, set->limit);
+}
+
+// Redirect to the peer's slot. What has the slot stays there for as long as this program runs, whatever it is.
+static __always_inline __u32 redirect(struct sk_msg_md *msg, const struct na_direct_end *end) {
+  const struct sk_msg *redirected_to = bpf_cast_to_kern_ctx(msg);
+
+  // A socket that was closed meanwhile is not found, and the message goes by TCP.
+  if (bpf_msg_redirect_map(msg, &direct_slots, end->peer.slot, BPF_F_INGRESS) != SK_PASS)
     return NA_DIRECT_PASS_CLOSING;
-  return judge(me, end, msg->size, set->limit);
+  if ((__u64)redirected_to->sk_redir->__sk_common.skc_cookie.counter != end->peer.cookie)
+    return NA_DIRECT_REFUSED;
+  count_bytes(end, msg->size);
+  return NA_DIRECT_REDIRECTED;
 }
 
 SEC("sk_msg")
@@ -350,7 +422,6 @@ int direct_send(struct sk_msg_md *msg) {
   struct bpf_sock *sk = msg->sk;
   struct na_direct_end *end;
   __u32 verdict;
-  __u64 peer;
 
   if (!sk)
     return SK_PASS;
@@ -358,16 +429,10 @@ int direct_send(struct sk_msg_md *msg) {
   if (!end) // the connection is none any more
     return SK_PASS;
   verdict = decide(msg, sk, end);
-  // A socket that was closed meanwhile is not found, and the message goes by TCP.
-  if (verdict == NA_DIRECT_REDIRECTED) {
-    peer = end->peer.cookie;
-    if (bpf_msg_redirect_hash(msg, &direct_sockets, &peer, BPF_F_INGRESS) == SK_PASS)
-      count_bytes(end, msg->size);
-    else
-      verdict = NA_DIRECT_PASS_CLOSING;
-  }
+  if (verdict == NA_DIRECT_REDIRECTED)
+    verdict = redirect(msg, end);
   count(verdict, 1);
-  return SK_PASS;
+  return verdict == NA_DIRECT_REFUSED ? SK_DROP : SK_PASS;
 }
 
 // -- withdrawal ------------------------------------------------------------------------------------------------------
@@ -394,9 +459,14 @@ int direct_sweep(struct bpf_iter__sockmap *ctx) {
   row.cookie = *key;
   row.queued = sk->sk_backlog.rmem_alloc.counter;
   row.withdrawn = !end || !is_opted_in(end);
-  if (row.withdrawn && !has_unread(sk))
+  if (row.withdrawn && !has_unread(sk)) {
+    if (end) {
+      forget_flow(end);
+      leave_slot(end);
+    }
     bpf_map_delete_elem(&direct_sockets, &row.cookie);
-  else
+  } else {
     bpf_seq_write(ctx->meta->seq, &row, sizeof(row));
+  }
   return 0;
 }

@@ -8,7 +8,7 @@
 
 #include "nodeagent_abi.h"
 
-#define NA_DIRECT_ABI 1
+#define NA_DIRECT_ABI 2
 
 /* A workload that has opted in, by the cookie of its network namespace. */
 struct na_direct_workload {
@@ -34,6 +34,8 @@ struct na_direct_socket {
   __u64 cookie;  /* of the socket; never used again while the machine runs */
   __u32 first_sent;
   __u32 first_received;
+  __u32 slot; /* where it is redirected to */
+  __u32 cell; /* of a client: where the connection's bytes are counted */
 };
 
 /* What a message takes in the kernel beside its bytes (struct sk_msg, as kmalloc() rounds it up). */
@@ -50,22 +52,29 @@ struct na_direct_sent {
   __u32 reserved;
 };
 
-/* What a socket knows of its peer; lives and dies with the socket. */
+/* What a socket knows of its peer; lives and dies with the socket. First what each message needs: a cache line. */
 struct na_direct_end {
-  struct na_direct_key peer_key;
-  struct na_direct_socket own;
   struct na_direct_socket peer; /* a cookie of 0: not found yet */
   struct na_direct_sent sent;
-  __u64 netns_cookie;
   __u32 generation; /* of the settings, when both workloads were last seen to be opted in */
   __u32 is_client;  /* it has connected */
+  struct na_direct_key peer_key;
+  struct na_direct_socket own;
+  __u64 netns_cookie;
 };
 
-/* Bytes of a connection that went past TCP, as its client sees it. */
+/* Bytes of a connection that went past TCP, as its client sees it. The cell of a connection is one of the NA_PROBED
+ * that follow the one which the cookie of the client's socket leads to. */
 struct na_redirected {
+  __u64 cookie; /* 0: nobody's */
   __u64 sent;
   __u64 received;
 };
+
+#define NA_REDIRECTED_CELLS 32768 /* a power of two */
+
+/* How many places are tried for a socket. */
+#define NA_PROBED 8
 
 struct na_direct_settings {
   __u32 limit;      /* bytes that may wait at a receiver beside TCP's own queue */
@@ -98,14 +107,15 @@ enum na_direct_counter {
   NA_DIRECT_PASS_PROTOCOL = 9,   /* - one of them has a protocol above TCP in the kernel, such as TLS */
   NA_DIRECT_PASS_PRESSURE = 10,  /* - the kernel is short of memory for TCP */
   NA_DIRECT_PASS_WITHDRAWN = 11, /* - one of the workloads is opted in no more */
-  NA_DIRECT_COUNTERS = 12,
+  NA_DIRECT_REFUSED = 12,        /* messages that nobody got: the peer had gone, and its slot was another's already */
+  NA_DIRECT_COUNTERS = 13,
 };
 
 _Static_assert(sizeof(struct na_direct_workload) == 16, "ABI");
 _Static_assert(sizeof(struct na_direct_key) == 48, "ABI");
-_Static_assert(sizeof(struct na_direct_socket) == 24, "ABI");
-_Static_assert(sizeof(struct na_direct_end) == 136, "ABI");
-_Static_assert(sizeof(struct na_redirected) == 16, "ABI");
+_Static_assert(sizeof(struct na_direct_socket) == 32, "ABI");
+_Static_assert(sizeof(struct na_direct_end) == 152, "ABI");
+_Static_assert(sizeof(struct na_redirected) == 24, "ABI");
 _Static_assert(sizeof(struct na_direct_row) == 16, "ABI");
 
 #endif

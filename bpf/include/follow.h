@@ -104,14 +104,13 @@ static __always_inline __u32 end_of(struct bpf_sock_ops *ops, const struct tcp_s
 
 /* What went past TCP. */
 static __always_inline void add_redirected(struct na_bypass_event *event) {
-  __u64 cookie = event->flow.socket_cookie;
-  const struct na_redirected *past = bpf_map_lookup_elem(&redirected, &cookie);
+  struct na_redirected *past = find_redirected(event->flow.socket_cookie);
 
   if (!past)
     return;
   event->sent += past->sent;
   event->received += past->received;
-  bpf_map_delete_elem(&redirected, &cookie);
+  release_redirected(past);
 }
 
 static __always_inline void tell_closed(struct bpf_sock_ops *ops, struct bpf_sock *sk, struct na_bypass_event *event,

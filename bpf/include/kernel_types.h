@@ -36,7 +36,7 @@ struct proto {
   unsigned long *memory_pressure;
 };
 
-enum sock_flags { SOCK_DONE = 1 };
+enum sock_flags { SOCK_DEAD = 0, SOCK_DONE = 1 };
 
 struct in6_addr {};
 
@@ -105,6 +105,10 @@ struct list_head {
 
 struct sk_psock {
   struct list_head ingress_msg;
+};
+
+struct sk_msg {
+  struct sock *sk_redir;
 };
 
 struct seq_file;

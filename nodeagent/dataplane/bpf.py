@@ -6,6 +6,7 @@ The mechanism only. What is attached where, and what the maps mean, is ebpf_node
 from __future__ import annotations
 
 import errno
+import mmap
 import os
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
@@ -127,6 +128,17 @@ class BpfMap:
                 _slices(keys, self._key_size, count), _slices(values, self._value_size, count), strict=True
             )
             more = position[0] != 0
+
+    def written(self) -> Iterator[bytes]:
+        """Those values of an array (BPF_F_MMAPABLE) that are not all zeros, without a call of the kernel for each."""
+        size = self.memory_and_limit()[1] * self._value_size
+        zeros, step = bytes(self._value_size), _CHUNK * self._value_size
+        with mmap.mmap(self._fd, size, prot=mmap.PROT_READ) as memory:
+            for at in range(0, size, step):
+                packed = memory[at : at + step]
+                if any(packed):
+                    values = (packed[i : i + len(zeros)] for i in range(0, len(packed), len(zeros)))
+                    yield from (each for each in values if each != zeros)
 
     def update(self, entries: Mapping[bytes, bytes]) -> None:
         """Write many entries in one call where the kernel can; BpfError tells how many were when not all."""

@@ -7,11 +7,10 @@ outlives agents, so some may be of an earlier one, whose numbers of workloads me
 from __future__ import annotations
 
 import logging
-import struct
 from collections.abc import Callable, Collection, Iterable, Iterator, Set
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import Final, Protocol
+from typing import Protocol
 
 from nodeagent.dataplane import sock_diag
 from nodeagent.dataplane.bpf import BpfMap
@@ -21,8 +20,6 @@ from nodeagent.dataplane.sock_diag import CONNECTED, UNFINISHED, DiagSocket, Tcp
 from nodeagent.errors import NetnsError
 
 logger = logging.getLogger(__name__)
-
-_COOKIE: Final = struct.Struct("=Q")
 
 
 class LocalWorkload(Protocol):
@@ -133,7 +130,7 @@ class FlowTable:
         """By the cookie of the client's socket."""
         if self._redirected is None:
             return {}
-        return {_COOKIE.unpack(key)[0]: Redirected.unpack(value) for key, value in self._redirected.items()}
+        return {each.cookie: each for each in map(Redirected.unpack, self._redirected.written())}
 
     def _sockets(self, cookie: int, states: Set[TcpState]) -> list[TcpSocket] | None:
         """None: they cannot be looked at."""

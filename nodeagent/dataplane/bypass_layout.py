@@ -23,7 +23,7 @@ _BACKEND: Final = struct.Struct("=16sIH2x")
 _ACCESS_KEY: Final = struct.Struct("=IIHBx")
 _ENDS: Final = struct.Struct("=16s16sHH4x")
 _FLOW: Final = struct.Struct("=16sH6xQQQIIII8x")
-_REDIRECTED: Final = struct.Struct("=QQ")
+_REDIRECTED: Final = struct.Struct("=QQQ")
 _EVENT: Final = struct.Struct("=40s72sQQQIIIIII")
 
 LIFE_SIZE: Final = _LIFE.size
@@ -267,12 +267,14 @@ class Event:
 class Redirected:
     """struct na_redirected (direct_abi.h): what a connection carried past TCP, as its client sees it."""
 
+    cookie: int
+    """Of the client's socket; 0: of nobody."""
     sent: int = 0
     received: int = 0
 
     def pack(self) -> bytes:
         """As in the map."""
-        return _REDIRECTED.pack(self.sent, self.received)
+        return _REDIRECTED.pack(self.cookie, self.sent, self.received)
 
     @classmethod
     def unpack(cls, raw: bytes) -> Redirected:

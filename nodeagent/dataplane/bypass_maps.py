@@ -69,7 +69,7 @@ class BypassMaps:
     bypassed: BpfMap
     """Live connections: Ends to Flow. Programs write it."""
     redirected: BpfMap
-    """What connections carried past TCP, by the cookie of the client's socket. `direct` writes it."""
+    """An array of what connections carried past TCP (Redirected). `direct` writes it."""
     events: BpfMap
     """A ring buffer, read by its descriptor. Its reader is woken only when a quarter is full, and looks by itself
     before that."""
@@ -84,7 +84,7 @@ class BypassMaps:
             backends=outbound.map("backends", layout.BACKEND_KEY_SIZE, layout.BACKEND_SIZE),
             access=outbound.map("access", layout.ACCESS_KEY_SIZE, layout.ACCESS_SIZE),
             bypassed=outbound.map("bypassed", layout.ENDS_SIZE, layout.FLOW_SIZE),
-            redirected=outbound.map("redirected", _COOKIE_SIZE, layout.REDIRECTED_SIZE),
+            redirected=outbound.map("redirected", _KEY_SIZE, layout.REDIRECTED_SIZE),
             events=outbound.map("events", 0, 0),
         )
 
@@ -94,11 +94,11 @@ class BypassMaps:
 
     def counted(self) -> tuple[BpfMap, ...]:
         """Those that fill up."""
-        return (self.sources, self.services, self.backends, self.access, self.bypassed, self.redirected)
+        return (self.sources, self.services, self.backends, self.access, self.bypassed)
 
     def all(self) -> tuple[BpfMap, ...]:
         """All of them."""
-        return (*self.counted(), self.life, self.events)
+        return (*self.counted(), self.life, self.redirected, self.events)
 
     def close(self) -> None:
         """Let go of the descriptors; may be called again."""

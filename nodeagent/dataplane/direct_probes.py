@@ -67,7 +67,7 @@ def probe_direct(objects: Path = OBJECTS) -> list[Verdict]:
     seconds for each probe that waits in vain. `objects` is the folder of the program."""
     verdicts: list[Verdict] = []
     try:
-        with _ground(objects) as ground:
+        with accelerated_ground(objects) as ground:
             verdicts += [_try(name, ground, probe) for name, probe in PROBES]
     except (NodeagentError, OSError) as error:
         verdicts.append(Verdict("programs", FAILS, str(error)))
@@ -89,7 +89,7 @@ class Ground:
     def __init__(self, namespace: NetworkNamespace, programs: DirectPrograms | None) -> None:
         """Without `programs` they are plain TCP."""
         self._namespace = namespace
-        self._programs = programs
+        self.programs = programs
 
     @contextlib.contextmanager
     def connection(self, *, defer_accept: bytes = b"") -> Iterator[tuple[socket.socket, socket.socket]]:
@@ -107,7 +107,7 @@ class Ground:
 
     def redirected(self) -> int:
         """Bytes that were redirected so far."""
-        return self._programs.counters()["bytes"] if self._programs is not None else 0
+        return self.programs.counters()["bytes"] if self.programs is not None else 0
 
 
 def _listener() -> socket.socket:
@@ -135,7 +135,8 @@ def _dial(target: tuple[str, int]) -> socket.socket:
 
 
 @contextlib.contextmanager
-def _ground(objects: Path) -> Iterator[Ground]:
+def accelerated_ground(objects: Path = OBJECTS) -> Iterator[Ground]:
+    """What probes are tried on; ends with all that is loaded for it."""
     with (
         scratch_namespace() as namespace,
         contextlib.closing(DirectPrograms(root_of_cgroups(), objects=objects)) as programs,

@@ -27,7 +27,7 @@ from nodeagent.dataplane.bpffs import make_folder, remove_pins
 from nodeagent.errors import BpfMapFullError
 
 # bpf/include/direct_abi.h
-ABI: Final = 1
+ABI: Final = 2
 MESSAGE_COST: Final = 1024
 COUNTERS: Final = (
     "joined",
@@ -42,6 +42,7 @@ COUNTERS: Final = (
     "pass_protocol",
     "pass_pressure",
     "pass_withdrawn",
+    "refused",
 )
 COOKIE: Final = struct.Struct("=Q")
 _WORKLOAD: Final = struct.Struct("=QII")
@@ -55,12 +56,13 @@ _ADDRESS_SIZE: Final = 16
 _SIZES: Final = {
     "direct_workloads": (COOKIE.size, _WORKLOAD.size),
     "direct_addresses": (_ADDRESS_SIZE, COOKIE.size),
-    "direct_flows": (48, 24),
+    "direct_flows": (48, 32),
     "direct_sockets": (COOKIE.size, 8),
-    "direct_ends": (4, 136),
+    "direct_slots": (4, 8),
+    "direct_ends": (4, 152),
     "direct_settings": (4, _SETTINGS.size),
     "direct_counters": (4, 0),
-    REDIRECTED: (COOKIE.size, 16),
+    REDIRECTED: (4, 24),
 }
 _ATTACHED: Final = ("direct_sockops", "direct_send")
 
@@ -200,7 +202,7 @@ class DirectPrograms:
             if name == REDIRECTED and not self._has_own:
                 continue
             memory, limit = each.memory_and_limit()
-            if name in ("direct_workloads", "direct_addresses", "direct_flows", REDIRECTED):
+            if name in ("direct_workloads", "direct_addresses", "direct_flows"):
                 found.append(MapUsage(name, memory, each.count(), limit, self._full[name]))
             else:
                 found.append(MapUsage(name, memory))

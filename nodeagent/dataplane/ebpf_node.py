@@ -436,7 +436,7 @@ class EbpfNode:
         passing = self._limits != NO_ROOM
         full = (self.workloads, self._groups, destinations, *(bypass.counted() if passing else ()))
         found = [self._usage(each, counted=True) for each in full]
-        rest = (original, self._counters, *((bypass.events,) if passing else ()))
+        rest = (original, self._counters, *((bypass.redirected, bypass.events) if passing else ()))
         found += [self._usage(each, counted=False) for each in rest]
         return [*found, self._listeners()]
 

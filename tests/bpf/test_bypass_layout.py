@@ -52,7 +52,7 @@ int main(void) {
   SHOW(na_access_key, it.source = 5, it.destination = 6, it.port = 8080, it.protocol = 6)
   SHOW(na_access_entry, it.access = NA_ACCESS_DENY, it.policy = 6)
   SHOW(na_here, it.life = 5, it.workload = 6)
-  SHOW(na_redirected, it.sent = 1ULL << 40, it.received = 1ULL << 41)
+  SHOW(na_redirected, it.cookie = 1ULL << 42, it.sent = 1ULL << 40, it.received = 1ULL << 41)
   SHOW(na_bypass_key, fill_ends(&it))
   SHOW(na_bypass, fill_flow(&it))
   SHOW(na_bypass_event, fill_ends(&it.ends), fill_flow(&it.flow), it.at_ns = 1ULL << 43, it.sent = 1ULL << 44,
@@ -71,7 +71,7 @@ PACKED = {
     "na_access_key": layout.AccessKey(5, 6, 8080, 6).pack(),
     "na_access_entry": layout.AccessEntry(layout.Access.DENY, 6).pack(),
     "na_here": layout.Here(5, 6).pack(),
-    "na_redirected": layout.Redirected(1 << 40, 1 << 41).pack(),
+    "na_redirected": layout.Redirected(1 << 42, 1 << 40, 1 << 41).pack(),
     "na_bypass_key": ENDS.pack(),
     "na_bypass": FLOW.pack(),
 }
@@ -92,5 +92,5 @@ def test_python_and_c_agree(tmp_path: Path) -> None:
 def test_what_is_read_is_what_was_written() -> None:
     assert layout.Ends.unpack(ENDS.pack()) == ENDS
     assert layout.Flow.unpack(FLOW.pack()) == FLOW
-    assert layout.Redirected.unpack(layout.Redirected(5, 6).pack()) == layout.Redirected(5, 6)
+    assert layout.Redirected.unpack(layout.Redirected(4, 5, 6).pack()) == layout.Redirected(4, 5, 6)
     assert layout.Life.unpack(layout.Life(5).pack()) == layout.Life(5)

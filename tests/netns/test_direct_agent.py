@@ -19,6 +19,7 @@ from harness.ads import MeshServer
 from harness.cgroups import ScratchCgroup
 
 from nodeagent.dataplane.direct import unload_all
+from nodeagent.dataplane.direct_programs import ABI
 from nodeagent.lab.zds import Enrolment, ZdsServer
 from nodeagent.xds.types import ADDRESS, LISTENER
 
@@ -120,7 +121,7 @@ async def test_who_asked_is_accelerated_also_by_the_next_agent_and_off_ends_it(n
     found = await node.until(lambda found: _names(found) == both)
     assert {probe["verdict"] for probe in found["probes"]} <= {"as TCP", "differs"}
     await node.kill()
-    links = node.pins / "direct" / "v1" / "links"
+    links = node.pins / "direct" / f"v{ABI}" / "links"
     assert {link.name for link in links.iterdir()} == {"direct_send", "direct_sockops"}
     node.start()
     await node.until(lambda found: _names(found) == both)

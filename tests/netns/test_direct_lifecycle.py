@@ -18,6 +18,7 @@ from harness.direct import DirectPods, connect, direct_pods
 from harness.processes import wait_until
 
 from nodeagent.dataplane import direct as direct_module
+from nodeagent.dataplane import direct_programs
 from nodeagent.dataplane.direct import Direct
 from nodeagent.dataplane.direct_probes import FAILS, Verdict
 from nodeagent.dataplane.ebpf_node import netns_cookie
@@ -64,7 +65,7 @@ def _bytes(pods: DirectPods, client: Namespace, server: Namespace) -> int:
 
 def _ids(pods: DirectPods) -> set[str]:
     """What is in the kernel of `direct` here: maps and programs by their ids, which are not used again."""
-    pinned = pods.pins / "direct" / "v1"
+    pinned = pods.pins / "direct" / f"v{direct_programs.ABI}"
     maps = [_bpftool("map", "show", "pinned", str(pin))["id"] for pin in (pinned / "maps").iterdir()]
     links = [_bpftool("link", "show", "pinned", str(pin))["prog_id"] for pin in (pinned / "links").iterdir()]
     return {f"map {number}" for number in maps} | {f"prog {number}" for number in links}
