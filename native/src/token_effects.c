@@ -2,6 +2,7 @@
 #include "token_effects.h"
 
 #include <errno.h>
+#include <openssl/evp.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -56,11 +57,28 @@ static int send_payload(na_subject *subject, const na_provider *provider, const 
   return rc;
 }
 
-/* Lists and objects are not sent, as with Envoy; nor is what cannot be in a header. */
+/* A list or object as Envoy sends it: its JSON, the names of objects in order, in base64 (RFC 4648 4). */
+static int send_structure(na_subject *subject, const char *header, const json_t *value) {
+  char *json = json_dumps(value, JSON_COMPACT | JSON_SORT_KEYS);
+  size_t n = json ? strlen(json) : 0;
+  unsigned char *encoded = json ? malloc(n / 3 * 4 + 5) : NULL;
+  int rc = -ENOMEM;
+  if (encoded) {
+    int length = EVP_EncodeBlock(encoded, (const unsigned char *)json, (int)n);
+    rc = edit(subject, NA_EDIT_ADD, header, (na_str){(const char *)encoded, (uint32_t)length});
+  }
+  free(encoded);
+  free(json);
+  return rc;
+}
+
+/* What cannot be in a header is not sent. */
 static int send_claim(na_subject *subject, const na_claim_header *claim, const na_jwt *jwt) {
   char number[NA_JSON_NUMBER_BYTES];
   na_str text;
   const json_t *value = na_json_dotted(jwt->payload, claim->claim);
+  if (json_is_array(value) || json_is_object(value))
+    return send_structure(subject, claim->header, value);
   if (!value || !na_json_text(value, number, &text) || !text.n)
     return 0;
   int rc = edit(subject, NA_EDIT_ADD, claim->header, text);
