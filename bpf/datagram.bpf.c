@@ -19,19 +19,12 @@
 
 #include "arrival.h"
 #include "datagram_abi.h"
+#include "sock_addr.h"
+#include "workloads.h"
 
 #define IPPROTO_UDP 17
 
 char LICENSE[] SEC("license") = "Dual BSD/GPL";
-
-// As in outbound.bpf.c, whose map it is.
-struct {
-  __uint(type, BPF_MAP_TYPE_HASH);
-  __uint(max_entries, 4096);
-  __uint(map_flags, BPF_F_NO_PREALLOC);
-  __type(key, __u64);
-  __type(value, struct na_workload_entry);
-} workloads SEC(".maps");
 
 struct {
   __uint(type, BPF_MAP_TYPE_HASH);
@@ -160,15 +153,6 @@ static __always_inline void count_denial(__u32 policy) {
     bpf_map_update_elem(&udp_denials, &policy, &one, BPF_NOEXIST);
 }
 
-// To many, or to an address that means nothing without its link.
-static __always_inline int is_of_link(const struct na_address *a) {
-  __u32 first = bpf_ntohl(a->word[is_mapped(a) ? 3 : 0]);
-
-  if (is_mapped(a))
-    return first >= 0xe0000000 || first >> 16 == 0xa9fe;
-  return first >> 24 == 0xff || first >> 22 == 0xfe80 >> 6;
-}
-
 static __always_inline const struct na_access_entry *access_of(__u32 source, __u32 class, __u16 port) {
   struct na_access_key key = {source, class, port, IPPROTO_UDP, 0};
   const struct na_access_entry *found = bpf_map_lookup_elem(&udp_access, &key);
@@ -285,7 +269,7 @@ static __always_inline int decide(struct bpf_sock_addr *ctx, const struct na_des
   if (workload->flags & NA_WORKLOAD_DNS && asked->port == NA_DNS_SERVER_PORT)
     return LEAVE;
   if (is_loopback(&asked->address) || is_any(&asked->address) || is_of_link(&asked->address) ||
-      is_own(workload, &asked->address))
+      is_link_local4(&asked->address) || is_own(workload, &asked->address))
     return LEAVE;
   if (bpf_get_current_ancestor_cgroup_id(workload->agent_level) == workload->agent_cgroup)
     return LEAVE;
@@ -308,14 +292,12 @@ static __always_inline int send4(struct bpf_sock_addr *ctx) {
 
   if (!sk || sk->protocol != IPPROTO_UDP)
     return 1;
-  set_mapped(&asked.address, ctx->user_ip4);
-  asked.port = bpf_ntohs((__u16)ctx->user_port);
+  read_user4(ctx, &asked);
   verdict = decide(ctx, &asked, &to);
   if (verdict == TRANSLATE) {
     if (!is_mapped(&to.address)) // a service's addresses of IPv4 have endpoints of IPv4
       return 0;
-    ctx->user_ip4 = to.address.word[3];
-    ctx->user_port = bpf_htons(to.port);
+    write_user4(ctx, &to);
   }
   return verdict != REFUSE;
 }
@@ -327,15 +309,10 @@ static __always_inline int send6(struct bpf_sock_addr *ctx) {
 
   if (!sk || sk->protocol != IPPROTO_UDP)
     return 1;
-  asked.address = (struct na_address){{ctx->user_ip6[0], ctx->user_ip6[1], ctx->user_ip6[2], ctx->user_ip6[3]}};
-  asked.port = bpf_ntohs((__u16)ctx->user_port);
+  read_user6(ctx, &asked);
   verdict = decide(ctx, &asked, &to);
   if (verdict == TRANSLATE) {
-    ctx->user_ip6[0] = to.address.word[0];
-    ctx->user_ip6[1] = to.address.word[1];
-    ctx->user_ip6[2] = to.address.word[2];
-    ctx->user_ip6[3] = to.address.word[3];
-    ctx->user_port = bpf_htons(to.port);
+    write_user6(ctx, &to);
   }
   return verdict != REFUSE;
 }
@@ -378,8 +355,7 @@ static __always_inline int disguise4(struct bpf_sock_addr *ctx) {
   set_mapped(&from, ctx->user_ip4);
   asked = asked_for(ctx, &from);
   if (asked && is_mapped(&asked->address)) {
-    ctx->user_ip4 = asked->address.word[3];
-    ctx->user_port = bpf_htons(asked->port);
+    write_user4(ctx, asked);
   }
   return 1;
 }
@@ -393,11 +369,7 @@ static __always_inline int disguise6(struct bpf_sock_addr *ctx) {
     return 1;
   asked = asked_for(ctx, &from);
   if (asked) {
-    ctx->user_ip6[0] = asked->address.word[0];
-    ctx->user_ip6[1] = asked->address.word[1];
-    ctx->user_ip6[2] = asked->address.word[2];
-    ctx->user_ip6[3] = asked->address.word[3];
-    ctx->user_port = bpf_htons(asked->port);
+    write_user6(ctx, asked);
   }
   return 1;
 }

@@ -14,8 +14,8 @@
 // Kernel: >= 5.14 (netns cookies).
 #include <linux/bpf.h>
 
-#include "address.h"
 #include "counters.h"
+#include "sock_addr.h"
 #include "workloads.h"
 
 #define IPPROTO_UDP      17
@@ -39,16 +39,6 @@ struct {
   __type(key, struct na_flow);
   __type(value, struct na_destination);
 } dns_flows SEC(".maps");
-
-// To many, or to an address that means nothing without its link. (169.254/16 is none of those: it is where name servers
-// of nodes and clouds are.)
-static __always_inline int is_of_link(const struct na_address *a) {
-  __u32 first = bpf_ntohl(a->word[is_mapped(a) ? 3 : 0]);
-
-  if (is_mapped(a))
-    return first >= 0xe0000000;
-  return first >> 24 == 0xff || first >> 22 == 0xfe80 >> 6;
-}
 
 // Whether the agent listens in the socket's namespace. It binds the port as soon as it serves a workload, and the
 // kernel lets nobody else have it then.
@@ -84,6 +74,7 @@ static __always_inline int decide(struct bpf_sock_addr *ctx, struct bpf_sock *sk
     return 0;
   if (bpf_get_current_ancestor_cgroup_id(workload->agent_level) == workload->agent_cgroup)
     return 0;
+  // 169.254/16 is for name servers of nodes and clouds, too.
   if (is_loopback(to) || is_any(to) || is_of_link(to) || is_own(workload, to) || !has_listener(ctx, to))
     return 0;
   kept = bpf_sk_storage_get(&dns_servers, sk, 0, BPF_SK_STORAGE_GET_F_CREATE);
@@ -164,8 +155,7 @@ static __always_inline int disguise4(struct bpf_sock_addr *ctx) {
     return 1;
   kept = bpf_sk_storage_get(&dns_servers, sk, 0, 0);
   if (kept && is_mapped(&kept->address)) {
-    ctx->user_ip4 = kept->address.word[3];
-    ctx->user_port = bpf_htons(kept->port);
+    write_user4(ctx, kept);
   }
   return 1;
 }
@@ -179,11 +169,7 @@ static __always_inline int disguise6(struct bpf_sock_addr *ctx) {
     return 1;
   kept = bpf_sk_storage_get(&dns_servers, sk, 0, 0);
   if (kept) {
-    ctx->user_ip6[0] = kept->address.word[0];
-    ctx->user_ip6[1] = kept->address.word[1];
-    ctx->user_ip6[2] = kept->address.word[2];
-    ctx->user_ip6[3] = kept->address.word[3];
-    ctx->user_port = bpf_htons(kept->port);
+    write_user6(ctx, kept);
   }
   return 1;
 }

@@ -51,6 +51,19 @@ static __always_inline int same_address(const struct na_address *a, const struct
            (a->word[3] ^ b->word[3]));
 }
 
+/* To many, or an address of IPv6 that means nothing without its link. */
+static __always_inline int is_of_link(const struct na_address *a) {
+  __u32 first = bpf_ntohl(a->word[is_mapped(a) ? 3 : 0]);
+
+  if (is_mapped(a))
+    return first >= 0xe0000000;
+  return first >> 24 == 0xff || first >> 22 == 0xfe80 >> 6;
+}
+
+static __always_inline int is_link_local4(const struct na_address *a) {
+  return is_mapped(a) && (a->word[3] & bpf_htonl(0xffff0000)) == bpf_htonl(0xa9fe0000);
+}
+
 /* Whether an address is one of the workload's. */
 static __always_inline int is_own(const struct na_workload_entry *workload, const struct na_address *address) {
   for (int i = 0; i < NA_OWN_ADDRESSES; i++)
