@@ -147,6 +147,7 @@ class Handlers:
     def _add_ready(self, application: Application) -> None:
         application.add("/healthz/ready", self._ready)
         application.add("/healthz/live", self._live)
+        application.add("/healthz/settled", self._settled)
 
     async def _status(self, request: Request) -> Response:
         return _json(self._state.status())
@@ -197,6 +198,10 @@ class Handlers:
     async def _ready(self, request: Request) -> Response:
         reasons = self._state.not_ready()
         return text(503, "not ready: " + "; ".join(reasons)) if reasons else text(200, "ready")
+
+    async def _settled(self, request: Request) -> Response:
+        waiting = self._state.unsettled()
+        return text(503, "not settled: " + "; ".join(waiting)) if waiting else text(200, "settled")
 
     async def _live(self, request: Request) -> Response:
         return text(200, "live")

@@ -399,6 +399,9 @@ class AgentState(Protocol):
     def not_ready(self) -> tuple[str, ...]:
         """Return why the agent does not serve yet, one reason each; empty when it does."""
 
+    def unsettled(self) -> tuple[str, ...]:
+        """Return what was received, or asked for, and is not in force yet; empty when the agent is in step."""
+
     def workloads(self) -> Iterable[WorkloadRow]:
         """Return the workloads known."""
 

@@ -212,8 +212,25 @@ class Agent:
             self._why_no_datagrams,
             self._render_metrics,
             self.stop,
+            self._unsettled,
             lambda: self._admin.problems,
         )
+
+    def _unsettled(self) -> Iterator[str]:
+        """What is on its way from the control plane into force, in this order."""
+        if self._config.static is None:
+            if lacks := self.workloads.stream.outstanding:
+                yield f"the stream of workloads {lacks}"
+            yield from (f"view {view.name} {lacks}" for view in self.views if (lacks := view.unsettled))
+        if self._settling is not None:
+            yield "changes of services and workloads"
+        yield from (f"workload {name}" for name in self.enrolment.unsettled())
+        if not (self.configuration.settled and self.engine.settled()):
+            yield "configuration of the engine"
+        if self._bypass_keeper is not None and not self._bypass_keeper.settled:
+            yield "connections past the engine"
+        if self._datagram_keeper is not None and not self._datagram_keeper.settled:
+            yield "UDP"
 
     # -- lifecycle --
 

@@ -54,6 +54,11 @@ class BypassKeeper:
         self._more: asyncio.Handle | None = None
         self._failure = ""
 
+    @property
+    def settled(self) -> bool:
+        """Whether live connections have been judged by what is in force."""
+        return self._judging is None
+
     def refresh(self) -> None:
         """Go by workloads and identities as they are now, and by the configuration in force."""
         self._here = list(local_workloads(self._engine, self._enrolment, self._identities))

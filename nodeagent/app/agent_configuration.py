@@ -55,6 +55,11 @@ class Configuration:
         """The snapshot in force."""
         return self._applied
 
+    @property
+    def settled(self) -> bool:
+        """Whether nothing that is wanted waits to be put in force."""
+        return self._handle is None
+
     def put_view(self, view: View) -> None:
         """A view has changed."""
         self._want(views={**self._wanted.views, view.name: view})

@@ -34,6 +34,8 @@ class DatagramSockets:
         self._here: list[tuple[LocalWorkload, NetworkNamespace]] = []
         self._lost: set[SocketPeer] = set()
         self._looks = 0
+        self.settled = True
+        """What is in force was gone by once."""
         self._woken = asyncio.Event()
         self._task: asyncio.Task[None] | None = None
         self._error = ""
@@ -47,6 +49,7 @@ class DatagramSockets:
             return
         self._lost |= revision.lost
         self._looks = 2
+        self.settled = False
         self._woken.set()
         if self._task is None:
             self._task = asyncio.create_task(self._run(), name="look at connected UDP sockets")
@@ -59,6 +62,7 @@ class DatagramSockets:
                 started = time.monotonic()
                 lost = frozenset(self._lost)
                 await self._look(lost)
+                self.settled = self._looks < 2  # else it has changed meanwhile
                 if not self._looks:
                     self._lost -= lost
                     return
@@ -67,6 +71,7 @@ class DatagramSockets:
                     await asyncio.wait_for(self._woken.wait(), AGAIN)
         finally:
             self._task = None
+            self.settled = True
 
     async def _look(self, lost: frozenset[SocketPeer]) -> None:
         assert self._plan is not None

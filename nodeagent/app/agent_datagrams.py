@@ -75,6 +75,11 @@ class DatagramKeeper:
         self._not_before = 0.0
         self.error = ""
 
+    @property
+    def settled(self) -> bool:
+        """Whether nothing waits to be put in force, and connected sockets have been looked at once."""
+        return self._handle is None and self._sockets.settled
+
     # -- what changes --
 
     def index_changed(self, change: IndexChange) -> None:

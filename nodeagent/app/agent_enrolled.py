@@ -26,6 +26,8 @@ class Enrolled:
     capture: Capture | None = None
     moving: asyncio.Task[None] | None = None
     """It changes from one view to another."""
+    between_views: bool = False
+    """The one that it shall have does not serve it yet."""
     may_open: bool = False
     """Its inbound configuration is known, and asks nobody for anything."""
     fail_mode: str = "closed"

@@ -328,6 +328,7 @@ class Enrolment:
         """Serve a workload by another view. Its connections end as if it went; new ones find the new view."""
         uid = workload.pod.uid
         view = workload.view = self._views.acquire(uid, self._subject(workload))
+        workload.between_views = True
         self._configuration.put_view(view.view)
         try:
             if self._is_hopeful():
@@ -339,6 +340,7 @@ class Enrolment:
                 self._engine.remove_workload(uid, int(self._config.drain * 1000)), name=f"drain {uid}"
             )
             await self._listen_again(workload, view)
+            workload.between_views = False
             self.on_change()
             await draining
         except DataplaneError as error:
@@ -347,7 +349,7 @@ class Enrolment:
                 "workload %s/%s cannot change its view: %s", workload.pod.namespace, workload.pod.name, error
             )
         finally:
-            workload.moving = None
+            workload.moving, workload.between_views = None, False
             await self._release(uid, old)
             self.on_change()
 
@@ -381,6 +383,12 @@ class Enrolment:
         """Those of all workloads; None while one could not be taken on: what it had before is not known to be
         superfluous."""
         return None if self._failed else [workload.netns for workload in self._workloads.values()]
+
+    def unsettled(self) -> Iterator[str]:
+        """The workloads that are being taken on, or change what they are served by."""
+        for each in self._workloads.values():
+            if each.state == "pending" or each.between_views or each.turning is not None:
+                yield f"{each.pod.namespace}/{each.pod.name}"
 
     def __iter__(self) -> Iterator[Enrolled]:
         return iter((*self._workloads.values(), *self._failed.values()))

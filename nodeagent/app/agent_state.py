@@ -87,6 +87,7 @@ class Parts:
     why_no_datagrams: str
     metrics: Callable[[], Iterable[bytes]]
     quit: Callable[[], None]
+    unsettled: Callable[[], Iterable[str]]
     problems: Callable[[], tuple[str, ...]] = tuple
     started: float = field(default_factory=time.time)
 
@@ -122,6 +123,10 @@ class State:
         if not parts.engine.settled():
             reasons.append("configuration is being put in force")
         return tuple(reasons)
+
+    def unsettled(self) -> tuple[str, ...]:
+        """What was received, or asked for, and is not in force yet."""
+        return tuple(self._parts.unsettled())
 
     def status(self) -> AgentStatus:
         """Everything in short."""

@@ -411,6 +411,15 @@ class ViewController:
         """wildcard or on-demand."""
         return "wildcard" if self._wildcard else "on-demand"
 
+    @property
+    def unsettled(self) -> str:
+        """What is on its way into it; empty if nothing is."""
+        if self._scheduled is not None:
+            return "is being put together"
+        if self._next_inbound is not None:
+            return "waits for clusters that its guards ask"
+        return self.stream.outstanding
+
     def incomplete(self) -> Iterator[str]:
         """Wanted destinations that are not complete."""
         if self._assembly is not None:

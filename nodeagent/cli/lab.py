@@ -79,9 +79,12 @@ def up(
     options = AgentOptions(capture, bypass, udp)
     with lab_tables.progress() as progress, _interruptible():
         status = up_.bring_up(names, file, options, plain=plain, timeout=timeout, progress=progress)
+        late = rpc.call(names.supervisor_socket, "settle")
     issues = rpc.call(names.supervisor_socket, "issues")
     lab_tables.print_pods(status)
     lab_tables.print_issues(issues)
+    if late:
+        print(f"warning: {late}", file=sys.stderr)
     print(f"lab {name} is up ({time.monotonic() - began:.1f} s)")
 
 

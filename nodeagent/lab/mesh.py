@@ -135,6 +135,11 @@ class Agent(MeshProcess):
         launch = Launch(argv, names.agent_cgroup(node.name), netns_path(node.netns), _environment())
         super().__init__(launch, names.log(f"agent.{node.name}"), folder / "admin.sock", changed)
 
+    async def unsettled(self) -> str:
+        """What of its configuration is not in force yet; empty if all of it is."""
+        status, body = await adminclient.get(self.admin, "/healthz/settled")
+        return "" if status == 200 else body.decode(errors="replace").strip().removeprefix("not settled: ")
+
     async def check(self) -> bool:
         """Ask whether it is ready, and what it says of the node's services."""
         changes = await super().check()

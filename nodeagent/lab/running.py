@@ -155,6 +155,11 @@ class RunningLab:
     def _changed(self) -> None:
         self._dirty.set()
 
+    @property
+    def is_changing(self) -> bool:
+        """Whether something has changed that is not in its folder yet."""
+        return self._dirty.is_set() or self._refreshing.locked()
+
     # -- what is in force --
 
     async def put(self, manifest: Manifest) -> tuple[Change, list[str]]:

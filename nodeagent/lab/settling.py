@@ -8,7 +8,7 @@ from typing import Any, Final
 
 from nodeagent.errors import AdminError
 from nodeagent.lab import adminclient
-from nodeagent.lab.mesh import ControlPlane
+from nodeagent.lab.mesh import Agent, ControlPlane
 from nodeagent.lab.running import RunningLab
 
 _ALIVE_SECONDS: Final = 2.0
@@ -77,6 +77,19 @@ class Settling:
                 return {**issue, "source": f"{manifest.source}:{number}"}
         return issue
 
+    async def settle(self) -> str:
+        """Wait until what is configured is in force everywhere; else why it is not."""
+        plane = self._lab.controlplane
+        if plane is None:
+            return ""
+        try:
+            self.waiting = await self._read(plane)
+            if not self.waiting:
+                await self._taken(plane)
+        except AdminError as error:
+            self.waiting = f"the control plane does not answer: {error}"
+        return self.waiting
+
     async def _read(self, plane: ControlPlane) -> str:
         """Wait until the control plane has read the folder; else why it has not."""
         deadline = time.monotonic() + _READ_SECONDS
@@ -84,26 +97,40 @@ class Settling:
             if not plane.ready:
                 return f"the control plane has stopped ({plane.not_ready})"
             # Asked for anew each time: pods that become ready change the folder meanwhile.
-            if await plane.loaded() == self._lab.registry.store.digests():
+            if await plane.loaded() == self._lab.registry.store.digests() and not self._lab.is_changing:
                 return ""
             await asyncio.sleep(_LOOK)
         return f"the control plane has not read it within {_READ_SECONDS:g} s"
 
     async def _taken(self, plane: ControlPlane) -> set[Refusal]:
-        """Wait until all clients have what they are to have; what they refuse of it."""
+        """Wait until all clients have what they are to have, and agents have it in force; what they refuse of it."""
         deadline = time.monotonic() + _TAKE_SECONDS
         while True:
             clients = await plane.clients()
-            late = {_name(client) for client in clients if _is_late(client)}
+            # An agent is asked after the control plane: what it was sent leads to more that it asks for.
+            late = [_name(client) for client in clients if _is_late(client)] or await self._unsettled()
             if not late or time.monotonic() > deadline:
                 break
             await asyncio.sleep(_LOOK)
         if late:
-            self.waiting = f"not taken within {_TAKE_SECONDS:g} s by {', '.join(sorted(late))}"
+            self.waiting = f"not taken within {_TAKE_SECONDS:g} s by {', '.join(sorted(set(late)))}"
         away = [name for name, agent in self._lab.agents.items() if not agent.ready]
         if away and not self.waiting:
             self.waiting = f"no agent is ready on {', '.join(away)}; it takes this when it is"
-        return _refusals(clients)
+        return _refusals(await plane.clients())
+
+    async def _unsettled(self) -> list[str]:
+        """The agents in which something is still on its way into force, and what."""
+        agents = [agent for agent in self._lab.agents.values() if agent.ready]
+        reasons = await asyncio.gather(*map(_lacks, agents))
+        return [f"{agent.node.name} ({why})" for agent, why in zip(agents, reasons, strict=True) if why]
+
+
+async def _lacks(agent: Agent) -> str:
+    try:
+        return await agent.unsettled()
+    except AdminError as error:
+        return str(error)
 
 
 def _is_late(client: dict[str, Any]) -> bool:

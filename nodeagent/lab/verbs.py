@@ -40,6 +40,7 @@ class Verbs:
             "start": self.start,
             "restart": self.restart,
             "issues": self.issues,
+            "settle": self.settle,
             "shutdown": self.shutdown,
         }
 
@@ -88,16 +89,23 @@ class Verbs:
         async with self._configuring:
             settling = Settling(self._lab)
             await settling.begin()
-            results = [await self._apply_one(item) for item in request["objects"]]
-            return await self._finish(results, settling)
+            manifests = [Manifest.unpack(item) for item in request["objects"]]
+            made = {
+                manifest.key: await self._apply_one(manifest)
+                for manifest in sorted(manifests, key=lambda manifest: _leads_to_others(manifest.key))
+            }
+            return await self._finish([made[manifest.key] for manifest in manifests], settling)
 
     async def delete(self, request: dict[str, Any]) -> dict[str, Any]:
         """Take objects out of force."""
         async with self._configuring:
             settling = Settling(self._lab)
             await settling.begin()
-            results = [await self._delete_one(ObjectKey(*item)) for item in request["keys"]]
-            return await self._finish(results, settling)
+            keys = [ObjectKey(*item) for item in request["keys"]]
+            made = {
+                key: await self._delete_one(key) for key in sorted(keys, key=_leads_to_others, reverse=True)
+            }
+            return await self._finish([made[key] for key in keys], settling)
 
     async def issues(self, _: dict[str, Any]) -> list[dict[str, Any]]:
         """What the control plane has to say of the whole configuration."""
@@ -109,8 +117,11 @@ class Verbs:
         except AdminError:
             return []
 
-    async def _apply_one(self, item: dict[str, Any]) -> dict[str, Any]:
-        manifest = Manifest.unpack(item)
+    async def settle(self, _: dict[str, Any]) -> str:
+        """Wait until what is configured is in force everywhere; else why it is not."""
+        return await Settling(self._lab).settle()
+
+    async def _apply_one(self, manifest: Manifest) -> dict[str, Any]:
         try:
             action, notes = await self._lab.put(manifest)
         except NodeagentError as error:
@@ -152,6 +163,12 @@ class Verbs:
         if name not in known:
             raise LabError(f"there is no node {name!r}{suggestion(name, list(known))}")
         return known[name]
+
+
+def _leads_to_others(key: ObjectKey) -> bool:
+    """Whether an object is a route. The control plane may read the folder at any time, and a route without what it
+    leads to (a subset of a DestinationRule, a service) answers 503: it comes last and goes first."""
+    return key.kind == "VirtualService" or key.kind.endswith("Route")
 
 
 def _result(key: ObjectKey, action: str, *, notes: Sequence[str] = (), error: str = "") -> dict[str, Any]:

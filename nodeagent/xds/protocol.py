@@ -87,6 +87,11 @@ class DeltaProtocol:
         """Want names no more; the consumer is not told of it."""
         return self.types[type_url].unsubscribe(names)
 
+    @property
+    def outstanding(self) -> str:
+        """A type of which something is still to come; empty: of none."""
+        return next((short_name(url) for url, state in self.types.items() if state.outstanding), "")
+
     def reopen(self) -> None:
         """A new stream begins."""
         self._node_sent = False
@@ -144,6 +149,7 @@ class DeltaProtocol:
     def _conclude(self, state: TypeState, response: Message, rejected: Mapping[str, str]) -> None:
         whole = response.control_plane.identifier != MORE
         first, state.answered = whole and not state.answered, whole or state.answered
+        state.opened_at = None
         state.last_update = time.time()
         state.version = response.system_version_info
         for name, message in rejected.items():
@@ -275,6 +281,8 @@ class DeltaProtocol:
         initial_fetch_timeout)."""
         deadline = time.monotonic() - age
         for state in self.types.values():
+            if state.opened_at is not None and state.opened_at <= deadline:
+                state.opened_at = None
             late = [name for name, asked in state.asked_at.items() if asked <= deadline]
             self._remove(state.type_url, late, answered=False)
 

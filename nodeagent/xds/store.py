@@ -46,6 +46,8 @@ class TypeState:
     """Something was unsubscribed from, ever: what comes unrequested may be on the way since before."""
     asked_at: dict[str, float] = field(default_factory=dict)
     """When a name was asked for that has no answer yet (monotonic seconds)."""
+    opened_at: float | None = None
+    """When the present stream's first request was made, as long as nothing has answered it (monotonic seconds)."""
 
     _requested: bool = False
     _to_subscribe: set[str] = field(default_factory=set)
@@ -60,6 +62,12 @@ class TypeState:
     def in_sync(self) -> bool:
         """Whether everything received last is in force."""
         return not self.rejected
+
+    @property
+    def outstanding(self) -> bool:
+        """Whether something is still to be asked for, or was and has no answer yet."""
+        unsaid = bool(self.wanted) and (not self._requested or self._to_subscribe or self._to_unsubscribe)
+        return bool(unsaid or self.asked_at) or self.opened_at is not None
 
     def wants(self, name: str) -> bool:
         """Whether a resource of the name is of use."""
@@ -126,6 +134,7 @@ class TypeState:
     def reopen(self) -> None:
         """A new stream begins: everything must be asked for again, from what is held."""
         self._requested = False
+        self.opened_at = None
         now = time.monotonic()
         self.asked_at = dict.fromkeys(self.asked_at, now)
 
@@ -139,6 +148,7 @@ class TypeState:
             if not self.wanted:
                 return None
             self._requested = True
+            self.opened_at = time.monotonic()
             subscribe = [] if self.wanted == {WILDCARD} else sorted(self.wanted)
             unsubscribe: list[str] = []
             held = {n: r.version for n, r in self.resources.items() if n not in self.rejected}

@@ -79,10 +79,20 @@ class DeltaStream:
     _reopen: asyncio.Event = field(default_factory=asyncio.Event, init=False)
     _writing: asyncio.Lock = field(default_factory=asyncio.Lock, init=False)
     _transport: Transport = field(init=False)
+    _applying: bool = field(default=False, init=False)
 
     def __post_init__(self) -> None:
         self._transport = self.transport or Transport(self.address)
         self.protocol = DeltaProtocol(self.node, self.types, self.consumer)
+
+    @property
+    def outstanding(self) -> str:
+        """What keeps it from being in step with the server; empty if nothing does."""
+        if not self.state.connected or self._reopen.is_set():
+            return "is not connected"
+        if self._applying:
+            return "takes an answer"
+        return f"waits for a {kind}" if (kind := self.protocol.outstanding) else ""
 
     def subscribe(self, type_url: str, names: Iterable[str]) -> None:
         """Want names of a type ("*": everything)."""
@@ -204,12 +214,16 @@ class DeltaStream:
 
     async def _apply(self, response: Message) -> Message:
         steps = self.protocol.receive_in_steps(response)
-        while True:
-            try:
-                next(steps)
-            except StopIteration as end:
-                return end.value
-            await asyncio.sleep(0)
+        self._applying = True
+        try:
+            while True:
+                try:
+                    next(steps)
+                except StopIteration as end:
+                    return end.value
+                await asyncio.sleep(0)
+        finally:
+            self._applying = False
 
     async def _send_subscriptions(self, call: Any) -> None:
         """Say what changed, whenever it does. A broken call ends this quietly: the reader has the reason."""

@@ -111,6 +111,7 @@ class FakeState:
 
     def __init__(self) -> None:
         self.status_value = READY
+        self.unsettled_value: tuple[str, ...] = ()
         self.quits = 0
         self.asked: list[Asked] = []
         target = Target(
@@ -171,6 +172,9 @@ class FakeState:
 
     def not_ready(self) -> tuple[str, ...]:
         return self.status_value.not_ready
+
+    def unsettled(self) -> tuple[str, ...]:
+        return self.unsettled_value
 
     def workloads(self) -> Iterable[WorkloadRow]:
         return self.workload_rows

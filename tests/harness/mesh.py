@@ -23,7 +23,7 @@ from harness.pods import in_pod
 ROOT = Path(__file__).parents[2]
 NODEAGENT = Path(sys.executable).with_name("nodeagent")
 T = TypeVar("T")
-SETTLING = 0.25
+SETTLING = 0.0
 """Seconds that pass after a change: agents put it in force a moment after the command ends. It also covers a 503 among
 requests right after a VirtualService and its DestinationRule were applied, whose cause is not known; leave this out to
 look for it."""

@@ -227,6 +227,12 @@ async def test_readiness(agent: Running) -> None:
     assert await agent.curl("/healthz/ready") == expected
 
 
+async def test_settling(agent: Running) -> None:
+    assert await agent.curl("/healthz/settled") == (200, "settled\n")
+    agent.state.unsettled_value = ("view v waits for a Cluster", "UDP")
+    assert await agent.curl("/healthz/settled") == (503, "not settled: view v waits for a Cluster; UDP\n")
+
+
 async def test_metrics_port_serves_metrics_and_nothing_else(agent: Running) -> None:
     base = f"http://127.0.0.1:{agent.server.port('metrics')}"
     for path in ("/metrics", "/stats/prometheus"):
