@@ -142,8 +142,8 @@ class Pod:
 
     def _moved(self) -> None:
         """A process came or went: what is gone serves nobody from this moment, not from the next look."""
-        if self.keeper.pid is None:
-            self.ready = False
+        if missing := self._not_running():
+            self.ready, self.waiting_for = False, missing
         self._changed()
 
     def _not_running(self) -> str:
