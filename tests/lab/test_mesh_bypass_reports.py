@@ -373,8 +373,8 @@ def test_a_later_agent_counts_on(mesh: Mesh) -> None:
         pid = mesh.agent_pid(NODE)
         assert pid is not None
         os.kill(pid, signal.SIGKILL)
+        say("meanwhile")  # nobody counts: it is there before the next agent is
         eventually(lambda: mesh.agent_pid(NODE), lambda now: now not in (None, pid))
-        say("meanwhile")
         carried = len("before\nmeanwhile\n")
         eventually(
             lambda: _carried(mesh), lambda found: found == {"alice": carried, "db": carried}, within=20
