@@ -521,6 +521,25 @@ class TestState:
             (reason,) = node.agent.state.not_ready()
             assert "no workloads over" in reason
 
+    async def test_it_is_settled_when_what_was_received_and_asked_for_is_in_force(self, node: Node) -> None:
+        view, v9 = await node.enroll(), f"outbound|9080|v9|{REVIEWS}"
+        state, key = node.agent.state, (parse_address(VIP), 9080)
+        await node.until(lambda: not state.unsettled(), "quiet")
+        node.connect(view)
+        seen = set()
+        while waiting := state.unsettled():
+            seen.update(waiting)
+            await asyncio.sleep(0)
+        assert key in node.view(view).destinations
+        assert seen >= {f"view {view} waits for a Cluster", "configuration of the engine"}
+        node.server.put(CLUSTER, v9, xds.cluster(v9))
+        node.server.put(ENDPOINTS, v9, xds.assignment(v9, "10.244.0.9"))
+        route = xds.virtual_host("reviews", 9080, [xds.forward(v9)])
+        node.server.put(VIRTUAL_HOST, f"9080/{REVIEWS}", route)
+        await node.until(state.unsettled, "the route")
+        await node.until(lambda: not state.unsettled(), "quiet")
+        assert node.endpoints(view, v9) == ["10.244.0.9"], "the cluster was asked for when the route had come"
+
     async def test_the_lists_show_what_is_in_force(self, node: Node) -> None:
         view = await node.enroll()
         node.connect(view)
