@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-from harness.envoy import start_envoy
+from harness.envoy_process import start_envoy
 from harness.netns import Namespace
 from harness.processes import Process
 

@@ -13,7 +13,7 @@ from typing import Any
 
 from harness import pki
 from harness.cgroups import scratch_cgroup
-from harness.envoy import start_envoy
+from harness.envoy_process import start_envoy
 from harness.hbone_engine import PORT, HboneEngine
 from harness.netns import Namespace, Network
 from harness.processes import wait_until

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 from google.protobuf.json_format import MessageToDict
-from harness.envoy import start_envoy
+from harness.envoy_process import start_envoy
 from harness.guarded_pod import CLIENT, CLUSTER, HERE, WEB, Answer, GuardedPod, guarded_pod
 from harness.requirements import require
 from harness.scripted_authorizer import GrpcAuthorizer, HttpAnswer, HttpAuthorizer, response

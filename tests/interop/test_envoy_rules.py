@@ -13,7 +13,7 @@ import pytest
 from envoy.extensions.filters.http.rbac.v3 import rbac_pb2
 from google.protobuf import json_format
 from harness import Namespace, require
-from harness.envoy import start_envoy
+from harness.envoy_process import start_envoy
 
 from nodeagent.compiler.rbac import compile_http_rbac
 from nodeagent.compiler.report import Report

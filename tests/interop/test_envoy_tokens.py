@@ -13,7 +13,7 @@ import jwt
 import pytest
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
-from harness.envoy import start_envoy
+from harness.envoy_process import start_envoy
 from harness.guarded_pod import GuardedPod, guarded_pod
 from harness.requirements import require
 from jwt.algorithms import ECAlgorithm

@@ -155,7 +155,9 @@ async def test_claims_are_sent_and_the_token_is_not(pod: GuardedPod) -> None:
     answer = await pod.ask("/p?a=%20b", {**forged, **bearer(text)})
     assert answer.header("x-sub") == ["jane"]
     assert answer.header("x-ab") == ["true"]
-    assert answer.header("x-list") == ["WyJ4Iix7ImEiOltdLCJiIjoxfV0="]  # ["x",{"a":[],"b":1}], as Envoy sends it
+    assert answer.header("x-list") == [
+        "WyJ4Iix7ImEiOltdLCJiIjoxfV0="
+    ]  # ["x",{"a":[],"b":1}], as Envoy sends it
     assert answer.header("x-line") == answer.header("x-evil") == []
     assert answer.header("authorization") == []
     (payload,) = answer.header("x-payload")
