@@ -56,8 +56,8 @@ class BypassKeeper:
 
     @property
     def settled(self) -> bool:
-        """Whether live connections have been judged by what is in force."""
-        return self._judging is None
+        """Whether all of what is in force is gone by, and live connections have been judged by it."""
+        return self._judging is None and self._more is None
 
     def refresh(self) -> None:
         """Go by workloads and identities as they are now, and by the configuration in force."""

@@ -23,10 +23,6 @@ from harness.pods import in_pod
 ROOT = Path(__file__).parents[2]
 NODEAGENT = Path(sys.executable).with_name("nodeagent")
 T = TypeVar("T")
-SETTLING = 0.0
-"""Seconds that pass after a change: agents put it in force a moment after the command ends. It also covers a 503 among
-requests right after a VirtualService and its DestinationRule were applied, whose cause is not known; leave this out to
-look for it."""
 
 
 class CommandError(AssertionError):
@@ -78,17 +74,13 @@ class Mesh:
         path = self.folder / "apply.yaml"
         path.write_text(text)
         command = (str(NODEAGENT), "lab", "apply", "--name", self.name, str(path))
-        told = run(*command, check=check, both=True)
-        time.sleep(SETTLING)
-        return told
+        return run(*command, check=check, both=True)
 
     def delete(self, text: str) -> str:
         """`lab delete` of what is in the YAML text."""
         path = self.folder / "delete.yaml"
         path.write_text(text)
-        told = self.lab("delete", str(path))
-        time.sleep(SETTLING)
-        return told
+        return self.lab("delete", str(path))
 
     # -- looking --
 
