@@ -67,6 +67,14 @@ struct {
   __type(value, struct na_access_entry);
 } udp_access SEC(".maps");
 
+struct {
+  __uint(type, BPF_MAP_TYPE_LPM_TRIE);
+  __uint(max_entries, 65536);
+  __uint(map_flags, BPF_F_NO_PREALLOC);
+  __type(key, struct na_outsider_key);
+  __type(value, struct na_access_entry);
+} udp_outsiders SEC(".maps");
+
 // Addresses of workloads whose nodes judge what they send.
 struct {
   __uint(type, BPF_MAP_TYPE_HASH);
@@ -394,6 +402,14 @@ int datagram_getpeername6(struct bpf_sock_addr *ctx) {
   return disguise6(ctx);
 }
 
+// What is said to an outsider that comes from there.
+static __always_inline const struct na_access_entry *by_address(__u32 class, __u16 port,
+                                                                const struct na_address *remote) {
+  struct na_outsider_key key = {NA_OUTSIDER_BITS + 128, class, port, 0, *remote};
+
+  return bpf_map_lookup_elem(&udp_outsiders, &key);
+}
+
 // Whether policy lets a datagram in; else what is to be counted.
 static __always_inline int is_let_in(const struct na_address *local, __u16 port, const struct na_address *remote,
                                      __u32 *counter, __u32 *policy) {
@@ -416,8 +432,12 @@ static __always_inline int is_let_in(const struct na_address *local, __u16 port,
   key.destination = class->id;
   access = bpf_map_lookup_elem(&udp_access, &key);
   *counter = NA_UDP_OUTSIDER;
+  if (!access)
+    return 1;
+  if (access->access == NA_ACCESS_ENGINE)
+    access = by_address(class->id, port, remote);
   *policy = access ? access->policy : 0;
-  return !access || access->access != NA_ACCESS_DENY;
+  return access && access->access == NA_ACCESS_ALLOW;
 }
 
 // In each namespace of a workload, for datagrams that are not a connected socket's. To one that is dropped the kernel

@@ -16,11 +16,24 @@ struct na_sender {
 };
 
 /* Workloads of which the same is asked are a class, the destination of na_access_key. An address without one may be
- * sent anything. In na_access_key port 0 stands for those that have no entry, source 0 for outsiders. */
+ * sent anything. In na_access_key port 0 stands for those that have no entry, source 0 for outsiders. Of those
+ * NA_ACCESS_ENGINE means that it depends on where they come from: struct na_outsider_key. */
 struct na_class {
   __u32 id; /* never 0 */
   __u32 reserved;
 };
+
+/* What is said to outsiders of a class, at a port, where it depends on where they come from: by the longest prefix. Key
+ * of a trie. */
+struct na_outsider_key {
+  __u32 bits; /* of what follows: NA_OUTSIDER_BITS and those of the address */
+  __u32 class;
+  __u16 port;
+  __u16 reserved;
+  struct na_address address;
+};
+
+#define NA_OUTSIDER_BITS 64
 
 /* A socket and an address that it deals with. */
 struct na_peer_key {
@@ -44,5 +57,6 @@ enum na_udp_counter {
 #define NA_UDP_ANSWER_NS 180000000000ULL
 
 _Static_assert(sizeof(struct na_peer_key) == 32, "ABI");
+_Static_assert(sizeof(struct na_outsider_key) == 28, "ABI");
 
 #endif

@@ -10,10 +10,9 @@ from collections.abc import Callable
 from typing import Final
 
 from nodeagent.dataplane.bpf import BpfMap
-from nodeagent.dataplane.bypass_layout import Access, AccessKey, Ends
+from nodeagent.dataplane.bypass_layout import Ends
 from nodeagent.dataplane.datagram_end import may_send
-from nodeagent.dataplane.datagram_layout import OUTSIDERS
-from nodeagent.dataplane.datagram_plan import UDP, DatagramPlan
+from nodeagent.dataplane.datagram_plan import DatagramPlan
 from nodeagent.dataplane.sock_diag import Ends as SocketEnds
 
 ANSWER_MAPS: Final = ("udp_owed", "udp_awaited")
@@ -76,5 +75,4 @@ def _may_come(plan: DatagramPlan, ends: Ends) -> bool:
         return may_send(plan, number, ends.source, ends.source_port)
     if ends.destination in plan.members or ends.source not in plan.classes:
         return True
-    verdict = plan.access.get(AccessKey(OUTSIDERS, plan.classes[ends.source], ends.source_port, UDP))
-    return verdict is None or verdict.access is not Access.DENY
+    return plan.lets_in(plan.classes[ends.source], ends.source_port, ends.destination)

@@ -18,6 +18,10 @@ _NUMBER: Final = struct.Struct("=I4x")
 _PEER: Final = struct.Struct("=Q16sH6x")
 _DESTINATION: Final = struct.Struct("=16sH6x")
 
+_OUTSIDER: Final = struct.Struct("=IIH2x16s")
+_OUTSIDER_BITS: Final = 64
+
+OUTSIDER_SIZE: Final = _OUTSIDER.size
 NUMBER_SIZE: Final = _NUMBER.size
 PEER_SIZE: Final = _PEER.size
 DESTINATION_SIZE: Final = _DESTINATION.size
@@ -26,6 +30,11 @@ DESTINATION_SIZE: Final = _DESTINATION.size
 def pack_number(number: int) -> bytes:
     """As struct na_sender or na_class."""
     return _NUMBER.pack(number)
+
+
+def pack_outsider(number: int, port: int, address: bytes, bits: int) -> bytes:
+    """As struct na_outsider_key: of a class, `bits` of the address."""
+    return _OUTSIDER.pack(_OUTSIDER_BITS + bits, number, port, address)
 
 
 def unpack_peer(raw: bytes) -> tuple[int, bytes, int]:

@@ -1,8 +1,8 @@
 """Who may send datagrams to whom: workloads of which the same is asked are a class, and each sender of this node has a
 verdict on each class, by port where the policies tell ports apart. Outsiders have one on ports that services lead to.
 
-There is nobody behind this to ask: a verdict that cannot be said beforehand is none, which refuses. Dry runs and rules
-that only log have no say.
+There is nobody behind this to ask: what cannot be said beforehand is refused. Dry runs and rules that only log have no
+say.
 """
 
 from __future__ import annotations
@@ -13,8 +13,9 @@ from typing import Final
 
 from nodeagent.dataplane.bypass_layout import Access, AccessKey
 from nodeagent.dataplane.bypass_services import LocalWorkload
-from nodeagent.dataplane.bypass_verdict import Judge, Peer, Target, Verdict
+from nodeagent.dataplane.bypass_verdict import ENGINE, Judge, Peer, Target, Verdict
 from nodeagent.dataplane.datagram_layout import ANY_PORT, OUTSIDERS
+from nodeagent.dataplane.datagram_outsiders import Verdicts, judge_outsiders, verdict_on
 from nodeagent.dataplane.tags import TagTable
 from nodeagent.snapshot.address import is_v4, widen_address
 from nodeagent.snapshot.policies import (
@@ -57,6 +58,8 @@ class DatagramPlan:
     classes: dict[bytes, int] = field(default_factory=dict)
     """By address."""
     access: dict[AccessKey, Verdict] = field(default_factory=dict)
+    outsiders: dict[tuple[int, int], Verdicts] = field(default_factory=dict)
+    """By class and port, where what outsiders are told depends on where they come from; `access` then says ENGINE."""
     locals: dict[bytes, int] = field(default_factory=dict)
     """By address: the engine's numbers of this node's workloads."""
     members: frozenset[bytes] = frozenset()
@@ -66,6 +69,13 @@ class DatagramPlan:
     def excludes(self) -> bool:
         """Whether outsiders are not let in somewhere."""
         return any(key.source == OUTSIDERS for key in self.access)
+
+    def lets_in(self, number: int, port: int, address: bytes) -> bool:
+        """Whether an outsider may send to a class from an address."""
+        verdict = self.access.get(AccessKey(OUTSIDERS, number, port, UDP))
+        if verdict is not None and verdict.access is Access.ENGINE:
+            verdict = verdict_on(self.outsiders[number, port], address)
+        return verdict is None or verdict.access is Access.ALLOW
 
 
 class DatagramPlanner:
@@ -78,7 +88,7 @@ class DatagramPlanner:
         self._used: set[ClassKey] = set()
         # By class as a number, since a key takes long to be hashed, and by port.
         self._verdicts: dict[LocalWorkload, dict[int, dict[int, Verdict]]] = {}
-        self._outsiders: dict[int, dict[int, Verdict]] = {}
+        self._outsiders: dict[int, dict[int, Verdicts]] = {}
 
     def plan(self, receivers: Iterable[Receiver], senders: Sequence[LocalWorkload]) -> DatagramPlan:
         """For all workloads of the mesh, and those of this node that send."""
@@ -106,8 +116,7 @@ class DatagramPlanner:
                 for port, verdict in self._verdicts_of(key, number, sender).items():
                     plan.access[AccessKey(sender.number, number, port, UDP)] = verdict
             for port in served.get(number, ()):
-                if (verdict := self._verdict_on_outsiders(key, number, port)).access is Access.DENY:
-                    plan.access[AccessKey(OUTSIDERS, number, port, UDP)] = verdict
+                self._note_outsiders(plan, key, number, port)
         return plan
 
     def _number(
@@ -131,7 +140,8 @@ class DatagramPlanner:
         for key in self._used - used.keys():
             number = self._numbers.tag_of(key)
             self._numbers.release(key)
-            for known in (self._outsiders, *self._verdicts.values()):
+            self._outsiders.pop(number, None)
+            for known in self._verdicts.values():
                 known.pop(number, None)
         self._used = set(used)
 
@@ -141,21 +151,20 @@ class DatagramPlanner:
             known[number] = dict(_judge(key, sender))
         return known[number]
 
-    def _verdict_on_outsiders(self, key: ClassKey, number: int, port: int) -> Verdict:
+    def _note_outsiders(self, plan: DatagramPlan, key: ClassKey, number: int, port: int) -> None:
+        """What is said to whoever has no identity; nothing where all of them are let in."""
         known = self._outsiders.setdefault(number, {})
         if port not in known:
-            known[port] = _judge_outsiders(key, port)
-        return known[port]
-
-
-def _judge_outsiders(key: ClassKey, port: int) -> Verdict:
-    """What is said to whoever has no identity, wherever it comes from."""
-    rules, family, addresses = key
-    judge = Judge(rules)
-    # Without addresses of theirs any will do, as in _judge().
-    targets = addresses or (widen_address(bytes(4)) if family else bytes(16),)
-    found = {judge.verdict(Peer(""), Target((target,), port)) for target in targets}
-    return found.pop() if len(found) == 1 else Verdict(Access.ENGINE)
+            rules, family, addresses = key
+            # Without addresses of theirs any will do, as in _judge().
+            targets = addresses or (widen_address(bytes(4)) if family else bytes(16),)
+            known[port] = judge_outsiders(rules, v4=family, targets=targets, port=port)
+        verdicts = set(known[port].values())
+        if len(verdicts) > 1:
+            plan.outsiders[number, port] = known[port]
+        (verdict,) = verdicts if len(verdicts) == 1 else (ENGINE,)
+        if verdict.access is not Access.ALLOW:
+            plan.access[AccessKey(OUTSIDERS, number, port, UDP)] = verdict
 
 
 def _class_of(receiver: Receiver, family: bool) -> ClassKey | None:

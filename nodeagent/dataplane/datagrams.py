@@ -38,8 +38,10 @@ from nodeagent.dataplane.datagram_layout import (
     COUNTERS,
     DESTINATION_SIZE,
     NUMBER_SIZE,
+    OUTSIDER_SIZE,
     PEER_SIZE,
     pack_number,
+    pack_outsider,
     unpack_destination,
     unpack_peer,
 )
@@ -132,6 +134,10 @@ class Datagrams:
         self._maps += (members, here)
         self._locals: BoundedTable[bytes, int] = BoundedTable(here, bytes, pack_number, note_full)
         self._members: BoundedTable[bytes, bool] = BoundedTable(members, bytes, lambda _: b"\1", note_full)
+        self._trie = self._object.map("udp_outsiders", OUTSIDER_SIZE, ACCESS_SIZE)
+        self._outsiders: BoundedTable[bytes, Verdict] = BoundedTable(
+            self._trie, bytes, self._pack_verdict, note_full
+        )
         self._guarded: set[int] = set()
         self._endpoints = self._object.map("udp_endpoints", PEER_SIZE, DESTINATION_SIZE)
         self._answers = Answers(*(self._object.map(name, ENDS_SIZE, TIME_SIZE) for name in ANSWER_MAPS))
@@ -202,6 +208,8 @@ class Datagrams:
             or (verdict != held and verdict.access is not Access.ALLOW)
             for key, held in access.items()
         )
+        # Of classes, or ports, that are not in force yet: what is said of those that are stays the same.
+        self._outsiders.put(_changed(self._outsiders.held, _outsiders_of(plan)))
         self._senders.remove(
             [key for key in _known(self._senders) if plan.senders.get(key) != self._senders.held.get(key)]
         )
@@ -220,6 +228,8 @@ class Datagrams:
         self._senders.put(_changed(self._senders.held, plan.senders))
         self._classes.remove([key for key in _known(self._classes) if key not in plan.classes])
         self._access.remove([key for key in _known(self._access) if key not in plan.access])
+        there = _outsiders_of(plan)
+        self._outsiders.remove([key for key in _known(self._outsiders) if key not in there])
 
     def _forget_endpoints(self, services: Mapping[ServiceKey, Slots | None]) -> set[SocketPeer]:
         """Of sockets that were given an endpoint which is none any more: they are given another one. Returns which."""
@@ -274,6 +284,7 @@ class Datagrams:
             "receivers": len(self._classes.waiting),
             "verdicts": len(self._access.waiting),
             "members": len(self._members.waiting),
+            "outsiders": len(self._outsiders.waiting),
             "locals": len(self._locals.waiting),
         }
         return DatagramState(
@@ -290,11 +301,13 @@ class Datagrams:
         for each in (*self._maps, self._endpoints):
             memory, limit = each.memory_and_limit()
             found.append(MapUsage(each.name, memory, each.count(), limit))
+        memory, limit = self._trie.memory_and_limit()
+        found.append(MapUsage(self._trie.name, memory, len(self._outsiders.held), limit))
         return found
 
     def close(self) -> None:
         """Let go; what is in place stays."""
-        held: Iterable[BpfMap] = (*self._maps, self._endpoints, self._counters, self._denials)
+        held: Iterable[BpfMap] = (*self._maps, self._trie, self._endpoints, self._counters, self._denials)
         for each in held:
             each.close()
         self._answers.close()
@@ -312,6 +325,15 @@ def _pairs(services: Iterable[tuple[ServiceKey, Slots | None]]) -> set[tuple[byt
         for key, slots in services
         for each in slots or ()
         if each is not None
+    }
+
+
+def _outsiders_of(plan: DatagramPlan) -> dict[bytes, Verdict]:
+    """As entries of the trie."""
+    return {
+        pack_outsider(number, port, prefix.address, prefix.length): verdict
+        for (number, port), verdicts in plan.outsiders.items()
+        for prefix, verdict in verdicts.items()
     }
 
 

@@ -14,9 +14,10 @@ from harness.netns import Namespace, Network
 from nodeagent.dataplane.bpffs import make_folder
 from nodeagent.dataplane.bypass_layout import Access, AccessKey, Backend, ServiceKey
 from nodeagent.dataplane.bypass_services import LocalWorkload, Slots
-from nodeagent.dataplane.bypass_verdict import Verdict
+from nodeagent.dataplane.bypass_verdict import ENGINE, Verdict
 from nodeagent.dataplane.datagram_end import Revision
 from nodeagent.dataplane.datagram_layout import ANY_PORT, OUTSIDERS
+from nodeagent.dataplane.datagram_outsiders import Prefix
 from nodeagent.dataplane.datagram_plan import UDP, DatagramPlan
 from nodeagent.dataplane.datagrams import Datagrams
 from nodeagent.dataplane.ebpf_node import EbpfNode, WorkloadEntry, netns_cookie
@@ -109,10 +110,12 @@ class DatagramScene:
         closed: Collection[int] = (),
         members: Collection[str] = (),
         barred: Collection[str] = (),
+        by_address: Mapping[str, Verdict] | None = None,
     ) -> None:
         """Which servers the service has (None: there is no service), and what is asked: verdicts on the client by
         server and port. At `closed` ports the client lets nobody in but the servers that are `members`. Those that are
-        `barred` are workloads of this node that may send nothing to the client."""
+        `barred` are workloads of this node that may send nothing to the client. `by_address`: what outsiders are told
+        at port 7000 of the client by prefix, of 128 bits."""
         services: dict[ServiceKey, Slots | None] = {}
         for family in ("v4", "v6"):
             key = ServiceKey(parse_address(VIP[family]), 0, PORT, UDP)
@@ -129,6 +132,10 @@ class DatagramScene:
         if closed or barred:
             plan.classes |= dict.fromkeys(self._addresses("client"), OWN_CLASS)
             plan.access |= {AccessKey(OUTSIDERS, OWN_CLASS, port, UDP): DENY for port in closed}
+        if by_address:
+            plan.classes |= dict.fromkeys(self._addresses("client"), OWN_CLASS)
+            plan.access[AccessKey(OUTSIDERS, OWN_CLASS, 7000, UDP)] = ENGINE
+            plan.outsiders[OWN_CLASS, 7000] = {_prefix(text): each for text, each in by_address.items()}
         plan.members = frozenset(address for name in members for address in self._addresses(name))
         self.plan = plan
         self.revision = self.datagrams.apply(services, plan)
@@ -161,6 +168,8 @@ def datagram_scene(name: str, pins: Path) -> Iterator[DatagramScene]:
         network = closing.enter_context(Network(name))
         group = closing.enter_context(scratch_cgroup(name))
         client, near, far = (network.add(each, default_route=True) for each in ("client", "near", "far"))
+        # Each refusal is told, however many there are.
+        client.check(["sysctl", "-qw", "net.ipv4.icmp_ratelimit=0", "net.ipv6.icmp.ratelimit=0"])
         node = EbpfNode(pins, group.group)
         closing.callback(node.close)
         node.start()
@@ -170,3 +179,8 @@ def datagram_scene(name: str, pins: Path) -> Iterator[DatagramScene]:
         closing.callback(lambda: scene.datagrams.close())
         scene.capture()
         yield scene
+
+
+def _prefix(text: str) -> Prefix:
+    address, _, bits = text.partition("/")
+    return Prefix(int.from_bytes(parse_address(address)), int(bits))

@@ -313,6 +313,28 @@ def test_outsiders_are_let_in_as_policy_says(scene: DatagramScene, family: str) 
         assert own.recv(10) == b"x", "to itself"
 
 
+@pytest.mark.parametrize("family", ["v6", "mapped"])
+def test_outsiders_are_told_apart_by_prefixes(scene: DatagramScene, family: str) -> None:
+    """The longest one holds; where none does, nobody is let in."""
+    v6 = family == "v6"
+    to = scene.client.v6 if v6 else f"::ffff:{scene.client.v4}"
+    one = f"{scene.near.namespace.v6}/128" if v6 else f"::ffff:{scene.near.namespace.v4}/128"
+    everybody = "::/0" if v6 else "::ffff:0:0/96"
+
+    def outcomes() -> tuple[str, str]:
+        with bind(scene.client, 7000) as own:
+            return _outcome(scene.near, to, own), _outcome(scene.far, to, own)
+
+    scene.say(None, by_address={everybody: DENY, one: ALLOW})
+    assert outcomes() == ("in", "refused")
+    scene.say(None, by_address={everybody: ALLOW, one: DENY})
+    assert outcomes() == ("refused", "in")
+    scene.say(None, by_address={one: ALLOW})
+    assert outcomes() == ("in", "refused")
+    assert next(each.entries for each in scene.datagrams.maps() if each.name == "udp_outsiders") == 1
+    assert scene.counted() == {"outsider": 1}
+
+
 def test_answers_of_outsiders_arrive(scene: DatagramScene) -> None:
     """To a socket that is not connected at a port that services lead to, for whoever it has asked; to others not."""
     scene.say(None, closed={7000})

@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
+import random
 from collections.abc import Sequence
 
 from nodeagent.dataplane.bypass_layout import Access, AccessKey
 from nodeagent.dataplane.bypass_services import LocalWorkload
+from nodeagent.dataplane.bypass_verdict import Peer, Target, judge
 from nodeagent.dataplane.datagram_layout import ANY_PORT, OUTSIDERS
+from nodeagent.dataplane.datagram_outsiders import MAX_PREFIXES, judge_outsiders, verdict_on
 from nodeagent.dataplane.datagram_plan import UDP, DatagramPlan, DatagramPlanner, Receiver
 from nodeagent.snapshot.address import parse_address
 from nodeagent.snapshot.matches import MatchKind
 from nodeagent.snapshot.policies import (
     AddressCheck,
+    AllOf,
     Always,
+    AnyOf,
     Attribute,
     Check,
     Not,
@@ -131,7 +136,7 @@ def test_classes_keep_their_numbers_and_get_new_ones_for_new_rules() -> None:
 
 
 def test_outsiders_are_excluded_at_ports_that_services_lead_to() -> None:
-    """Where policy wants an identity; not where it depends on where they come from."""
+    """Where policy wants an identity; where it depends on where they come from, by that."""
 
     def excluded(asked: tuple[Rules, ...]) -> dict[int, str]:
         receivers = [Receiver((HERE,), asked, (80, 53)), Receiver((THERE,), asked)]
@@ -144,4 +149,61 @@ def test_outsiders_are_excluded_at_ports_that_services_lead_to() -> None:
     assert excluded(rules(RuleAction.DENY, PortCheck(53, 53))) == {53: "the-policy"}
     assert excluded(rules(RuleAction.DENY, IS_ALICE)) == {}
     somewhere = AddressCheck(Place.PEER, parse_address("10.0.0.0"), 104)
-    assert excluded(rules(RuleAction.ALLOW, somewhere)) == {}
+    assert excluded(rules(RuleAction.ALLOW, somewhere)) == {80: "", 53: ""}
+
+
+def range_of(text: str) -> AddressCheck:
+    address, _, bits = text.partition("/")
+    return AddressCheck(Place.PEER, parse_address(address), int(bits) + (96 if "." in text else 0))
+
+
+def test_outsiders_are_told_apart_by_where_they_come_from() -> None:
+    within = AllOf((range_of("10.0.0.0/8"), Not(AnyOf((range_of("10.1.0.0/16"), range_of("10.2.3.4/32"))))))
+    other = AnyOf((within, range_of("10.1.7.0/24"), range_of("fd00:1::/32"), IS_ALICE))
+    receivers = [Receiver((HERE, V6), rules(RuleAction.ALLOW, other), (53,))]
+    made = DatagramPlanner(identities=True).plan(receivers, [ALICE])
+
+    def lets_in(source: str) -> bool:
+        address = parse_address(source)
+        return made.lets_in(made.classes[HERE if "." in source else V6], 53, address)
+
+    assert lets_in("10.9.9.9")
+    assert not lets_in("11.0.0.1")
+    assert not lets_in("10.1.0.1")
+    assert lets_in("10.1.7.255")
+    assert not lets_in("10.2.3.4")
+    assert lets_in("10.2.3.5")
+    assert lets_in("fd00:1::9")
+    assert not lets_in("fd00:2::9")
+    assert made.lets_in(made.classes[HERE], 54, parse_address("11.0.0.1")), "no service leads there"
+
+
+def test_outsiders_get_in_nowhere_by_what_cannot_be_said() -> None:
+    sni = TextCheck(Attribute.SNI, MatchKind.EXACT, "a")
+    for asked in (rules(RuleAction.DENY, sni), rules(RuleAction.ALLOW, AnyOf((sni, IS_ALICE)))):
+        made = DatagramPlanner(identities=True).plan([Receiver((HERE,), asked, (53,))], [ALICE])
+        assert not made.lets_in(made.classes[HERE], 53, parse_address("192.0.2.1"))
+    many = AnyOf(tuple(range_of(f"10.{n >> 8}.{n & 255}.0/24") for n in range(MAX_PREFIXES)))
+    made = DatagramPlanner(identities=True).plan(
+        [Receiver((HERE,), rules(RuleAction.ALLOW, many), (53,))], [ALICE]
+    )
+    assert not made.lets_in(made.classes[HERE], 53, parse_address("10.0.0.1"))
+
+
+def test_prefixes_say_what_the_rules_say_of_each_address() -> None:
+    """Of random rules, against the rules themselves."""
+    rng = random.Random(11)
+    for _ in range(60):
+        checks = [
+            range_of(f"10.0.{rng.randrange(4)}.{rng.randrange(256)}/{rng.randrange(20, 33)}")
+            for _ in range(8)
+        ]
+        check = AnyOf(tuple(Not(each) if rng.random() < 0.3 else each for each in rng.sample(checks, 4)))
+        asked = (
+            *rules(RuleAction.DENY, AllOf(tuple(rng.sample(checks, 2)))),
+            *rules(RuleAction.ALLOW, check),
+        )
+        found = judge_outsiders(asked, v4=True, targets=(HERE,), port=53)
+        for _ in range(50):
+            address = parse_address(f"10.0.{rng.randrange(6)}.{rng.randrange(256)}")
+            assert verdict_on(found, address) == judge(asked, Peer("", (address,)), Target((HERE,), 53))
