@@ -57,6 +57,18 @@ table ip bench {{
   }}
 }}
 """
+_UNTRACKED: Final = """\
+table ip bench-near {{
+  chain arriving {{
+    type filter hook prerouting priority raw
+    ip saddr {address} notrack
+  }}
+  chain leaving {{
+    type filter hook output priority raw
+    ip daddr {address} notrack
+  }}
+}}
+"""
 _UP_SECONDS: Final = 60.0
 _TUNNEL_SECONDS: Final = 20.0
 _LOOK_SECONDS: Final = 0.1
@@ -78,6 +90,9 @@ class Shape:
     """The back end's pod has a sidecar: it is not captured, and nothing runs in it that the stage does not start."""
     opaque: bool = False
     """All services are declared TCP, whatever is spoken there, and may pass the engine; else nothing does."""
+    untracked: bool = False
+    """The client's node follows no connections of its own with the back end's pod. It would for its services, and
+    whoever sends pays for both ends."""
     labels: str = ""
     """Further labels of both pods, `name: value, ...`."""
 
@@ -114,6 +129,8 @@ class BenchLab:
             lab.service_address = next(each for each in service["virtualIPs"] if ":" not in each)
             pod = next(each for each in status["pods"] if each["name"] == "backend")
             lab.backend_address = next(each for each in pod["ips"] if ":" not in each)
+            if shape.untracked:
+                lab._untrack(stage)
             if shape.identity and shape.nodes > 1:
                 lab.wait_for_tunnels()
         except BaseException:
@@ -154,6 +171,11 @@ class BenchLab:
         with socket.create_connection((self.service_address, ECHO.backend_port), 1) as client:
             client.sendall(b"x")
             client.recv(1)
+
+    def _untrack(self, stage: Stage) -> None:
+        file = stage.folder / f"{self.names.lab}-near.nft"
+        file.write_text(_UNTRACKED.format(address=self.backend_address))
+        stage.run_now(["nft", "-f", str(file)], self.node)
 
     def redirect(self, stage: Stage, pod: str, ports: Mapping[str, int]) -> dict[str, str]:
         """Capture for another proxy in a pod, as Istio does for sidecars: what comes to the services at `backend`, or

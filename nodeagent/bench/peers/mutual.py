@@ -16,7 +16,7 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import ClassVar
 
@@ -42,7 +42,12 @@ class Hop:
     @property
     def shape(self) -> Shape:
         """Of nodeagent's lab."""
-        return Shape(identity=True, client_mesh=not self.server, sidecar=not self.server)
+        return replace(self.plain_shape, plain=False, identity=True, client_mesh=not self.server)
+
+    @property
+    def plain_shape(self) -> Shape:
+        """Of another proxy's."""
+        return Shape(plain=True, sidecar=not self.server, untracked=self.near)
 
     @property
     def pod(self) -> str:
@@ -116,7 +121,7 @@ class MutualPeer(Peer):
     def start(self, stage: Stage, config: BenchConfig, services: Sequence[Service]) -> Running:
         """Bring a lab up, and the proxy in one of its pods."""
         hop = self._hop
-        lab = BenchLab.bring_up(stage, config, hop.key(self.name), Shape(plain=True, sidecar=not hop.server))
+        lab = BenchLab.bring_up(stage, config, hop.key(self.name), hop.plain_shape)
         client, backend = certify(stage.folder, "client"), certify(stage.folder, "backend")
         running = Running(self.name, {}, (lab,), hop.load(lab), HOST, client.prefix if hop.server else "")
         try:
