@@ -199,6 +199,26 @@ int na_bpf_iterate(const na_bpf *object, const char *program, int map_fd) {
   return iterator;
 }
 
+int na_bpf_try(const na_bpf *object, const char *program, const void *packet, uint32_t packet_size, void *context,
+               uint32_t context_size, uint32_t times, uint32_t *verdict) {
+  log_begin();
+  struct bpf_program *found = bpf_object__find_program_by_name(object->object, program);
+  if (!found)
+    return -ENOENT;
+  LIBBPF_OPTS(bpf_test_run_opts, options, .repeat = (int)times);
+  if (packet_size) {
+    options.data_in = packet;
+    options.data_size_in = packet_size;
+  }
+  if (context_size) {
+    options.ctx_in = options.ctx_out = context;
+    options.ctx_size_in = options.ctx_size_out = context_size;
+  }
+  int error = bpf_prog_test_run_opts(bpf_program__fd(found), &options);
+  *verdict = options.retval;
+  return error;
+}
+
 int na_bpf_pin(int fd, const char *path) {
   log_begin();
   return bpf_obj_pin(fd, path);

@@ -269,6 +269,20 @@ class BpfObject:
         with os.fdopen(_check(fd, f"iterate over BPF map {over.name} by {program}"), "rb", 0) as iterator:
             return iterator.readall()
 
+    def attempt(
+        self, program: str, context: bytes = b"", packet: bytes = b"", *, times: int = 1
+    ) -> tuple[int, bytes]:
+        """Run a program with nothing attached (BPF_PROG_TEST_RUN): its verdict, and the context as it is then.
+        BpfError where its type or the kernel cannot."""
+        given, verdict = ffi.new("char[]", max(1, len(context))), ffi.new("uint32_t *")
+        ffi.memmove(given, context, len(context))
+        sizes = len(packet), len(context)
+        code = lib.na_bpf_try(
+            self._object, program.encode(), packet, sizes[0], given, sizes[1], times, verdict
+        )
+        _check(code, f"try BPF program {program} of {self.name}")
+        return verdict[0], bytes(ffi.buffer(given))[: sizes[1]]
+
     def close(self) -> None:
         """Unload what is neither attached nor pinned; may be called again."""
         if self._object is not None:

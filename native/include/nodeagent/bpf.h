@@ -46,6 +46,11 @@ NA_API int na_bpf_detach(int link_fd);
  * to its end. */
 NA_API int na_bpf_iterate(const na_bpf *object, const char *program, int map_fd);
 
+/* Run a program `times` over with nothing attached (BPF_PROG_TEST_RUN), where its type has that: on a context, which it
+ * may change, and a packet, each with a size of 0 where there is none. `verdict` is what it returned at last. */
+NA_API int na_bpf_try(const na_bpf *object, const char *program, const void *packet, uint32_t packet_size,
+                      void *context, uint32_t context_size, uint32_t times, uint32_t *verdict);
+
 /* Pin a link or map at `path` on a bpf filesystem; get one that is pinned. */
 NA_API int na_bpf_pin(int fd, const char *path);
 NA_API int na_bpf_get(const char *path);
