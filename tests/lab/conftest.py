@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
 from harness.mesh import Mesh
+from harness.meshes import running_mesh
 
 LAB = """
 nodes: [{name: node-a}, {name: node-b}]
@@ -70,12 +69,5 @@ SERVICES = "---".join(
 @pytest.fixture(scope="session")
 def mesh(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Mesh]:
     """The shared mesh: see LAB."""
-    if os.geteuid() != 0:
-        pytest.fail("labs need root: network namespaces and cgroups are made")
-    folder: Path = tmp_path_factory.mktemp("mesh")
-    mesh = Mesh(f"t{os.getpid()}", folder)
-    try:
-        mesh.up(LAB, services=SERVICES)
+    with running_mesh("t", tmp_path_factory.mktemp("mesh"), LAB, services=SERVICES) as mesh:
         yield mesh
-    finally:
-        mesh.lab("down", check=False)

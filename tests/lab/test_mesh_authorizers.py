@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Iterator
 
 import pytest
 from harness import authorizer
 from harness.mesh import Mesh, eventually
+from harness.meshes import running_mesh
 
 pytestmark = pytest.mark.lab
 
@@ -81,16 +81,11 @@ ALLOW = ("-H", "x-ext-authz: allow")
 
 @pytest.fixture(scope="module")
 def mesh(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Mesh]:
-    if os.geteuid() != 0:
-        pytest.fail("labs need root: network namespaces and cgroups are made")
-    mesh = Mesh(f"ta{os.getpid()}", tmp_path_factory.mktemp("mesh-authorizers"))
-    try:
-        mesh.up(LAB, services=SERVICES)
+    folder = tmp_path_factory.mktemp("mesh-authorizers")
+    with running_mesh("ta", folder, LAB, services=SERVICES) as mesh:
         mesh.apply(POLICIES, check=False)  # one of them is wrong
         eventually(lambda: status(mesh, "/grpc/a"), lambda code: code == "403")
         yield mesh
-    finally:
-        mesh.down()
 
 
 def status(mesh: Mesh, path: str, *options: str, pod: str = "client") -> str:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import re
 import socket
 from collections.abc import Iterator
@@ -11,6 +10,7 @@ from pathlib import Path
 
 import pytest
 from harness.mesh import NODEAGENT, Mesh, eventually, run
+from harness.meshes import running_mesh
 
 from nodeagent.dataplane.netns import NetworkNamespace
 from nodeagent.lab.names import LabNames, netns_path
@@ -132,21 +132,14 @@ def arrived(mesh: Mesh) -> float:
 
 @pytest.fixture(scope="module")
 def clients(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Clients]:
-    if os.geteuid() != 0:
-        pytest.fail("labs need root: network namespaces and cgroups are made")
-    mesh = Mesh(f"tby{os.getpid()}", tmp_path_factory.mktemp("mesh-bypass"))
-    try:
-        mesh.up(LAB, "--capture", "ebpf", "--bypass", "on", services=SERVICES)
-        eventually(
-            lambda: {row["name"] for row in mesh.get("workloads", "node-a") if row["protocol"] == "HBONE"},
-            lambda names: names == {"alice", "bob", "db", "far"},
-        )
+    folder = tmp_path_factory.mktemp("mesh-bypass")
+    options = ("--capture", "ebpf", "--bypass", "on")
+    meshed = {"alice", "bob", "db", "far"}
+    with running_mesh("tby", folder, LAB, *options, hbone=meshed, services=SERVICES) as mesh:
         made = Clients(mesh)
         for client in (ALICE, BOB):  # what is configured on demand is there afterwards
             made.await_way("open", PAST, client)
         yield made
-    finally:
-        mesh.lab("down", check=False)
 
 
 @contextmanager

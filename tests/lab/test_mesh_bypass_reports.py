@@ -15,6 +15,7 @@ from typing import Any
 
 import pytest
 from harness.mesh import Mesh, counted, eventually, run
+from harness.meshes import running_mesh
 from prometheus_client.parser import text_string_to_metric_families
 
 pytestmark = [pytest.mark.lab, pytest.mark.timeout(120)]
@@ -61,21 +62,14 @@ Samples = dict[tuple[str, frozenset[tuple[str, str]]], float]
 
 @pytest.fixture(scope="module")
 def mesh(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Mesh]:
-    if os.geteuid() != 0:
-        pytest.fail("labs need root: network namespaces and cgroups are made")
-    mesh = Mesh(f"tbr{os.getpid()}", tmp_path_factory.mktemp("mesh-bypass-reports"))
-    try:
-        mesh.up(LAB, "--capture", "ebpf", "--bypass", "on", services=SERVICES)
-        eventually(
-            lambda: [row["protocol"] for row in ask(mesh, "workloads")], lambda found: found == ["HBONE"] * 3
-        )
+    folder = tmp_path_factory.mktemp("mesh-bypass-reports")
+    options = ("--capture", "ebpf", "--bypass", "on")
+    with running_mesh("tbr", folder, LAB, *options, hbone={"alice", "bob", "db"}, services=SERVICES) as mesh:
         # What is configured on demand is there afterwards.
         talk(mesh, "alice", ports="80 81")
         talk(mesh, "bob")
         eventually(lambda: planned(mesh), lambda there: there >= 2)
         yield mesh
-    finally:
-        mesh.lab("down", check=False)
 
 
 def talk(mesh: Mesh, client: str, ports: str = "80") -> list[str]:

@@ -5,13 +5,13 @@ from __future__ import annotations
 
 import contextlib
 import json
-import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 from harness import pki
 from harness.mesh import Mesh, counted, eventually
+from harness.meshes import running_mesh
 from harness.sniffer import sniffing
 
 pytestmark = [pytest.mark.lab, pytest.mark.timeout(180)]
@@ -41,15 +41,10 @@ CLIENT = "spiffe://cluster.local/ns/default/sa/client"
 
 @pytest.fixture(scope="module")
 def mesh(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Mesh]:
-    if os.geteuid() != 0:
-        pytest.fail("labs need root: network namespaces and cgroups are made")
-    mesh = Mesh(f"tc{os.getpid()}", tmp_path_factory.mktemp("mesh-certificates"))
-    try:
-        mesh.up(LAB, services=SERVICES)
+    folder = tmp_path_factory.mktemp("mesh-certificates")
+    with running_mesh("tc", folder, LAB, services=SERVICES) as mesh:
         eventually(lambda: by_tunnel(mesh), lambda there: there, within=20)
         yield mesh
-    finally:
-        mesh.down()
 
 
 def by_tunnel(mesh: Mesh) -> bool:

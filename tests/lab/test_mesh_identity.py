@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import sys
 import time
 from collections.abc import Iterator
@@ -11,6 +10,7 @@ from pathlib import Path
 
 import pytest
 from harness.mesh import ROOT, Mesh, counted, eventually
+from harness.meshes import by_hbone, running_mesh
 from harness.sniffer import Segment, sniffing
 from harness.tls_records import TLS_1_3, agreed_version, records, streams
 
@@ -78,24 +78,10 @@ HBONE_PORT = 15008
 
 @pytest.fixture(scope="module")
 def mesh(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Mesh]:
-    if os.geteuid() != 0:
-        pytest.fail("labs need root: network namespaces and cgroups are made")
-    mesh = Mesh(f"ti{os.getpid()}", tmp_path_factory.mktemp("mesh-identity"))
-    try:
-        mesh.up(LAB, services=SERVICES)
-        for node in ("node-a", "node-b"):
-            eventually(
-                lambda node=node: tunnelled(mesh, node),
-                lambda names: names == {"client", "near", "far", "drifter", "machine"},
-            )
+    folder = tmp_path_factory.mktemp("mesh-identity")
+    meshed = {"client", "near", "far", "drifter", "machine"}
+    with running_mesh("ti", folder, LAB, hbone=meshed, services=SERVICES) as mesh:
         yield mesh
-    finally:
-        mesh.down()
-
-
-def tunnelled(mesh: Mesh, node: str) -> set[str]:
-    """The pods that a node's agent knows to be reached by HBONE."""
-    return {row["name"] for row in mesh.get("workloads", node) if row["protocol"] == "HBONE"}
 
 
 def addresses(mesh: Mesh, *pods: str) -> set[str]:
@@ -297,10 +283,10 @@ def test_a_pod_that_leaves_the_mesh_is_reached_in_plaintext_until_it_comes_back(
 
     assert not is_seen("before")
     mesh.apply(POD % "{app: drifter, istio.io/dataplane-mode: none}")
-    eventually(lambda: "drifter" in tunnelled(mesh, "node-a"), lambda there: not there)
+    eventually(lambda: "drifter" in by_hbone(mesh, "node-a"), lambda there: not there)
     assert is_seen("outside")
     mesh.apply(POD % "{app: drifter}")
-    eventually(lambda: "drifter" in tunnelled(mesh, "node-a"), lambda there: there)
+    eventually(lambda: "drifter" in by_hbone(mesh, "node-a"), lambda there: there)
     assert not is_seen("back")
 
 

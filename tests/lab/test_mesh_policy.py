@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import datetime
 import json
-import os
 import time
 from collections.abc import Iterable, Iterator
 from pathlib import Path
@@ -15,6 +14,7 @@ import pytest
 from harness import pki
 from harness.asking import AskingMesh
 from harness.mesh import NODEAGENT, eventually, run
+from harness.meshes import running_mesh
 from harness.policy_cases import (
     ALICE,
     BOB,
@@ -89,21 +89,10 @@ data:
 
 @pytest.fixture(scope="module")
 def mesh(tmp_path_factory: pytest.TempPathFactory) -> Iterator[AskingMesh]:
-    if os.geteuid() != 0:
-        pytest.fail("labs need root: network namespaces and cgroups are made")
-    mesh = AskingMesh(f"tp{os.getpid()}", tmp_path_factory.mktemp("mesh-policy"))
-    try:
-        mesh.up(LAB, services=SERVICES)
-        for node in ("node-a", "node-b"):
-            eventually(
-                lambda node=node: {
-                    row["name"] for row in mesh.get("workloads", node) if row["protocol"] == "HBONE"
-                },
-                lambda names: names == {"alice", "bob", "web", "authorizer"},
-            )
+    folder = tmp_path_factory.mktemp("mesh-policy")
+    meshed = {"alice", "bob", "web", "authorizer"}
+    with running_mesh("tp", folder, LAB, kind=AskingMesh, hbone=meshed, services=SERVICES) as mesh:
         yield mesh
-    finally:
-        mesh.down()
 
 
 def expect(mesh: AskingMesh, asks: Iterable[Ask], *headers: str) -> None:

@@ -13,7 +13,8 @@ from collections import defaultdict
 from collections.abc import Iterator
 
 import pytest
-from harness.mesh import ROOT, Mesh, counted, eventually
+from harness.mesh import ROOT, Mesh, counted
+from harness.meshes import running_mesh
 
 LIFETIME = 60
 SECONDS = int(os.environ.get("NODEAGENT_RENEWAL_SECONDS", "300"))
@@ -71,19 +72,9 @@ asyncio.run(main())
 
 @pytest.fixture
 def mesh(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Mesh]:
-    if os.geteuid() != 0:
-        pytest.fail("labs need root: network namespaces and cgroups are made")
-    mesh = Mesh(f"tr{os.getpid()}", tmp_path_factory.mktemp("mesh-renewal"))
-    try:
-        mesh.up(LAB, services=SERVICES)
-        eventually(
-            lambda: {row["name"] for row in mesh.get("workloads", "node-a") if row["protocol"] == "HBONE"},
-            lambda names: names >= {"client", "near", "far"},
-            within=20,
-        )
+    folder = tmp_path_factory.mktemp("mesh-renewal")
+    with running_mesh("tr", folder, LAB, hbone={"client", "near", "far"}, services=SERVICES) as mesh:
         yield mesh
-    finally:
-        mesh.down()
 
 
 def failures(mesh: Mesh) -> float:

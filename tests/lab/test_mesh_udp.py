@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import errno
 import json
-import os
 import re
 import socket
 from collections import Counter
@@ -13,6 +12,7 @@ from collections.abc import Iterator
 
 import pytest
 from harness.mesh import Mesh, eventually
+from harness.meshes import running_mesh
 
 from nodeagent.dataplane.netns import NetworkNamespace
 from nodeagent.lab.names import LabNames, netns_path
@@ -94,20 +94,14 @@ class Pods:
 
 @pytest.fixture(scope="module")
 def pods(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Pods]:
-    if os.geteuid() != 0:
-        pytest.fail("labs need root: network namespaces and cgroups are made")
     folder = tmp_path_factory.mktemp("mesh-udp")
     script = folder / "echo.py"
     script.write_text(ECHO)
-    mesh = Mesh(f"tud{os.getpid()}", folder)
     lab = LAB.replace("{python}", "/usr/bin/python3").replace("{script}", str(script))
-    try:
-        mesh.up(lab, "--capture", "ebpf", "--udp", "on", services=SERVICES)
+    with running_mesh("tud", folder, lab, "--capture", "ebpf", "--udp", "on", services=SERVICES) as mesh:
         made = Pods(mesh)
         eventually(lambda: mesh.status("node-a")["udp"]["endpoints"], lambda count: count == 4)
         yield made
-    finally:
-        mesh.lab("down", check=False)
 
 
 @pytest.mark.parametrize("family", [4, 6])

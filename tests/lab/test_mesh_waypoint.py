@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import os
 import sys
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from harness.mesh import Mesh, eventually
+from harness.meshes import running_mesh
 from harness.sniffer import sniffing
 
 pytestmark = [pytest.mark.lab, pytest.mark.timeout(120)]
@@ -87,22 +87,13 @@ asyncio.run(main())
 
 @pytest.fixture(scope="module")
 def mesh(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Mesh]:
-    if os.geteuid() != 0:
-        pytest.fail("labs need root: network namespaces and cgroups are made")
-    mesh = Mesh(f"tw{os.getpid()}", tmp_path_factory.mktemp("mesh-waypoint"))
-    program = mesh.folder / "waypoint.py"
+    folder = tmp_path_factory.mktemp("mesh-waypoint")
+    program = folder / "waypoint.py"
     program.write_text(PROGRAM)
-    try:
-        lab = LAB.format(python=sys.executable, program=program, port=PROXY_PORT)
-        mesh.up(lab, services=SERVICES.format(port=PROXY_PORT))
-        eventually(
-            lambda: {row["name"] for row in mesh.get("workloads", "node-a") if row["protocol"] == "HBONE"},
-            lambda names: names >= {"client", "web", "way"},
-            within=20,
-        )
+    lab = LAB.format(python=sys.executable, program=program, port=PROXY_PORT)
+    services = SERVICES.format(port=PROXY_PORT)
+    with running_mesh("tw", folder, lab, hbone={"client", "web", "way"}, services=services) as mesh:
         yield mesh
-    finally:
-        mesh.down()
 
 
 def asked(mesh: Mesh) -> list[str]:
