@@ -84,122 +84,126 @@ def transparent_client(source: tuple[str, int], target: tuple[str, int]) -> sock
     return client
 
 
-async def main(wanted: str, pins: Path, *, dns: bool) -> None:
-    """Serve the verbs until standard input ends."""
-    # Not at the top: the test process does not need the extension.
-    from nodeagent.dataplane.capture_mode import choose_mode
-    from nodeagent.dataplane.cgroup import own_group
-    from nodeagent.dataplane.engine import EngineOwner, EngineSettings
-    from nodeagent.dataplane.netns import NetworkNamespace
-    from nodeagent.dataplane.routing import read_addresses
-    from nodeagent.dataplane.share import NamespaceShare, Share
-    from nodeagent.errors import NodeagentError
-    from nodeagent.snapshot.address import parse_address, widen_address
-    from nodeagent.snapshot.values import Inbound
+class Service:
+    """The process's side: a verb a method."""
 
-    mode, _ = choose_mode(wanted, own_group(), pins, dns=dns)
-    engine = EngineOwner(EngineSettings(workers=2, dns_flows=mode.dns_flows), mode.opener)
-    engine.start()
-    pods: dict[str, tuple[NetworkNamespace, Any]] = {}
+    def __init__(self, wanted: str, pins: Path, *, dns: bool) -> None:
+        # Not at the top: the test process does not need the extension.
+        from nodeagent.dataplane.capture_mode import choose_mode
+        from nodeagent.dataplane.cgroup import own_group
+        from nodeagent.dataplane.engine import EngineOwner, EngineSettings
 
-    async def enrol(uid: str, netns: str) -> None:
-        take_on(uid, NetworkNamespace.open(netns))
+        self._mode, _ = choose_mode(wanted, own_group(), pins, dns=dns)
+        settings = EngineSettings(workers=2, dns_flows=self._mode.dns_flows)
+        self._engine = EngineOwner(settings, self._mode.opener)
+        self._engine.start()
+        self._search = SEARCH if dns else ""
+        self._pods: dict[str, tuple[Any, Any]] = {}
+        """By UID: namespace and capture."""
+        self._held: list[int] = []
+        self._clients: list[socket.socket] = []
 
-    async def share(uid: str, cgroup: str, ports: list[int], identity: str) -> None:
-        take_on(uid, NamespaceShare.of_own(Share(uid, cgroup, tuple(ports))), identity)
+    # -- workloads --
 
-    def take_on(uid: str, namespace: NetworkNamespace, identity: str = "") -> None:
+    async def enrol(self, uid: str, netns: str) -> None:
+        from nodeagent.dataplane.netns import NetworkNamespace
+
+        self._take_on(uid, NetworkNamespace.open(netns))
+
+    async def share(self, uid: str, cgroup: str, ports: list[int], identity: str) -> None:
+        from nodeagent.dataplane.share import NamespaceShare, Share
+
+        self._take_on(uid, NamespaceShare.of_own(Share(uid, cgroup, tuple(ports))), identity)
+
+    def _take_on(self, uid: str, namespace: Any, identity: str = "") -> None:
+        from nodeagent.dataplane.routing import read_addresses
+        from nodeagent.snapshot.address import widen_address
+        from nodeagent.snapshot.values import Inbound
+
         addresses = [widen_address(raw) for raw in read_addresses(namespace)]
-        search = SEARCH if dns else ""
-        engine.add_workload(uid, namespace, "view", addresses, identity=identity, search=search)
-        engine.apply(replace(engine.applied, inbound={**engine.applied.inbound, uid: Inbound()}))
-        capture = mode.capture(namespace)
+        self._engine.add_workload(uid, namespace, "view", addresses, identity=identity, search=self._search)
+        applied = self._engine.applied
+        self._engine.apply(replace(applied, inbound={**applied.inbound, uid: Inbound()}))
+        capture = self._mode.capture(namespace)
         capture.apply()
-        pods[uid] = (namespace, capture)
+        self._pods[uid] = (namespace, capture)
 
-    async def know(names: dict[str, list[str]]) -> None:
-        """Answer these names, and no others."""
-        known = {name: tuple(map(parse_address, texts)) for name, texts in names.items()}
-        engine.apply(replace(engine.applied, names=known))
+    async def let_pass(self, uid: str, passes: bool) -> None:
+        self._pods[uid][1].set_open(passes)
 
-    async def let_pass(uid: str, passes: bool) -> None:
-        pods[uid][1].set_open(passes)
+    async def release(self, uid: str) -> None:
+        self._pods[uid][1].release()
 
-    async def release(uid: str) -> None:
-        pods[uid][1].release()
+    async def drain(self, uid: str, drain_ms: int) -> None:
+        await self._engine.remove_workload(uid, drain_ms)
 
-    async def drain(uid: str, drain_ms: int) -> None:
-        await engine.remove_workload(uid, drain_ms)
-
-    async def remove(uid: str) -> None:
-        namespace, capture = pods.pop(uid)
+    async def remove(self, uid: str) -> None:
+        namespace, capture = self._pods.pop(uid)
         capture.remove()
         namespace.close()
 
-    async def reapply(uid: str) -> bool:
-        pods[uid][1].apply()
-        return pods[uid][1].in_force()
+    async def reapply(self, uid: str) -> bool:
+        self._pods[uid][1].apply()
+        return bool(self._pods[uid][1].in_force())
 
-    async def settle() -> None:
-        mode.settle([namespace for namespace, _ in pods.values()])
+    async def settle(self) -> None:
+        self._mode.settle([namespace for namespace, _ in self._pods.values()])
 
-    async def stats() -> list[dict[str, Any]]:
-        return [asdict(row) | {"peer": row.peer.hex()} for row in engine.drain_stats()]
+    # -- what it does --
 
-    async def maps() -> dict[str, Any]:
-        return {usage.name: asdict(usage) for usage in mode.maps()}
+    async def know(self, names: dict[str, list[str]]) -> None:
+        """Answer these names, and no others."""
+        from nodeagent.snapshot.address import parse_address
 
-    async def counters() -> dict[str, int]:
-        return {counter.name: counter.value for counter in engine.counters()}
+        known = {name: tuple(map(parse_address, texts)) for name, texts in names.items()}
+        self._engine.apply(replace(self._engine.applied, names=known))
 
-    async def connections() -> list[str]:
-        return [str(connection) for connection in engine.connections(100)]
-
-    async def dial_as(uid: str, source: list[Any], target: list[Any]) -> str:
+    async def dial_as(self, uid: str, source: list[Any], target: list[Any]) -> str:
         """Connect as the engine does inbound, but from a port of the test's choice; what the server says
         first."""
-        client = pods[uid][0].run(lambda: transparent_client(tuple(source), tuple(target)))
-        kept.append(client)
-        return client.recv(1000).decode()
+        client = self._pods[uid][0].run(lambda: transparent_client(tuple(source), tuple(target)))
+        self._clients.append(client)
+        return str(client.recv(1000).decode())
 
-    async def hold(count: int) -> None:
+    async def hold(self, count: int) -> None:
         """Have that many descriptors in use."""
-        held.extend(os.dup(0) for _ in range(count))
+        self._held.extend(os.dup(0) for _ in range(count))
 
-    held: list[int] = []
-    kept: list[socket.socket] = []
-    verbs: dict[str, Any] = {
-        verb.__name__: verb
-        for verb in (
-            enrol,
-            know,
-            share,
-            let_pass,
-            release,
-            drain,
-            remove,
-            reapply,
-            settle,
-            hold,
-            stats,
-            counters,
-            maps,
-            connections,
-            dial_as,
-        )
-    }
+    # -- what it tells --
+
+    async def stats(self) -> list[dict[str, Any]]:
+        return [asdict(row) | {"peer": row.peer.hex()} for row in self._engine.drain_stats()]
+
+    async def maps(self) -> dict[str, Any]:
+        return {usage.name: asdict(usage) for usage in self._mode.maps()}
+
+    async def counters(self) -> dict[str, int]:
+        return {counter.name: counter.value for counter in self._engine.counters()}
+
+    async def connections(self) -> list[str]:
+        return [str(connection) for connection in self._engine.connections(100)]
+
+    async def close(self) -> None:
+        for client in self._clients:
+            client.close()
+        await self._engine.stop(0)
+        self._engine.close()
+        self._mode.close()
+
+
+async def main(wanted: str, pins: Path, *, dns: bool) -> None:
+    """Serve the verbs until standard input ends."""
+    from nodeagent.errors import NodeagentError
+
+    service = Service(wanted, pins, dns=dns)
     while line := await asyncio.to_thread(sys.stdin.readline):
         request = json.loads(line)
         try:
-            answer = {"result": await verbs[request.pop("verb")](**request)}
+            answer = {"result": await getattr(service, request.pop("verb"))(**request)}
         except (NodeagentError, OSError) as error:
             answer = {"error": str(error)}
         print(json.dumps(answer), flush=True)
-    for client in kept:
-        client.close()
-    await engine.stop(0)
-    engine.close()
-    mode.close()
+    await service.close()
 
 
 if __name__ == "__main__":
