@@ -24,6 +24,18 @@ bool na_ip_is_any(const uint8_t ip[16]) {
   return na_ip_is_v4(ip) ? memcmp(ip + 12, zero, 4) == 0 : memcmp(ip, zero, 16) == 0;
 }
 
+bool na_ip_parse(const char *text, size_t n, uint8_t ip[16]) {
+  char copy[INET6_ADDRSTRLEN];
+  if (n >= sizeof copy || memchr(text, '\0', n))
+    return false;
+  memcpy(copy, text, n);
+  copy[n] = '\0';
+  if (memchr(text, ':', n))
+    return inet_pton(AF_INET6, copy, ip) == 1;
+  memcpy(ip, v4_prefix, sizeof v4_prefix);
+  return inet_pton(AF_INET, copy, ip + 12) == 1;
+}
+
 bool na_address_from_sockaddr(na_address *out, const struct sockaddr_storage *in) {
   if (in->ss_family == AF_INET) {
     const struct sockaddr_in *v4 = (const struct sockaddr_in *)in;

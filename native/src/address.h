@@ -23,6 +23,9 @@ bool na_ip_is_loopback(const uint8_t ip[16]);
 bool na_ip_is_link_local(const uint8_t ip[16]);
 bool na_ip_is_any(const uint8_t ip[16]);
 
+/* Read `a.b.c.d` or an address of IPv6, without brackets or zone. */
+bool na_ip_parse(const char *text, size_t n, uint8_t ip[16]);
+
 static inline bool na_address_eq(const na_address *a, const na_address *b) {
   return a->port == b->port && memcmp(a->ip, b->ip, 16) == 0;
 }

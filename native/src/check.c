@@ -69,8 +69,31 @@ static bool check_text(const na_check *check, const na_facts *facts) {
   return false;
 }
 
+/* The last member of a list; empty if the list ends in a comma. */
+static na_str last_member(na_str list) {
+  const char *end = list.p + list.n, *begin = end;
+  while (begin > list.p && begin[-1] != ',')
+    begin--;
+  while (begin < end && (*begin == ' ' || *begin == '\t'))
+    begin++;
+  return (na_str){begin, (uint32_t)(end - begin)};
+}
+
+/* Who sent the request before it was forwarded to the peer, by the peer's word. False: nobody is named. */
+static bool forwarded_for(const na_request *request, uint8_t ip[16]) {
+  const na_header *last = NULL;
+  for (uint32_t i = 0; request && i < request->nheaders; i++)
+    if (request->headers[i].id == NA_HDR_X_FORWARDED_FOR && !request->headers[i].hop)
+      last = &request->headers[i];
+  na_str member = last ? last_member(last->value) : (na_str){0};
+  return member.n && na_ip_parse(member.p, member.n, ip);
+}
+
 static bool check_address(const na_check *check, const na_facts *facts) {
+  uint8_t client[16];
   const uint8_t *ip = (check->what == NA_PLACE_DESTINATION ? facts->destination : facts->peer)->ip;
+  if (check->what == NA_PLACE_CLIENT && forwarded_for(facts->request, client))
+    ip = client;
   uint32_t bytes = check->n / 8, bits = check->n % 8;
   if (check->n < MAPPED_BITS && na_ip_is_v4(ip)) /* a range of IPv6 holds no address of IPv4, as wide as it may be */
     return false;

@@ -19,26 +19,6 @@ static bool parse_port(const char *p, const char *end, uint16_t *port) {
   return value <= UINT16_MAX;
 }
 
-static bool parse_v6(const char *p, size_t n, uint8_t ip[16]) {
-  char text[INET6_ADDRSTRLEN];
-  if (n >= sizeof text || memchr(p, '\0', n))
-    return false;
-  memcpy(text, p, n);
-  text[n] = '\0';
-  return inet_pton(AF_INET6, text, ip) == 1;
-}
-
-static bool parse_v4(const char *p, size_t n, uint8_t ip[16]) {
-  char text[INET_ADDRSTRLEN];
-  if (n >= sizeof text || memchr(p, '\0', n))
-    return false;
-  memcpy(text, p, n);
-  text[n] = '\0';
-  memset(ip, 0, 10);
-  ip[10] = ip[11] = 0xff;
-  return inet_pton(AF_INET, text, ip + 12) == 1;
-}
-
 static bool is_host(const char *p, size_t n) {
   bool letter = false;
   if (n == 0 || n > MAX_HOST || p[0] == '.')
@@ -64,8 +44,8 @@ bool na_hbone_parse_authority(na_str text, na_hbone_authority *out) {
     return false;
   size_t n = (size_t)(colon - text.p);
   if (n >= 2 && text.p[0] == '[' && text.p[n - 1] == ']')
-    return parse_v6(text.p + 1, n - 2, out->address.ip);
-  if (parse_v4(text.p, n, out->address.ip))
+    return memchr(text.p, ':', n) && na_ip_parse(text.p + 1, n - 2, out->address.ip);
+  if (!memchr(text.p, ':', n) && na_ip_parse(text.p, n, out->address.ip))
     return true;
   memset(out->address.ip, 0, sizeof out->address.ip);
   out->host = (na_str){text.p, (uint32_t)n};

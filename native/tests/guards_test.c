@@ -220,6 +220,36 @@ static void checks_addresses(void **state) {
   }
 }
 
+/* Envoy: the last of all that is in the headers of the name, if it is an address; else the peer. */
+static void checks_who_is_forwarded_for(void **state) {
+  static const struct {
+    const char *headers, *range;
+  } cases[] = {
+      {"", "192.0.2.1"},
+      {"X-Forwarded-For: 10.0.0.1\r\n", "10.0.0.1"},
+      {"X-Forwarded-For: 10.0.0.1, 10.0.0.2\r\n", "10.0.0.2"},
+      {"X-Forwarded-For: 10.0.0.2,\t10.0.0.1 \r\n", "10.0.0.1"},
+      {"x-forwarded-for: 10.0.0.1\r\nX-Forwarded-For: 10.0.0.2\r\n", "10.0.0.2"},
+      {"X-Forwarded-For: fd00::1\r\n", "fd00::1"},
+      {"X-Forwarded-For: 10.0.0.1,\r\n", "192.0.2.1"},
+      {"X-Forwarded-For: 10.0.0.1, unknown\r\n", "192.0.2.1"},
+      {"X-Forwarded-For: 10.0.0.1:80\r\n", "192.0.2.1"},
+      {"X-Forwarded-For: [fd00::1]\r\n", "192.0.2.1"},
+      {"X-Forwarded-For: \r\n", "192.0.2.1"},
+  };
+  const na_address peer = address_of("192.0.2.1", 9);
+  for (size_t i = 0; i < COUNT(cases); i++) {
+    char text[512];
+    snprintf(text, sizeof text, "GET / HTTP/1.1\r\nHost: a\r\n%s\r\n", cases[i].headers);
+    const na_facts facts = {.peer = &peer, .destination = &peer, .request = &head_of(text)->request};
+    na_guards *guards = one_policy(NA_RULE_ALLOW);
+    assert_int_equal(na_check_address(guards, NA_PLACE_CLIENT, address_of(cases[i].range, 0).ip, 128), 0);
+    if (!na_check_holds(check_of(guards), &facts))
+      fail_msg("%s is not from %s", cases[i].headers, cases[i].range);
+    na_guards_free(guards);
+  }
+}
+
 static void checks_ports(void **state) {
   const na_address peer = address_of("10.0.0.1", 80), destination = address_of("10.0.0.2", 8080);
   const na_facts facts = {.peer = &peer, .destination = &destination};
@@ -532,6 +562,7 @@ int main(void) {
       cmocka_unit_test(checks_what_is_asked_for),
       cmocka_unit_test(checks_metadata),
       cmocka_unit_test(checks_addresses),
+      cmocka_unit_test(checks_who_is_forwarded_for),
       cmocka_unit_test(checks_ports),
       cmocka_unit_test(combines_checks),
       cmocka_unit_test(decides_as_envoy_does),

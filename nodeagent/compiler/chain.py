@@ -9,9 +9,10 @@ from typing import Any, Final
 from nodeagent.compiler.filters import type_of, unpack
 from nodeagent.compiler.guards import GUARDS, add_guard, add_unknown, for_http
 from nodeagent.compiler.pieces import UNGUARDED, Guarding, RoutePiece, Scope
+from nodeagent.compiler.rbac import asks_client
 from nodeagent.compiler.report import Report
 from nodeagent.compiler.route import compile_route_configuration
-from nodeagent.snapshot.policies import Slashes
+from nodeagent.snapshot.policies import Rules, Slashes
 from nodeagent.snapshot.values import WeightedCluster
 
 _HCM: Final = "envoy.extensions.filters.network.http_connection_manager.v3.HttpConnectionManager"
@@ -194,7 +195,7 @@ def _read_http(base: Chain, manager: Any, guarding: Guarding, scope: Scope, repo
     for item in manager.http_filters:
         if not item.disabled:
             guarding = _judge(item, type_of(item), guarding, scope, report)
-    guarding = _with_slashes(guarding, manager)
+    guarding = _with_hops(_with_slashes(guarding, manager), manager)
     kind = manager.WhichOneof("route_specifier")
     if kind == "rds":
         return replace(base, is_http=True, route=manager.rds.route_config_name, guarding=guarding)
@@ -203,6 +204,15 @@ def _read_http(base: Chain, manager: Any, guarding: Guarding, scope: Scope, repo
         guarding = _with_overrides(guarding, manager.route_config)
         return replace(base, is_http=True, route=inline.name, inline=inline, guarding=guarding)
     raise ValueError(f"filter chain {base.name!r}: route specifier {kind or '(none)'} is not supported")
+
+
+def _with_hops(guarding: Guarding, manager: Any) -> Guarding:
+    """Rules on a client's address are for the last one in X-Forwarded-For, as a sidecar's manager has it."""
+    edge = manager.use_remote_address.value or manager.xff_num_trusted_hops
+    stages = (stage for stage in guarding.request if isinstance(stage, Rules))
+    if edge and any(asks_client(policy.check) for stage in stages for policy in stage.policies):
+        return add_unknown(guarding, "remote_ip with use_remote_address or xff_num_trusted_hops")
+    return guarding
 
 
 def _with_slashes(guarding: Guarding, manager: Any) -> Guarding:

@@ -16,6 +16,7 @@ from nodeagent.snapshot.address import V4_PREFIX, parse_address
 from nodeagent.snapshot.matches import MatchFlags, MatchKind, NamedMatch
 from nodeagent.snapshot.policies import (
     SEGMENT,
+    AddressCheck,
     AllOf,
     Always,
     AnyOf,
@@ -127,6 +128,8 @@ def _principal(message: Any, is_http: bool) -> Check:
         return any_of(_principal(each, is_http) for each in value.ids)
     if kind == "not_id":
         return _not(_principal(value, is_http))
+    if kind == "remote_ip" and is_http:
+        return _CLIENT(value)
     if kind in _PRINCIPALS:
         return _PRINCIPALS[kind](value)
     return _common(kind, value, is_http)
@@ -150,6 +153,18 @@ def _common(kind: str | None, value: Any, is_http: bool) -> Check:
 
 def _not(check: Check) -> Check:
     return check.check if isinstance(check, Not) else Not(check)
+
+
+def asks_client(check: Check) -> bool:
+    """Whether a check looks at the address that X-Forwarded-For tells."""
+    match check:
+        case AddressCheck(place):
+            return place is Place.CLIENT
+        case AllOf(checks) | AnyOf(checks):
+            return any(map(asks_client, checks))
+        case Not(inner):
+            return asks_client(inner)
+    return False
 
 
 def text_check(attribute: Attribute, string: Any, where: str, name: str = "") -> TextCheck:
@@ -259,11 +274,12 @@ _PERMISSIONS: Final[dict[str | None, Callable[[Any], Check]]] = {
     "destination_port_range": _ports,
     "requested_server_name": _server_name,
 }
+_CLIENT: Final = _range(Place.CLIENT)
 _PRINCIPALS: Final[dict[str | None, Callable[[Any], Check]]] = {
     "authenticated": _authenticated,
     # source_ip honours the PROXY protocol, which no captured connection speaks.
     "source_ip": _range(Place.PEER),
     "direct_remote_ip": _range(Place.PEER),
-    "remote_ip": _range(Place.CLIENT),
+    "remote_ip": _range(Place.PEER),
     "filter_state": _filter_state,
 }

@@ -48,7 +48,7 @@ class Place(IntEnum):
     PEER = 0
     """Of the connection (Envoy's direct_remote_ip; Istio's source.ip)."""
     CLIENT = 1
-    """By X-Forwarded-For where hops are trusted (remote_ip); else as PEER."""
+    """The last address in X-Forwarded-For (Envoy's remote_ip without use_remote_address); without one as PEER."""
     DESTINATION = 2
 
 

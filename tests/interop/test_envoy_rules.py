@@ -133,6 +133,8 @@ PRINCIPALS: Final[dict[str, dict[str, Any]]] = {
     "peer of IPv6": {"direct_remote_ip": network("::", 0)},
     "no peer of IPv6": {"not_id": {"direct_remote_ip": network("::", 0)}},
     "client": {"remote_ip": network("127.0.0.1", 32)},
+    "forwarded client": {"remote_ip": network("10.0.0.0", 8)},
+    "no client of IPv6": {"not_id": {"remote_ip": network("::", 0)}},
     "header": header_string("x-role", exact="admin"),
     "path": path(prefix="/admin"),
     "both": {
@@ -221,6 +223,12 @@ REQUESTS: Final[tuple[Request, ...]] = (
     get("/", ("x-role", "guest"), ("x-role", "admin")),
     get("/admin", ("x-role", "admin")),
     get("/admin", ("x-role", "administrator"), method="PUT"),
+    get("/", ("x-forwarded-for", "10.0.0.1")),
+    get("/", ("x-forwarded-for", "10.0.0.1, 192.0.2.1")),
+    get("/", ("X-Forwarded-For", "192.0.2.1"), ("x-forwarded-for", "fd00::1 , 10.0.0.1")),
+    get("/", ("x-forwarded-for", "10.0.0.1, fd00::1")),
+    get("/", ("x-forwarded-for", "10.0.0.1,")),
+    get("/", ("x-forwarded-for", "10.0.0.1:80")),
 )
 
 SPELLINGS: Final = (

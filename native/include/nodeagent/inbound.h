@@ -38,7 +38,7 @@ enum na_attribute {
 /* Whose address a check looks at. */
 enum na_place {
   NA_PLACE_PEER = 0,        /* the connection's (through a tunnel: the tunnel's) */
-  NA_PLACE_CLIENT = 1,      /* no hops are trusted: as NA_PLACE_PEER */
+  NA_PLACE_CLIENT = 1,      /* the last of X-Forwarded-For (Envoy without use_remote_address); if none, the peer's */
   NA_PLACE_DESTINATION = 2, /* where the connection was going */
 };
 

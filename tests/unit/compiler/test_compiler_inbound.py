@@ -522,6 +522,16 @@ def test_paths_are_judged_as_the_manager_reads_slashes(settings: Mapping[str, An
     assert first(piece).guards.slashes is slashes
 
 
+@pytest.mark.parametrize("settings", [{"useRemoteAddress": True}, {"xffNumTrustedHops": 1}])
+def test_other_ways_to_know_the_client_close_the_port_if_it_is_asked_for(settings: Mapping[str, Any]) -> None:
+    for kind, closed in (("remoteIp", True), ("directRemoteIp", False)):
+        principal = {"notId": {kind: {"addressPrefix": "10.0.0.1", "prefixLen": 32}}}
+        policies = {"p": {"permissions": [{"any": True}], "principals": [principal]}}
+        chain = http_chain(guard(HTTP_RBAC, rules={"policies": policies}), destinationPort=8080)
+        chain["filters"][0]["typedConfig"].update(settings)
+        assert (first(read(chain)).protocol is Protocol.REFUSE) is closed
+
+
 def test_slashes_are_read_so_where_nobody_is_judged_too() -> None:
     chain = http_chain(destinationPort=8080)
     chain["filters"][0]["typedConfig"]["mergeSlashes"] = True
