@@ -8,6 +8,7 @@
 #include "hbone.h"
 #include "http_guard.h"
 #include "http_request.h"
+#include "neighbours.h"
 #include "tcp_proxy.h"
 
 /* ---- who ---- */
@@ -34,6 +35,7 @@ static void deny(na_conn *conn, const na_refusal *refusal) {
     na_worker_count(conn->worker, NA_COUNTER_HBONE_DENIED);
     na_hbone_refusal(conn, 401);
   }
+  na_neighbours_refuse(&conn->stream);
   na_tcp_deny(conn, refusal->flags, refusal->detail);
 }
 

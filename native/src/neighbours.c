@@ -26,11 +26,12 @@ typedef struct party {
   char *baggage;
 } party;
 
-/* Immutable once it is in the table, but for who waits and whether it was taken. Held by the table until it is taken,
+/* Immutable once it is in the table, but for who waits and what became of it. Held by the table until it is taken,
  * and by the streams of both ends, whose state is the other party. */
 struct introduction {
   atomic_uint refs;
   atomic_bool taken;
+  atomic_bool refused;
   na_worker *worker;  /* that dials */
   na_stream *dialler; /* its stream */
   na_link unmet;      /* in worker->unmet: the dialling worker's alone; while the stream is connecting */
@@ -222,11 +223,16 @@ static int connected(na_stream *stream) {
   introduction *i = ((party *)stream->state)->of;
   int error = na_transport_tcp.connected(stream);
   if (error)
-    return error;
+    return atomic_load_explicit(&i->refused, memory_order_acquire) ? -EKEYREJECTED : error;
   if (!atomic_load_explicit(&i->taken, memory_order_acquire))
     return stream->peer_closing ? -ECONNRESET : -EINPROGRESS;
   na_link_remove(&i->unmet);
   return 0;
+}
+
+static const char *failure(const na_stream *stream) {
+  const introduction *i = ((const party *)stream->state)->of;
+  return atomic_load_explicit(&i->refused, memory_order_acquire) ? "refused by the policy of its workload" : NULL;
 }
 
 static ssize_t receive(na_stream *stream, void *buffer, size_t size) {
@@ -257,6 +263,7 @@ static const na_transport transport = {.name = "neighbour",
                                        .send = transmit,
                                        .shutdown = end_ours,
                                        .close = take_leave,
+                                       .failure = failure,
                                        .raw = true};
 
 /* ---- dialling ---- */
@@ -362,6 +369,11 @@ void na_neighbours_accept(na_worker *worker, const na_workload *workload, na_str
   stream->state = &i->from;
   note_taken(i, worker);
   na_worker_count(worker, NA_COUNTER_NEIGHBOUR_ACCEPTED);
+}
+
+void na_neighbours_refuse(const na_stream *stream) {
+  if (stream->transport == &transport)
+    atomic_store_explicit(&((const party *)stream->state)->of->refused, true, memory_order_release);
 }
 
 /* ---- who it is ---- */

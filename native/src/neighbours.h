@@ -42,6 +42,10 @@ int na_neighbours_connect(na_stream *stream, const na_hbone_dial *dial);
 void na_neighbours_accept(na_worker *worker, const na_workload *workload, na_stream *stream, const na_address *peer,
                           const na_address *local);
 
+/* By the accepting side, before it ends the connection: policy refuses it. The dialling side then fails with
+ * -EKEYREJECTED: to try again would be refused and counted again. Nothing happens for any other stream. */
+void na_neighbours_refuse(const na_stream *stream);
+
 /* After a wake: go on with what this worker dials and another one has accepted. */
 void na_neighbours_tell(na_worker *worker);
 

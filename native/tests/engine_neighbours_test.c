@@ -6,6 +6,7 @@
  */
 #include <openssl/ssl.h>
 
+#include "guard_rig.h"
 #include "pair_rig.h"
 
 enum { UNCAPTURED = 8081 };
@@ -253,6 +254,34 @@ static void an_absent_application_is_a_reset(void **state) {
   forget_records(&p.r);
 }
 
+/* Once: to try again would be refused again. */
+static void whom_policy_refuses_is_refused_once(void **state) {
+  need_capture(p.ready);
+  uint64_t before = counter(&p.r, "neighbour_accepted_total"), denied = counter(&p.r, "rbac_denied_total");
+  pair_identify(&p);
+  serve(NA_PROTOCOL_TCP);
+  na_guards *guards = new_guards(NA_GUARDED_CONNECTION, NA_RULE_DENY, "nobody");
+  assert_int_equal(na_check_always(guards), 0);
+  guard_workload(&p.r, WORKLOAD_B, SERVICE, NA_PROTOCOL_TCP, NULL, guards);
+  route(false, ID_B);
+  int client = dial(p.proxy);
+  expect_reset(client);
+  close(client);
+  for (int i = 0; i < 2; i++) { /* each side's, in either order */
+    na_access_record record = get_record(&p.r);
+    if (record.inbound) {
+      assert_string_equal(record.detail, "rbac_access_denied_matched_policy[nobody]");
+    } else if (!accepting) { /* another worker may be told of the introduction before it is of the reset */
+      assert_int_equal(record.flags, NA_FLAG_UF);
+      assert_string_equal(record.upstream_failure, "refused by the policy of its workload");
+    }
+  }
+  await_counter(&p.r, "downstream_cx_active", 0);
+  assert_int_equal(counter(&p.r, "neighbour_accepted_total"), before + 1);
+  assert_int_equal(counter(&p.r, "rbac_denied_total"), denied + 1);
+  forget_records(&p.r);
+}
+
 /* Last: b goes. */
 static void who_has_left_is_not_met(void **state) {
   need_capture(p.ready);
@@ -272,10 +301,15 @@ static void who_has_left_is_not_met(void **state) {
 
 int main(void) {
   const struct CMUnitTest tests[] = {
-      cmocka_unit_test(each_knows_the_other),           cmocka_unit_test(nobody_else_is_taken_for_it),
-      cmocka_unit_test(http_is_pooled_by_who_asks),     cmocka_unit_test(what_the_application_speaks_is_its_own),
-      cmocka_unit_test(who_it_may_not_be_is_not_met),   cmocka_unit_test(an_absent_application_is_a_reset),
-      cmocka_unit_test(who_has_the_address_is_not_met), cmocka_unit_test(who_has_left_is_not_met),
+      cmocka_unit_test(each_knows_the_other),
+      cmocka_unit_test(nobody_else_is_taken_for_it),
+      cmocka_unit_test(http_is_pooled_by_who_asks),
+      cmocka_unit_test(what_the_application_speaks_is_its_own),
+      cmocka_unit_test(who_it_may_not_be_is_not_met),
+      cmocka_unit_test(an_absent_application_is_a_reset),
+      cmocka_unit_test(whom_policy_refuses_is_refused_once),
+      cmocka_unit_test(who_has_the_address_is_not_met),
+      cmocka_unit_test(who_has_left_is_not_met),
   };
   int failed = cmocka_run_group_tests_name("one worker", tests, set_up, tear_down);
   return failed + cmocka_run_group_tests_name("two workers", tests, set_up_apart, tear_down);
