@@ -15,7 +15,7 @@ from harness.bpf_attempts import APPLICATION, REFUSED, Arrival, Counters, ask, c
 
 from nodeagent.dataplane import bypass_layout as layout
 from nodeagent.dataplane.bpf import BpfMap, BpfObject
-from nodeagent.dataplane.datagram_layout import COUNTERS
+from nodeagent.dataplane.datagram_layout import COUNTERS, OUTSIDER_SIZE, pack_outsider
 from nodeagent.snapshot.address import parse_address
 
 CLASS, LOCAL = 5, 9
@@ -35,6 +35,8 @@ class Case:
     arrival: Arrival = V4
     judged: bool = True
     access: tuple[tuple[int, int, layout.Access], ...] = ((0, 8080, DENY),)
+    ranges: tuple[tuple[str, int, layout.Access], ...] = ()
+    """Verdicts on outsiders by where they come from, where it depends on that: a network, and its bits of 128."""
     member: bool = False
     local: int = 0
     """Which workload of this node sends."""
@@ -53,7 +55,20 @@ CASES = [
     Case("without policy", APPLICATION, judged=False),
     Case("an outsider without a verdict", APPLICATION, access=()),
     Case("an outsider that is let in", APPLICATION, access=((0, 8080, ALLOW),)),
-    Case("an outsider of whom it cannot be said", APPLICATION, access=((0, 8080, ENGINE),)),
+    _kept_out("an outsider of whom it cannot be said", access=((0, 8080, ENGINE),)),
+    Case(
+        "one from a range that is let in",
+        APPLICATION,
+        access=((0, 8080, ENGINE),),
+        ranges=(("0.0.0.0", 96, DENY), ("10.0.0.0", 120, ALLOW)),
+    ),
+    _kept_out(
+        "one from a range that is not",
+        access=((0, 8080, ENGINE),),
+        ranges=(("0.0.0.0", 96, ALLOW), ("10.0.0.1", 128, DENY)),
+    ),
+    _kept_out("one from elsewhere", access=((0, 8080, ENGINE),), ranges=(("10.9.0.0", 112, ALLOW),)),
+    _kept_out("where ranges are not asked", ranges=(("0.0.0.0", 96, ALLOW),)),
     Case("an outsider, at a port of no service", APPLICATION, access=((0, 8081, DENY), (0, 0, DENY))),
     Case("a member of the mesh, whose node has judged", APPLICATION, member=True),
     Case("a workload of this node", APPLICATION, local=LOCAL, access=((0, 8080, DENY), (LOCAL, 0, ALLOW))),
@@ -76,6 +91,7 @@ class Datagrams:
         self.programs = programs
         self.counters = Counters(programs, "udp_counters", COUNTERS)
         self._access = programs.map("udp_access", layout.ACCESS_KEY_SIZE, layout.ACCESS_SIZE)
+        self._outsiders = programs.map("udp_outsiders", OUTSIDER_SIZE, layout.ACCESS_SIZE)
         self._sizes = {"udp_classes": 8, "udp_members": 1, "udp_locals": 8}
         self._by_address = {name: programs.map(name, 16, size) for name, size in self._sizes.items()}
         self.awaited, self.owed = (
@@ -96,11 +112,14 @@ class Datagrams:
         for source, port, access in case.access:
             key = layout.AccessKey(source, CLASS, port, IPPROTO_UDP)
             self._access[key.pack()] = layout.AccessEntry(access).pack()
+        for network, bits, access in case.ranges:
+            of_range = pack_outsider(CLASS, 8080, parse_address(network), bits)
+            self._outsiders[of_range] = layout.AccessEntry(access).pack()
         if case.asked_ago >= 0:
             self.awaited[_ends(case.arrival)] = struct.pack("=Q", time.monotonic_ns() - case.asked_ago)
 
     def _all(self) -> tuple[BpfMap, ...]:
-        return (self._access, *self._by_address.values(), self.awaited, self.owed)
+        return (self._access, self._outsiders, *self._by_address.values(), self.awaited, self.owed)
 
     def close(self) -> None:
         for each in (*self._all(), self.counters):
