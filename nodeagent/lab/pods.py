@@ -123,7 +123,7 @@ class Pod:
         missing = self._missing(wanted)
         if missing and self._has_waited(len(wanted) - len(missing)):
             wanted, self.warning, missing = wanted - missing, f"lacks {_listeners(missing)}", frozenset()
-        self.waiting_for = self._not_running() or _listeners(missing)
+        self.waiting_for = self._not_running() or self._lacks(missing)
         self.ready = not self.waiting_for
         if self.ready:
             self._wanted = wanted
@@ -151,6 +151,12 @@ class Pod:
         if keeper.pid is None or self._sandbox.pid is None:
             return f"its process ({keeper.last_exit or keeper.state})"
         return ""
+
+    def _lacks(self, missing: frozenset[Port]) -> str:
+        """What of its ports is not open yet; of a program that ends each time, why it did the last time."""
+        if missing and self.keeper.is_crashing:
+            return f"its process ({self.keeper.last_exit})"
+        return _listeners(missing)
 
     def _missing(self, wanted: frozenset[Port]) -> frozenset[Port]:
         pid = self.keeper.pid

@@ -22,6 +22,7 @@ State = Literal["stopped", "running", "backoff", "exited"]
 # A kubelet's CrashLoopBackOff, made for a lab's time scale.
 BACKOFF_FIRST: Final = 0.5
 BACKOFF_LAST: Final = 10.0
+CRASH_SECONDS: Final = 1.0
 _STABLE_SECONDS: Final = 10.0  # having run for so long, the next restart is quick again
 _START_SECONDS: Final = 10.0
 # Logs are cut back at this size, keeping the newer half in `<log>.1`.
@@ -121,11 +122,17 @@ class Keeper:
         self.state: State = "stopped"
         self.restarts = 0
         self.last_exit = ""
+        self._began = 0.0
 
     @property
     def pid(self) -> int | None:
         """The running program's process id."""
         return self._process.pid if self._process is not None and self.state == "running" else None
+
+    @property
+    def is_crashing(self) -> bool:
+        """Whether it runs again for less time than it takes to say that it will stay."""
+        return bool(self.last_exit) and time.monotonic() - self._began < CRASH_SECONDS
 
     def start(self) -> None:
         """Start the program, if it is not kept running already."""
@@ -174,6 +181,7 @@ class Keeper:
             self.last_exit = str(error) or "did not start in time"
             self._note(self.last_exit)
             return
+        self._began = time.monotonic()
         self._become("running")
         code = await self._process.wait()
         self.last_exit = describe_exit(code)
