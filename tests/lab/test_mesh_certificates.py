@@ -37,6 +37,7 @@ spec: {selector: {app: far}, ports: [{name: http, port: 80, targetPort: 8080}]}
 """
 MARKER = "never-in-plaintext"
 CLIENT = "spiffe://cluster.local/ns/default/sa/client"
+FAR = "spiffe://cluster.local/ns/default/sa/far"
 
 
 @pytest.fixture(scope="module")
@@ -63,6 +64,18 @@ def answer(mesh: Mesh) -> str:
 def state(mesh: Mesh) -> str:
     rows = {row["identity"]: row["state"] for row in mesh.get("certs", "node-a")}
     return str(rows.get(CLIENT))
+
+
+def far_has_as_long(mesh: Mesh) -> bool:
+    """Whether the other end's certificate does not run out much before the client's: most troubles keep its agent from
+    renewing it, too."""
+    ends = [
+        row["not_after"]
+        for node, identity in (("node-a", CLIENT), ("node-b", FAR))
+        for row in mesh.get("certs", node)
+        if row["identity"] == identity
+    ]
+    return ends[1] > ends[0] - LIFETIME / 4
 
 
 def folder(mesh: Mesh) -> Path:
@@ -121,6 +134,7 @@ def test_traffic_goes_on_with_what_is_valid_and_never_in_plaintext(mesh: Mesh, n
     make, reason, message = TROUBLES[name]
     eventually(lambda: (state(mesh), answer(mesh)), lambda now: now == ("Available", "200"), within=20)
     log = folder(mesh) / "logs" / "agent.node-a.log"
+    eventually(lambda: far_has_as_long(mesh), bool, within=LIFETIME)
     mend = make(mesh)
     try:
         with nothing_in_plaintext(mesh):
