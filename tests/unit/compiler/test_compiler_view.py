@@ -12,10 +12,10 @@ from nodeagent.compiler.cluster import compile_cluster, compile_endpoints
 from nodeagent.compiler.listener import compile_listener
 from nodeagent.compiler.pieces import Scope
 from nodeagent.compiler.route import compile_route_configuration, compile_virtual_host
-from nodeagent.compiler.view import Assembly, Pieces, Want, Wants, assemble, replace_endpoints
+from nodeagent.compiler.view import Assembly, OwnCluster, Pieces, Want, Wants, assemble, replace_endpoints
 from nodeagent.snapshot.address import parse_address
 from nodeagent.snapshot.diff import check_consistent, diff
-from nodeagent.snapshot.values import ClusterKind, Snapshot, View
+from nodeagent.snapshot.values import ClusterKind, Endpoint, Snapshot, View
 
 SCOPE = Scope("v")
 HOST = xds.fqdn("reviews")
@@ -196,6 +196,18 @@ class TestMakeBeforeBreak:
         after = received.assemble(before, destinations={KEY: want}).view
         assert after.clusters[f"v/{self.V9}"].kind is ClusterKind.BLACKHOLE
         assert f"v/{OUTBOUND}" not in after.clusters
+
+    def test_the_way_through_a_waypoint_stays_until_the_one_without_is_complete(self) -> None:
+        """The server knows nothing of the cluster that stands for it, and may say so first."""
+        name = f"waypoint|9080|10.96.0.7|{HOST}"
+        endpoint = Endpoint(parse_address("10.244.0.9"), 15008)
+        by_waypoint = Want(KEY, (), own=OwnCluster(name, (endpoint,)))
+        before = Received().assemble(destinations={KEY: by_waypoint}).view
+        received = Received()
+        received.absent.add(("clusters", name))
+        assert received.assemble(before).view is before
+        after = everything().assemble(before).view
+        assert f"v/{name}" not in after.clusters
 
     def test_so_does_the_cluster_of_a_callout_that_waits_for_its_successor(self) -> None:
         received = everything()
