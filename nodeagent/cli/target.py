@@ -22,6 +22,8 @@ CONTROL_PLANE: Final = "controlplane"
 TIMEOUT_SECONDS: Final = 15.0
 MAX_ANSWER_BYTES: Final = 512 << 20
 
+LAB_VARIABLE: Final = "NODEAGENT_LAB"
+"""As of `nodeagent lab`."""
 AdminOption = Annotated[
     Path | None,
     typer.Option(
@@ -36,7 +38,11 @@ NodeOption = Annotated[
 ]
 LabOption = Annotated[
     str | None,
-    typer.Option("--name", metavar="LAB", help="The lab; default: the only one that has the node."),
+    typer.Option(
+        "--name",
+        metavar="LAB",
+        help=f"The lab; default: ${LAB_VARIABLE}, else the only one that has the node.",
+    ),
 ]
 
 
@@ -56,6 +62,7 @@ def resolve(admin: Path | None, node: str | None, lab: str | None) -> Target:
         if lab is not None:
             raise typer.BadParameter(f"--name {lab} needs --node NODE. {_known()}")
         return Target(admin or Path(os.environ.get("NODEAGENT_ADMIN") or DEFAULT_ADMIN), "agent")
+    lab = lab or os.environ.get(LAB_VARIABLE)
     labs = [lab] if lab else [name for name in _labs() if node in _nodes(name)]
     if not labs:
         raise AdminError(f"no lab has a node {node!r}. {_known()}")
@@ -108,10 +115,10 @@ class _UnixConnection(http.client.HTTPConnection):
 def lab_agents(lab: str | None) -> list[Target]:
     """The agents of a lab, or of the only one on this machine; none if there is no lab. AdminError if it is not
     there, or if there are several to choose from."""
-    labs = _labs()
-    if lab is None and len(labs) > 1:
+    labs, lab = _labs(), lab or os.environ.get(LAB_VARIABLE)
+    if not lab and len(labs) > 1:
         raise AdminError(f"there are several labs: {', '.join(labs)}; choose one by --name LAB")
-    if lab is not None and lab not in labs:
+    if lab and lab not in labs:
         raise AdminError(f"no lab {lab!r}. {_known()}")
     chosen = [lab] if lab else labs
     return [resolve(None, node, name) for name in chosen for node in _nodes(name) if node != CONTROL_PLANE]

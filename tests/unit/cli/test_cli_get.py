@@ -96,6 +96,14 @@ def test_usage_errors(labs: Path, run: Run, arguments: tuple[str, ...], message:
     assert message in " ".join(ran.err.split())
 
 
+def test_the_lab_may_be_in_the_environment(labs: Path, run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As for `nodeagent lab`; what is named by an option goes before it."""
+    monkeypatch.setenv("NODEAGENT_LAB", "other")
+    assert "'node-b' of lab 'other'" in run("get", "routes", "--node", "node-b").error
+    assert "'node-b' of lab 'books'" in run("get", "routes", "--node", "node-b", "--name", "books").error
+    assert "lab 'other' has no node 'node-a'" in run("get", "routes", "--node", "node-a").error
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
