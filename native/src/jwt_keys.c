@@ -16,8 +16,6 @@
 #include "jwt.h"
 
 #define MIN_RSA_BITS 2048
-/* Of one coordinate of P-521. */
-#define MAX_COORDINATE 66
 
 typedef struct algorithm {
   int kind;          /* EVP_PKEY_* */

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -97,8 +96,3 @@ class MachineTime:
         """Share of the time since `before` that was taken away."""
         total = self.total - before.total
         return 100 * (self.stolen - before.stolen) / total if total > 0 else 0.0
-
-
-def pids_alive(pids: Iterable[int]) -> bool:
-    """Whether all of the processes run."""
-    return all(os.access(f"/proc/{pid}", os.F_OK) for pid in pids)

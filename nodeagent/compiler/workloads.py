@@ -396,10 +396,6 @@ class WorkloadIndex:
         """Whether the address is a virtual one of some service."""
         return address in self._by_vip
 
-    def is_http_port(self, port: int) -> bool:
-        """Whether some service declares HTTP on the port."""
-        return port in self._http_ports
-
     def services_of(self, entry: WorkloadEntry) -> Iterator[tuple[int, ServiceRef]]:
         """(target port, service) of what a workload serves, in order of the services' names."""
         for name, ports in entry.services:

@@ -38,7 +38,6 @@ HERE_SIZE: Final = _PAIR.size
 ENDS_SIZE: Final = _ENDS.size
 FLOW_SIZE: Final = _FLOW.size
 REDIRECTED_SIZE: Final = _REDIRECTED.size
-EVENT_SIZE: Final = _EVENT.size
 
 
 class Access(IntEnum):

@@ -28,7 +28,6 @@ from nodeagent.xds.backoff import Backoff
 
 log = logging.getLogger(__name__)
 
-DEFAULT_SOCKET: Final = "/var/run/ztunnel/ztunnel.sock"
 ANSWER_SECONDS: Final = 4.5
 """The plugin gives up after 5 s and connects again."""
 MAX_WORKLOADS: Final = 4096

@@ -16,11 +16,6 @@ def san_names(
     return list(found.value)
 
 
-def uri_sans(holder: x509.Certificate | x509.CertificateSigningRequest) -> list[str]:
-    """The URIs among the subject alternative names: of a mesh certificate, its SPIFFE ID."""
-    return [name.value for name in san_names(holder) if isinstance(name, x509.UniformResourceIdentifier)]
-
-
 def serial_text(certificate: x509.Certificate) -> str:
     """The serial number in lower case hexadecimal, two digits a byte as `openssl x509 -serial` writes them."""
     number = certificate.serial_number

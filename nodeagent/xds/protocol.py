@@ -265,10 +265,6 @@ class DeltaProtocol:
             else:
                 self._expiry.pop(key, None)
 
-    def next_expiry(self) -> float | None:
-        """When (by the clock) the next resource ends for want of a heartbeat; None: never."""
-        return min(self._expiry.values(), default=None)
-
     def expire(self) -> None:
         """Remove the resources whose time is over."""
         now = self._clock()

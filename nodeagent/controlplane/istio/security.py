@@ -63,11 +63,6 @@ class PeerPolicy:
         """The mode of a port."""
         return self.ports.get(port, self.mode)
 
-    @property
-    def strict_anywhere(self) -> bool:
-        """Whether some port wants certificates."""
-        return MtlsMode.STRICT in (self.mode, *self.ports.values())
-
 
 class SecurityPolicies:
     """AuthorizationPolicies, PeerAuthentications and RequestAuthentications in force."""
@@ -133,10 +128,6 @@ class SecurityPolicies:
     def peer_authentications_of(self, namespace: str) -> list[PeerAuthentication]:
         """Those of a namespace, the oldest first."""
         return list(self._peer.of(namespace))
-
-    def request_authentications(self) -> list[RequestAuthentication]:
-        """Every RequestAuthentication, in order of namespace and age."""
-        return list(self._request)
 
     def key_sources(self) -> dict[KeySource, list[RequestAuthentication]]:
         """Where key sets are fetched, and which policies want them."""
