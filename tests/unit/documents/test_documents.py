@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import inspect
 import re
 import subprocess
 import tomllib
@@ -103,6 +104,26 @@ def test_the_ports_table_is_complete() -> None:
     shared = {ebpf_shared.PORT_BASE}
     assert {int(port) for port in assigned} | shared <= documented
     assert {ruleset.OUTBOUND_PORT, ruleset.INBOUND_PORT, ruleset.HBONE_PORT, ruleset.DNS_PORT} <= documented
+
+
+def spellings(number: int) -> set[str]:
+    """How a table may write a number."""
+    binary = {f"{number >> shift} {unit}" for shift, unit in ((10, "KiB"), (20, "MiB")) if number >> shift}
+    return {f"{number:,}"} | binary
+
+
+def test_bounds_are_the_defaults_of_their_options() -> None:
+    table = DOCUMENTS["ARCHITECTURE.md"].partition("## What is bounded")[2].partition("\n## ")[0]
+    parameters = inspect.signature(importlib.import_module("nodeagent.cli.run").run).parameters.values()
+    defaults = {f"--{each.name.replace('_', '-')}": each.default for each in parameters}
+    rows = [
+        (row, set(re.findall(r"--[a-z-]+[a-z]", row))) for row in table.split("\n") if row.startswith("|")
+    ]
+    checked = {name for row, names in rows for name in names & defaults.keys()}
+    assert checked >= {"--bypass-connections", "--token-cache"}
+    for row, names in rows:
+        for name in names & defaults.keys():
+            assert any(text in row for text in spellings(defaults[name])), f"{name} is not that: {row}"
 
 
 def test_layers_are_those_that_are_enforced() -> None:
