@@ -87,6 +87,8 @@ def test_same_node(tmp_path: Path) -> None:
         assert values(requests, peer)["rate"] > 500
         assert values(bulk, peer)["mb"] > 10
         assert 1 < values(connects, peer)["p50"] < 5000
+    accelerated = values(requests, "accelerated")
+    assert accelerated["bpf"] < accelerated["bpf_counted"]
     # The engine has nothing to do; its Python looks around now and then.
     assert values(requests, "nodeagent")["cpu"] < 5
 
