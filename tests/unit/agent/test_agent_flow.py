@@ -86,7 +86,8 @@ class TestEnrolment:
         node.server.put(ADDRESS, pod.workload.uid, pod)
 
         def told() -> bool:
-            return any(dict(c.node.metadata).get("LABELS") == {"app": "strange"} for c in node.server.clients)
+            nodes = [client.node for client in node.server.clients if client.node is not None]
+            return any(dict(each.metadata).get("LABELS") == {"app": "strange"} for each in nodes)
 
         await node.until(told, "labels")
         assert node.engine.workloads["uid-9"] == view
