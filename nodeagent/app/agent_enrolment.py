@@ -336,10 +336,12 @@ class Enrolment:
                     await asyncio.wait_for(view.inbound_ready.wait(), INBOUND_WAIT)
             self.refresh_inbound(uid)
             self._configuration.publish()
-            draining = asyncio.create_task(
-                self._engine.remove_workload(uid, int(self._config.drain * 1000)), name=f"drain {uid}"
-            )
-            await self._listen_again(workload, view)
+            # What connects meanwhile waits in its listeners.
+            with self._engine.keeping_listeners(uid):
+                draining = asyncio.create_task(
+                    self._engine.remove_workload(uid, int(self._config.drain * 1000)), name=f"drain {uid}"
+                )
+                await self._listen_again(workload, view)
             workload.between_views = False
             self.on_change()
             await draining

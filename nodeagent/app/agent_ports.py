@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence, Set
+from contextlib import AbstractContextManager
 from typing import TYPE_CHECKING, Protocol
 
 from nodeagent.dataplane.netns import NetworkNamespace
@@ -57,6 +58,9 @@ class Engine(Protocol):
 
     async def remove_workload(self, uid: str, drain_ms: int) -> None:
         """Let a workload go."""
+
+    def keeping_listeners(self, uid: str) -> AbstractContextManager[None]:
+        """A workload that is removed and added again within keeps the sockets that it listens on."""
 
     def number(self, uid: str) -> int | None:
         """By which the engine knows a workload; None if it does not."""

@@ -8,12 +8,13 @@ engine reports nothing; afterwards what is left can be drained, until close().
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import errno
 import logging
 import os
 import struct
 import threading
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -29,7 +30,14 @@ from nodeagent.dataplane.builder import (
 from nodeagent.dataplane.bypass_services import Place
 from nodeagent.dataplane.flow_names import FlowDirectory, FlowNamer
 from nodeagent.dataplane.flow_reader import FlowLimits, FlowReader
-from nodeagent.dataplane.listeners import Opener, open_dns_sockets, open_listeners
+from nodeagent.dataplane.listeners import (
+    KeptListeners,
+    Opened,
+    Opener,
+    open_dns_sockets,
+    open_each,
+    open_listeners,
+)
 from nodeagent.dataplane.netns import NetworkNamespace
 from nodeagent.dataplane.report import AccessRecord, Connection, Counter, Decision, LineFormat, Lines, StatRow
 from nodeagent.dataplane.report_reader import ReportReader
@@ -38,7 +46,7 @@ from nodeagent.dataplane.ruleset import DNS_PORT, HBONE_PORT, INBOUND_PORT, OUTB
 from nodeagent.dataplane.share import NamespaceShare
 from nodeagent.dataplane.tags import TagTable
 from nodeagent.dataplane.virtual_host import c_string
-from nodeagent.errors import EngineError, NetnsError
+from nodeagent.errors import EngineError
 from nodeagent.snapshot.diff import Changes, diff
 from nodeagent.snapshot.values import (
     EMPTY,
@@ -124,6 +132,7 @@ class EngineOwner:
         self._rejected: dict[tuple[str, str], Rejection] = {}
         self._ids: dict[str, int] = {}
         self._uids: TagTable[str] = TagTable()
+        self._listening = KeptListeners()
         self._reader = ReportReader(self._tags, self._uids)
         self._watched: asyncio.AbstractEventLoop | None = None
         self._access_log = settings.access_log
@@ -155,6 +164,7 @@ class EngineOwner:
 
     def _stop(self, drain_ms: int) -> None:
         with self._lock:
+            self._listening.gone()
             try:
                 self._check(lib.na_engine_stop(self._engine, drain_ms), "stop")
             finally:
@@ -210,7 +220,7 @@ class EngineOwner:
             listeners = (*listeners, HBONE_LISTENER)
         if search and not isinstance(namespace, NamespaceShare):  # there DNS is not captured
             listeners = (*listeners, DNS_LISTENER)
-        opened = self._open_listeners(namespace, listeners)
+        opened = self._listening.take(uid) or self._open_listeners(namespace, listeners)
         workload, _ = self._uids.assign(uid, uid)
         try:
             with self._lock:
@@ -246,6 +256,7 @@ class EngineOwner:
     def _withdraw(self, uid: str, workload: int) -> None:
         """Take a failed registration back, however far it came."""
         with self._lock:
+            self._listening.gone(uid)
             if self._ids.pop(uid, None) is not None:
                 lib.na_workload_remove(self._engine, workload, 0)
             self._uids.release(uid)
@@ -264,30 +275,30 @@ class EngineOwner:
         of the address that it was made to. Errors as in add_workload()."""
         self.add_workload(uid, None, view, (), [Listener(lib.NA_LISTENER_PLAIN, port) for port in ports])
 
-    def _open_listeners(
-        self, namespace: NetworkNamespace | None, listeners: Sequence[Listener]
-    ) -> list[tuple[int, int, int]]:
-        """(kind, worker, descriptor) of each socket; none stays open on error."""
-        opened: list[tuple[int, int, int]] = []
-        try:
-            for listener in listeners:
-                open_sockets = open_dns_sockets if listener is DNS_LISTENER else self._open
-                descriptors = open_sockets(namespace, listener.port, self._workers)
-                opened.extend(
-                    (listener.kind, index % self._workers, fd) for index, fd in enumerate(descriptors)
-                )
-        except NetnsError:
-            for _, _, descriptor in opened:
-                os.close(descriptor)
-            raise
-        return opened
+    def _open_listeners(self, namespace: NetworkNamespace | None, listeners: Sequence[Listener]) -> Opened:
+        wanted = [
+            (each.kind, open_dns_sockets if each is DNS_LISTENER else self._open, each.port)
+            for each in listeners
+        ]
+        return open_each(wanted, namespace, self._workers)
 
-    def _hand_over(self, uid: str, workload: int, opened: list[tuple[int, int, int]]) -> None:
+    def _hand_over(self, uid: str, workload: int, opened: Opened) -> None:
         """Give the sockets to the engine, which closes them also on error; takes them out of `opened`."""
         while opened:
             kind, worker, descriptor = opened.pop()
             code = lib.na_workload_listen(self._engine, workload, kind, worker, descriptor)
             self._check(code, f"listen for workload {uid}")
+            self._listening.gave(uid, kind, worker, descriptor)
+
+    @contextlib.contextmanager
+    def keeping_listeners(self, uid: str) -> Iterator[None]:
+        """A workload that is removed and added again within keeps the sockets that it listens on."""
+        with self._lock:
+            self._listening.keep(uid)
+        try:
+            yield
+        finally:
+            self._listening.release(uid)
 
     def _put_inbound(self, uid: str) -> None:
         """Before it listens: without its inbound configuration it would refuse what comes in."""
@@ -303,6 +314,7 @@ class EngineOwner:
             workload = self._ids.pop(uid, None)
             if workload is None or self._engine is None:
                 return
+            self._listening.gone(uid)
             self._check(lib.na_workload_remove(self._engine, workload, drain_ms), f"let go of workload {uid}")
             # Reports of what drains still find the values. If the uid comes back meanwhile, it is another
             # workload.

@@ -5,7 +5,7 @@ from __future__ import annotations
 import errno
 import os
 import socket
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Final
 
 from nodeagent.dataplane.netns import NetworkNamespace
@@ -17,6 +17,9 @@ BACKLOG: Final = 4096
 Opener = Callable[[NetworkNamespace | None, int, int], list[int]]
 """Listens on a port in a namespace (None: the agent's own) for a number of workers. Returns descriptors, the
 caller's to close: one per worker for each socket, worker after worker."""
+
+Opened = list[tuple[int, int, int]]
+"""(kind, worker, descriptor) of each socket."""
 
 _NO_IPV6: Final = (errno.EAFNOSUPPORT, errno.EADDRNOTAVAIL)
 _IPV6_TRANSPARENT: Final = 75  # linux/in6.h
@@ -128,3 +131,62 @@ def open_listeners(namespace: NetworkNamespace | None, port: int, workers: int) 
     except OSError as error:
         raise open_failed(port, error) from error
     return duplicate(listener, port, workers)
+
+
+def open_each(
+    wanted: Iterable[tuple[int, Opener, int]], namespace: NetworkNamespace | None, workers: int
+) -> Opened:
+    """Open (kind, opener, port) each; NetnsError as of its opener, then none stays open."""
+    opened: Opened = []
+    try:
+        for kind, opener, port in wanted:
+            descriptors = opener(namespace, port, workers)
+            opened.extend((kind, index % workers, fd) for index, fd in enumerate(descriptors))
+    except NetnsError:
+        for _, _, descriptor in opened:
+            os.close(descriptor)
+        raise
+    return opened
+
+
+class KeptListeners:
+    """Sockets that workloads listen on, kept while one is taken on again: what connects meanwhile waits in them.
+
+    The engine owns the descriptors that it is given; they are copied here as long as it surely has them.
+    """
+
+    def __init__(self) -> None:
+        self._given: dict[str, Opened] = {}
+        self._kept: dict[str, Opened] = {}
+
+    def gave(self, uid: str, kind: int, worker: int, descriptor: int) -> None:
+        """The engine has taken a socket over."""
+        self._given.setdefault(uid, []).append((kind, worker, descriptor))
+
+    def gone(self, uid: str | None = None) -> None:
+        """The engine closes the sockets of a workload, or (None) of all."""
+        if uid is None:
+            self._given.clear()
+        else:
+            self._given.pop(uid, None)
+
+    def keep(self, uid: str) -> None:
+        """Keep a workload's sockets open whatever the engine does, until they are taken or released. None are kept
+        where there are too few descriptors: then others are opened, and who connects meanwhile is refused."""
+        self.release(uid)
+        kept: Opened = []
+        self._kept[uid] = kept
+        try:
+            for kind, worker, descriptor in self._given.get(uid, ()):
+                kept.append((kind, worker, os.dup(descriptor)))
+        except OSError:
+            self.release(uid)
+
+    def take(self, uid: str) -> Opened | None:
+        """The sockets that were kept for a workload, which are the caller's from here on; None if there are none."""
+        return self._kept.pop(uid, None) or None
+
+    def release(self, uid: str) -> None:
+        """Close what was kept for a workload and not taken."""
+        for _, _, descriptor in self._kept.pop(uid, ()):
+            os.close(descriptor)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator, Callable, Iterable, Sequence
+from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -90,6 +90,11 @@ class FakeEngine:
 
     def remove_identity(self, name: str) -> None:
         self.log.append(f"no identity {name}")
+
+    @contextlib.contextmanager
+    def keeping_listeners(self, uid: str) -> Iterator[None]:
+        self.log.append(f"keep {uid}")
+        yield
 
     async def remove_workload(self, uid: str, drain_ms: int) -> None:
         self.log.append(f"remove {uid} {drain_ms}")

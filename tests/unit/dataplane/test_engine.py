@@ -380,6 +380,22 @@ async def test_a_workload_comes_back_under_its_uid(bench: Bench) -> None:
     assert await bench.get("a.test") == 201
 
 
+async def test_who_connects_while_a_workload_is_taken_on_again_is_served(bench: Bench) -> None:
+    bench.engine.apply(snapshot(virtual_host("a", respond(201))))
+    with bench.engine.keeping_listeners("pod"):
+        await bench.engine.remove_workload("pod", 0)
+        early = bench.namespace.run(lambda: socket.create_connection(("127.0.0.1", FRONT), 5))
+        bench.engine.add_workload("pod", bench.namespace.handle, "v", [LOOPBACK], PLAIN)
+        with early:
+            early.sendall(b"GET / HTTP/1.1\r\nHost: a.test\r\n\r\n")
+            assert (await asyncio.to_thread(early.recv, 4096)).startswith(b"HTTP/1.1 201 ")
+    assert await bench.get("a.test") == 201
+    with bench.engine.keeping_listeners("pod"):
+        await bench.engine.remove_workload("pod", 0)
+    with pytest.raises(ConnectionRefusedError):
+        await bench.get("a.test")
+
+
 async def test_a_workload_that_cannot_listen_leaves_nothing(bench: Bench) -> None:
     ports = (Listener(2, 15090), Listener(2, FRONT))
     for _ in range(2):
