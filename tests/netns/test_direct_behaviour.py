@@ -23,6 +23,7 @@ from typing import Any
 import pytest
 from harness import require
 from harness.direct import DirectPods, connect, dial, direct_pods, listen
+from harness.io_uring import Ring
 
 from nodeagent.dataplane.direct_probes import send_by_tcp, unread
 
@@ -50,6 +51,13 @@ def _soon(sock: Socket, size: int = 100, flags: int = 0) -> bytes | str:
         return sock.recv(size, flags)
     except OSError as error:
         return errno.errorcode[error.errno or 0]
+
+
+def _ring() -> Ring:
+    try:
+        return Ring()
+    except OSError as error:
+        pytest.skip(f"no io_uring here: {error}")
 
 
 def _arrived(sock: Socket) -> None:
@@ -229,6 +237,33 @@ def times_out(client: Socket, server: Socket) -> Any:
         return errno.errorcode[error.errno or 0]
 
 
+def ring_receive(client: Socket, server: Socket) -> Any:
+    """What comes before it is asked for, and after."""
+    with _ring() as ring:
+        client.sendall(b"early")
+        _arrived(server)
+        ring.receive(server)
+        early = ring.data(ring.wait())
+        ring.receive(server)
+        client.sendall(b"late")
+        return early, ring.data(ring.wait())
+
+
+def ring_receive_multishot(client: Socket, server: Socket) -> Any:
+    """One request, a completion for each message, and one for the end."""
+    found = []
+    with _ring() as ring:
+        ring.keep_receiving(server)
+        for data in (b"one", b"two", b""):
+            if data:
+                client.sendall(data)
+            else:
+                client.shutdown(socket.SHUT_WR)
+            completion = ring.wait()
+            found.append((ring.data(completion), completion.more))
+    return found
+
+
 # -- the ends of streams -----------------------------------------------------------------------------------------------
 
 
@@ -331,6 +366,20 @@ def told(client: Socket, server: Socket) -> Any:
     return struct.unpack_from("=Q", client.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 256), 120)[0]
 
 
+def ring_send(client: Socket, server: Socket) -> Any:
+    with _ring() as ring:
+        ring.send(client, b"12345")
+        return ring.wait().result, _soon(server)
+
+
+def ring_send_zero_copy(client: Socket, server: Socket) -> Any:
+    """Its result, and that the memory may be used again."""
+    with _ring() as ring:
+        ring.send(client, b"12345", zero_copy=True)
+        sent, told = ring.wait(), ring.wait()
+    return sent.result, told.notification, _soon(server) if sent.result > 0 else _now(server)
+
+
 @dataclass(frozen=True)
 class Case:
     run: Callable[[Socket, Socket], Any]
@@ -366,6 +415,10 @@ CASES = [
     Case(closed_unread, "ECONNRESET", b"", "not a reset"),
     Case(connected_anew, "ECONNRESET"),
     Case(zero_copy, (1000, True), (1000, False), "MSG_ZEROCOPY"),
+    Case(ring_receive, (b"early", b"late")),
+    Case(ring_receive_multishot, [(b"one", True), (b"two", True), (b"", False)]),
+    Case(ring_send, (5, b"12345")),
+    Case(ring_send_zero_copy, (5, True, b"12345"), (-errno.EOPNOTSUPP, True, "EAGAIN"), "`EOPNOTSUPP`"),
     Case(send_file, True),
     Case(urgent, b"ab", b"ab!", "MSG_OOB"),
     Case(told, 1001, 1, "TCP_INFO"),
