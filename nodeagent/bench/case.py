@@ -81,15 +81,23 @@ class LoadCase(Case):
 
     @contextmanager
     def open(self, stage: Stage, peers: Sequence[Peer], config: BenchConfig) -> Iterator[Opened]:
-        """Start the back end and the peers."""
+        """Start the peers, and what they need."""
         with ExitStack() as stack:
-            stack.enter_context(start_backend(stage))
-            running, failures = start_peers(stack, stage, peers, config, self.service)
+            able = self.prepare(stack, stage, peers, config)
+            running, failures = start_peers(stack, stage, able, config, self.service)
 
             def one(name: str) -> Measurement:
                 return self.measure(stage, running[name], config)
 
             yield Opened(one, list(running), failures)
+
+    def prepare(
+        self, stack: ExitStack, stage: Stage, peers: Sequence[Peer], config: BenchConfig
+    ) -> Sequence[Peer]:
+        """Start what the peers share, here a back end. Which peers take part, of those that were chosen."""
+        del config
+        stack.enter_context(start_backend(stage))
+        return peers
 
     def measure(self, stage: Stage, peer: Running, config: BenchConfig) -> Measurement:
         """Measure a running peer."""

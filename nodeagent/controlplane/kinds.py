@@ -66,9 +66,7 @@ class ClusterKind(_ByName):
         """Every visible host, the fixed ones, the own pod's."""
         yield STATIC
         yield INBOUND
-        yield from (
-            host for host, service in sorted(view.world.registry.services.items()) if view.sees(service)
-        )
+        yield from view.hosts()
 
     def build(self, view: View, group: Group) -> Mapping[str, Resource]:
         """Clusters of a host."""
@@ -105,7 +103,7 @@ class EndpointKind(_ByName):
 
     def groups(self, view: View) -> Iterable[Group]:
         """Every visible host."""
-        return [host for host, service in sorted(view.world.registry.services.items()) if view.sees(service)]
+        return view.hosts()
 
     def build(self, view: View, group: Group) -> Mapping[str, Resource]:
         """Endpoints of all ports and subsets of a host."""
@@ -137,9 +135,7 @@ class ListenerKind(_ByName):
         yield STATIC
         yield INBOUND
         yield from view.world.registry.service_ports()
-        yield from (
-            host for host, service in sorted(view.world.registry.services.items()) if view.sees(service)
-        )
+        yield from view.hosts()
 
     def build(self, view: View, group: Group) -> Mapping[str, Resource]:
         """Listeners of a port or host."""
@@ -201,9 +197,7 @@ class RouteKind(_ByName):
     def groups(self, view: View) -> Iterable[Group]:
         """Every port and visible host."""
         yield from view.world.registry.service_ports()
-        yield from (
-            host for host, service in sorted(view.world.registry.services.items()) if view.sees(service)
-        )
+        yield from view.hosts()
 
     def build(self, view: View, group: Group) -> Mapping[str, Resource]:
         """Route configurations of a port or host."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -97,6 +97,11 @@ class View:
     def sees(self, service: Service) -> bool:
         """Whether the service is exported to the client's namespace."""
         return exported(service.export_to, service.namespace, self.namespace)
+
+    def hosts(self) -> Iterator[str]:
+        """The hosts of all services that the client sees, in order."""
+        services = self.world.registry.services
+        return (host for host, service in sorted(services.items()) if self.sees(service))
 
     def policy(self, service: Service) -> HostPolicy:
         """What DestinationRules say to the client of a service."""

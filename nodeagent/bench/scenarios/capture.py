@@ -8,11 +8,11 @@ hierarchy are run for every connect() on the machine: the other two pay a look-u
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
 from typing import Final
 
-from nodeagent.bench.case import WORKER_CPU, LoadCase, Measurement, Opened, Scenario, start_peers
+from nodeagent.bench.case import WORKER_CPU, LoadCase, Scenario
 from nodeagent.bench.load import Load, Outcome
 from nodeagent.bench.peers.base import Peer
 from nodeagent.bench.peers.captured import CapturedByEbpf, CapturedByNft, PlainLab
@@ -42,18 +42,14 @@ def _per_connect(outcome: Outcome) -> Mapping[str, float]:
 class ConnectCase(LoadCase):
     """The same client in each of the labs."""
 
-    @contextmanager
-    def open(self, stage: Stage, peers: Sequence[Peer], config: BenchConfig) -> Iterator[Opened]:
-        """Bring up the labs. Both ways to capture always take part, without a mesh if `direct` was chosen."""
+    def prepare(
+        self, stack: ExitStack, stage: Stage, peers: Sequence[Peer], config: BenchConfig
+    ) -> Sequence[Peer]:
+        """Both ways to capture always take part, without a mesh if `direct` was chosen; each has a lab."""
+        del stack, stage, config
         able: list[Peer] = [CapturedByEbpf(), CapturedByNft()]
         able += [PlainLab()] if DIRECT in {peer.name for peer in peers} else []
-        with ExitStack() as stack:
-            running, failures = start_peers(stack, stage, able, config, self.service)
-
-            def one(name: str) -> Measurement:
-                return self.measure(stage, running[name], config)
-
-            yield Opened(one, list(running), failures)
+        return able
 
 
 def _cases(config: BenchConfig) -> Sequence[LoadCase]:

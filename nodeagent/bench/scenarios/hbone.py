@@ -16,7 +16,6 @@ from nodeagent.bench.case import (
     Measurement,
     Opened,
     Scenario,
-    start_peers,
 )
 from nodeagent.bench.labs import BenchLab
 from nodeagent.bench.load import Load, held, measure
@@ -43,16 +42,12 @@ def _in_tunnels(peers: Sequence[Peer]) -> list[Peer]:
 class TunnelCase(LoadCase):
     """Load through both nodes."""
 
-    @contextmanager
-    def open(self, stage: Stage, peers: Sequence[Peer], config: BenchConfig) -> Iterator[Opened]:
-        """Bring up the labs; the back end is a pod of each."""
-        with ExitStack() as stack:
-            running, failures = start_peers(stack, stage, _in_tunnels(peers), config, self.service)
-
-            def one(name: str) -> Measurement:
-                return self.measure(stage, running[name], config)
-
-            yield Opened(one, list(running), failures)
+    def prepare(
+        self, stack: ExitStack, stage: Stage, peers: Sequence[Peer], config: BenchConfig
+    ) -> Sequence[Peer]:
+        """Each has a lab of its own; the back end is a pod of it."""
+        del stack, stage, config
+        return _in_tunnels(peers)
 
 
 class IdleStreams(Case):

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from collections.abc import Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import Final
 
-from nodeagent.bench.case import CPU, RATE, WORKER_CPU, LoadCase, Measurement, Opened, Scenario, start_peers
+from nodeagent.bench.case import CPU, RATE, WORKER_CPU, LoadCase, Scenario
 from nodeagent.bench.load import Load
 from nodeagent.bench.peers.base import Peer
 from nodeagent.bench.peers.mutual import Hop
@@ -27,19 +27,14 @@ class MutualCase(LoadCase):
     server: bool = True
     """The hop is TLS's server, not its client."""
 
-    @contextmanager
-    def open(self, stage: Stage, peers: Sequence[Peer], config: BenchConfig) -> Iterator[Opened]:
-        """Bring up a lab for each, in which the load is, too."""
+    def prepare(
+        self, stack: ExitStack, stage: Stage, peers: Sequence[Peer], config: BenchConfig
+    ) -> Sequence[Peer]:
+        """Each has a lab of its own, in which the load is, too."""
+        del stack, stage
         chosen = {peer.name for peer in peers}
         hop = Hop(self.server, near=config.layout == "loopback")
-        able = [peer for peer in mutual_peers(hop) if peer.name in chosen]
-        with ExitStack() as stack:
-            running, failures = start_peers(stack, stage, able, config, self.service)
-
-            def one(name: str) -> Measurement:
-                return self.measure(stage, running[name], config)
-
-            yield Opened(one, list(running), failures)
+        return [peer for peer in mutual_peers(hop) if peer.name in chosen]
 
 
 def _cases(config: BenchConfig) -> Sequence[LoadCase]:

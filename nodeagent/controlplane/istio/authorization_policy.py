@@ -9,6 +9,7 @@ from typing import Final
 from nodeagent.controlplane.decode import Fields, Problems
 from nodeagent.controlplane.istio import authorization_checks as check
 from nodeagent.controlplane.istio.security_values import (
+    CREDENTIALS,
     Action,
     Attribute,
     AuthorizationPolicy,
@@ -57,19 +58,6 @@ _REPLACED_KEYS: Final = {
     "destination.labels": "use spec.selector",
 }
 _BRACKETED: Final = re.compile(r"\[([^\[\]]+)\]")
-# Istio, CUSTOM: what needs a certificate or a token, since the callout comes before both are looked at.
-_NOT_CUSTOM: Final = frozenset(
-    {
-        Attribute.NAMESPACE,
-        Attribute.SERVICE_ACCOUNT,
-        Attribute.TRUST_DOMAIN,
-        Attribute.PRINCIPAL,
-        Attribute.REQUEST_PRINCIPAL,
-        Attribute.AUDIENCES,
-        Attribute.PRESENTER,
-        Attribute.CLAIMS,
-    }
-)
 
 
 def decode_authorization_policy(
@@ -144,7 +132,7 @@ def _rule(fields: Fields, namespace: str, action: Action) -> Rule:
     rule = Rule(tuple(sources), tuple(operations), tuple(item for item in when if item is not None))
     if action is Action.CUSTOM:
         for condition in rule.conditions():
-            if condition.attribute in _NOT_CUSTOM:
+            if condition.attribute in CREDENTIALS:
                 message = (
                     f"{condition.attribute.value} cannot be used with CUSTOM: it is not known yet by then"
                 )

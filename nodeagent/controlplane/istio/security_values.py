@@ -53,10 +53,8 @@ _HTTP = frozenset(
         Attribute.PATH,
     }
 )
-_SOURCE = frozenset(
+CREDENTIALS = frozenset(
     {
-        Attribute.SOURCE_IP,
-        Attribute.REMOTE_IP,
         Attribute.NAMESPACE,
         Attribute.SERVICE_ACCOUNT,
         Attribute.TRUST_DOMAIN,
@@ -65,9 +63,10 @@ _SOURCE = frozenset(
         Attribute.AUDIENCES,
         Attribute.PRESENTER,
         Attribute.CLAIMS,
-        Attribute.HEADERS,
     }
 )
+"""What a certificate or a token says of who asks."""
+_SOURCE = CREDENTIALS | {Attribute.SOURCE_IP, Attribute.REMOTE_IP, Attribute.HEADERS}
 
 
 @dataclass(frozen=True, slots=True)
