@@ -82,6 +82,15 @@ static uint32_t segment_length(const char *p, const char *end) {
   return (uint32_t)((slash ? slash : end) - p);
 }
 
+/* How many dots a segment consists of; with parameters, too: to servers that take these off (`..;a=b`, as Tomcat does)
+ * it is one of dots, and so it is to Envoy. */
+static uint32_t dots_of(const char *segment, uint32_t n) {
+  uint32_t dots = 0;
+  while (dots < n && segment[dots] == '.')
+    dots++;
+  return dots == n || segment[dots] == ';' ? dots : 0;
+}
+
 /* RFC 3986 5.2.4, in place; `n` bytes that begin with a slash. */
 static uint32_t remove_dots(char *path, uint32_t n) {
   const char *p = path, *end = path + n;
@@ -89,11 +98,11 @@ static uint32_t remove_dots(char *path, uint32_t n) {
   while (p < end) {
     uint32_t length = segment_length(p + 1, end);
     bool last = p + 1 + length == end;
-    bool one = length == 1 && p[1] == '.', two = length == 2 && p[1] == '.' && p[2] == '.';
-    if (two)
+    uint32_t dots = dots_of(p + 1, length);
+    if (dots == 2)
       while (out && path[--out] != '/')
         ;
-    if (!one && !two) {
+    if (dots != 1 && dots != 2) {
       memmove(path + out, p, length + 1);
       out += length + 1;
     } else if (last) {

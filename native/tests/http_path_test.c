@@ -52,6 +52,13 @@ static void finds_the_normal_form(void **state) {
       {"/a%7cb", "/a%7cb"},
       {"/[a]!$&'()*+,;=:@~_-", "/[a]!$&'()*+,;=:@~_-"},
       {"/a;b=c/../d", "/d"},
+      {"/x/..;/admin", "/admin"}, /* parameters hide no dots */
+      {"/x/..;a=b;c/admin", "/admin"},
+      {"/x/.;/admin", "/x/admin"},
+      {"/x/%2e%2e;/admin", "/admin"},
+      {"/x\\..;\\admin", "/admin"},
+      {"/..;", "/"},
+      {"/x/...;/..a;/;..", "/x/...;/..a;/;.."},
       {"*", "*"},
   };
   for (size_t i = 0; i < COUNT(cases); i++) {

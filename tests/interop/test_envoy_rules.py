@@ -241,7 +241,8 @@ SPELLINGS: Final = (
     "/a|b", "/a%7Cb", "/a%7cb", "/a{b}", '/"', "/<a>", "/a^b", "/a`b", "/[a]", "//", "///admin",
     "/admin//", "//admin//x", "/x//../../admin", "/x%2f/../admin", "/%2fadmin", "/%5Cadmin", "/x%2f..%2f..%2fadmin",
     "/x%5c%2e%2e%5cadmin", "/x%252f..%252fadmin", "/admin%2f/", "/x/%2f../admin", "/%2f%2fadmin",
-    "/a'(b)*+,;:@!$&=~_-",
+    "/a'(b)*+,;:@!$&=~_-", "/x/..;/admin", "/x/..;p=1;q/admin", "/x/.;/admin", "/..;/admin", "/admin/x/..;", "/.;x",
+    "/x/y/..;a/.;b/..;/admin", "/x/...;/admin", "/x/y..;/../admin", "/x/;..;/admin", "/x/;../../../admin",
 )  # fmt: skip
 """Of paths that might be read as others."""
 
