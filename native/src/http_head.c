@@ -91,9 +91,10 @@ static void write_request_line(na_http_request *request, const na_request *in, n
   if (request->route)
     na_route_write_path(request->route, in, out);
   else
-    na_out_str(out, in->path_query);
+    na_route_write_target(in, out);
   size_t n = out->n - start;
-  *rewritten = !out->over && (n != in->path_query.n || memcmp(out->p + start, in->path_query.p, n) != 0);
+  *rewritten =
+      request->route && !out->over && (n != in->path_query.n || memcmp(out->p + start, in->path_query.p, n) != 0);
   literal(out, LITERAL(" HTTP/1.1\r\n"));
 }
 

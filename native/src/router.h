@@ -110,6 +110,8 @@ na_vhost *na_domains_find(const na_domains *domains, na_str authority, bool *wil
 const na_route *na_vhost_match(const na_vhost *vhost, const na_request *request);
 /* The destination for a 64-bit random number, by weight; NULL when all weights are 0. */
 const na_route_destination *na_route_pick(const na_route *route, uint64_t random);
+/* Write the path and query as sent: an absolute target may have a query and no path. */
+void na_route_write_target(const na_request *request, na_out *out);
 /* Write the path and query as they go upstream, rewritten as the route says. */
 void na_route_write_path(const na_route *route, const na_request *request, na_out *out);
 /* Write the Location value of a redirect. */

@@ -23,8 +23,7 @@ static void write_query(const na_request *request, na_out *out) {
     na_out_bytes(out, "?", 1), na_out_str(out, request->query);
 }
 
-/* Write the path and query as sent. An absolute target may have a query and no path. */
-static void write_original(const na_request *request, na_out *out) {
+void na_route_write_target(const na_request *request, na_out *out) {
   if (request->path_query.n && request->path_query.p[0] == '?')
     na_out_bytes(out, "/", 1);
   na_out_str(out, request->path_query);
@@ -66,7 +65,7 @@ void na_route_write_path(const na_route *route, const na_request *request, na_ou
   else if (is_path && route->rewrite_regex)
     write_substituted(route, request, out);
   else {
-    write_original(request, out);
+    na_route_write_target(request, out);
     return;
   }
   ensure_slash(out, start);
