@@ -245,8 +245,7 @@ static __always_inline void join(struct bpf_sock_ops *ops, struct bpf_sock *sk) 
   struct na_direct_end *end;
   struct tcp_sock *tcp;
 
-  // The mark: an application's end of a connection that the agent made in a client's name (outbound.bpf.c).
-  if (!workload || !set || sk->mark == NA_RETURN_MARK || !read_peer_key(ops, cookie, set->flags, &peer_key))
+  if (!workload || !set || !read_peer_key(ops, cookie, set->flags, &peer_key))
     return;
   tcp = bpf_skc_to_tcp_sock(sk);
   // With a protocol above TCP it may be the subflow of an MPTCP connection.

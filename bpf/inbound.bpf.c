@@ -11,6 +11,7 @@
 // Kernel: >= 5.17 (ingress_ifindex in sk_lookup).
 #include <linux/bpf.h>
 
+#include "calls.h"
 #include "flows.h"
 #include "liveness.h"
 #include "steer.h"
@@ -18,13 +19,21 @@
 
 char LICENSE[] SEC("license") = "Dual BSD/GPL";
 
-// NA_LISTENER_KEY_OUTBOUND or the index of a device -> listener. Sockets leave it when they are closed.
+// NA_LISTENER_KEY_* or the index of a device -> listener. Sockets leave it when they are closed.
 struct {
   __uint(type, BPF_MAP_TYPE_SOCKHASH);
-  __uint(max_entries, 32);
+  __uint(max_entries, 35);
   __type(key, __u32);
   __type(value, __u64);
 } listeners SEC(".maps");
+
+// NA_GUARD_*, in the one slot.
+struct {
+  __uint(type, BPF_MAP_TYPE_ARRAY);
+  __uint(max_entries, 1);
+  __type(key, __u32);
+  __type(value, __u32);
+} guarded SEC(".maps");
 
 // Which workload this namespace is.
 struct {
@@ -34,10 +43,15 @@ struct {
   __type(value, struct na_here);
 } here SEC(".maps");
 
+static __always_inline struct na_bypass_key ends_of(const struct bpf_sk_lookup *ctx, const struct na_address *local,
+                                                    const struct na_address *remote) {
+  return (struct na_bypass_key){*remote, *local, bpf_ntohs((__u16)ctx->remote_port), (__u16)ctx->local_port, 0};
+}
+
 // The connection if connect() has let it past the engine (bypass.h).
 static __always_inline struct na_bypass *find_flow(const struct bpf_sk_lookup *ctx, const struct na_address *local,
                                                    const struct na_address *remote) {
-  struct na_bypass_key ends = {*remote, *local, bpf_ntohs((__u16)ctx->remote_port), (__u16)ctx->local_port, 0};
+  struct na_bypass_key ends = ends_of(ctx, local, remote);
 
   return bpf_map_lookup_elem(&bypassed, &ends);
 }
@@ -61,6 +75,29 @@ static __always_inline int may_arrive(const struct na_bypass *flow, __u16 port) 
   return verdict && verdict->access == NA_ACCESS_ALLOW && agent_is_alive();
 }
 
+// Whether the agent is connecting to the workload in a client's name. In IPv6 that arrives by the device that has the
+// workload's address, as what somebody outside sends from such a source.
+static __always_inline int is_call(const struct bpf_sk_lookup *ctx, const struct na_address *local,
+                                   const struct na_address *remote) {
+  struct na_bypass_key ends = ends_of(ctx, local, remote);
+
+  return bpf_map_lookup_elem(&calls, &ends) != 0;
+}
+
+static __always_inline int is_guarded(__u32 port) {
+  __u32 only = 0, *which = bpf_map_lookup_elem(&guarded, &only);
+
+  return which && *which & port;
+}
+
+// Nobody from outside may ask.
+static __always_inline int give_to_dns(struct bpf_sk_lookup *ctx, const struct na_address *local,
+                                       const struct na_address *remote) {
+  if (ctx->ingress_ifindex != LOOPBACK_IFINDEX && !is_within(local, remote))
+    return refuse();
+  return give_to(ctx, &listeners, is_mapped(local) ? NA_LISTENER_KEY_DNS4 : NA_LISTENER_KEY_DNS6);
+}
+
 static __always_inline int steer(struct bpf_sk_lookup *ctx, int open) {
   struct na_address local, remote;
   struct na_bypass *flow;
@@ -71,10 +108,16 @@ static __always_inline int steer(struct bpf_sk_lookup *ctx, int open) {
     return give_to(ctx, &listeners, NA_LISTENER_KEY_OUTBOUND);
   if (ctx->local_port == NA_PORT_INBOUND)
     return give_to(ctx, &listeners, ctx->ingress_ifindex);
-  // The workload to itself, or the agent to the workload.
-  if (ctx->local_port == NA_PORT_HBONE || ctx->ingress_ifindex == LOOPBACK_IFINDEX)
-    return SK_PASS;
+  if (ctx->local_port == NA_PORT_HBONE)
+    return is_guarded(NA_GUARD_HBONE) ? give_to(ctx, &listeners, NA_LISTENER_KEY_HBONE) : SK_PASS;
   read_addresses(ctx, &local, &remote);
+  if (ctx->local_port == NA_PORT_DNS && is_guarded(NA_GUARD_DNS))
+    return give_to_dns(ctx, &local, &remote);
+  // The workload to itself, or the agent to the workload.
+  if (ctx->ingress_ifindex == LOOPBACK_IFINDEX)
+    return SK_PASS;
+  if (is_stand_in(&remote))
+    return is_call(ctx, &local, &remote) ? SK_PASS : refuse();
   if (is_within(&local, &remote) || is_probe(&remote))
     return SK_PASS;
   flow = find_flow(ctx, &local, &remote);

@@ -12,8 +12,7 @@
 // end (follow.h).
 //
 // Here is also the part of inbound capture that concerns the agent's connections to applications, which it makes in the
-// name of their clients. Such a connection has the addresses and perhaps the ports of the client's own one. The two are
-// kept apart by device: both ends of the agent's are bound to the loopback device, the client's to the one it came by.
+// name of their clients (stand_in.h).
 //
 // Kernel: >= 5.17 (netns cookies here since 5.14; inbound.bpf.c needs more).
 #include <linux/bpf.h>
@@ -24,9 +23,9 @@
 #include "fail_open.h"
 #include "follow.h"
 #include "groups.h"
+#include "stand_in.h"
 #include "workloads.h"
 
-#define IPPROTO_TCP      6
 #define SOL_IP           0
 #define SOL_IPV6         41
 #define SO_MARK          36
@@ -53,21 +52,6 @@ struct {
 } destinations SEC(".maps");
 
 enum verdict { REFUSE = -1, LEAVE = 0, CAPTURE = 1, REDIRECT = 2 };
-
-// A connection of the agent's. One with a foreign source is to the application, in the name of a client: it and its
-// answers stay within the loopback device.
-static __always_inline int join_loopback(struct bpf_sock_addr *ctx, const struct na_address *from,
-                                         const struct na_workload_entry *workload) {
-  char lo[] = "lo";
-  int mark = NA_RETURN_MARK;
-
-  if (is_any(from) || is_own(workload, from))
-    return LEAVE;
-  if (bpf_setsockopt(ctx, SOL_SOCKET, SO_BINDTODEVICE, lo, sizeof(lo)) ||
-      bpf_setsockopt(ctx, SOL_SOCKET, SO_MARK, &mark, sizeof(mark)))
-    return REFUSE;
-  return LEAVE;
-}
 
 // Which of the agent's ports a captured connect() goes to.
 static __always_inline __u16 listener_port(const struct bpf_sock_addr *ctx, const struct na_workload_entry *workload) {
@@ -148,7 +132,7 @@ static __always_inline enum verdict decide(struct bpf_sock_addr *ctx, const stru
   if (ctx->protocol != IPPROTO_TCP)
     return LEAVE;
   if (bpf_get_current_ancestor_cgroup_id(workload->agent_level) == workload->agent_cgroup)
-    return workload->flags & NA_WORKLOAD_SHARED ? LEAVE : join_loopback(ctx, from, workload);
+    return LEAVE;
   if (stays_here(workload, &to->address) || !find_way(ctx, workload, way) || way->flags & NA_WORKLOAD_RELEASED ||
       passes_without_agent(ctx, way->flags, way->port)) {
     bpf_sk_storage_delete(&original, sk); // of an earlier connect() on the same socket
@@ -219,6 +203,14 @@ int outbound_connect4(struct bpf_sock_addr *ctx) {
   return 1;
 }
 
+static __always_inline void write_ip6(struct bpf_sock_addr *ctx, const struct na_address *address, __u16 port) {
+  ctx->user_ip6[0] = address->word[0];
+  ctx->user_ip6[1] = address->word[1];
+  ctx->user_ip6[2] = address->word[2];
+  ctx->user_ip6[3] = address->word[3];
+  ctx->user_port = bpf_htons(port);
+}
+
 SEC("cgroup/connect6")
 int outbound_connect6(struct bpf_sock_addr *ctx) {
   struct na_destination to = {.address = {{ctx->user_ip6[0], ctx->user_ip6[1], ctx->user_ip6[2], ctx->user_ip6[3]}},
@@ -238,11 +230,7 @@ int outbound_connect6(struct bpf_sock_addr *ctx) {
     choose_source6(ctx, &from, is_mapped(&to.address) ? way.source4 : way.source6);
   else if (verdict != REDIRECT)
     return verdict == LEAVE;
-  ctx->user_ip6[0] = to.address.word[0];
-  ctx->user_ip6[1] = to.address.word[1];
-  ctx->user_ip6[2] = to.address.word[2];
-  ctx->user_ip6[3] = to.address.word[3];
-  ctx->user_port = bpf_htons(to.port);
+  write_ip6(ctx, &to.address, to.port);
   return 1;
 }
 
@@ -251,9 +239,15 @@ int outbound_getpeername4(struct bpf_sock_addr *ctx) {
   struct bpf_sock *sk = ctx->sk;
   struct na_original *kept = sk ? bpf_sk_storage_get(&original, sk, 0, 0) : 0;
 
+  struct na_address peer;
+
+  set_mapped(&peer, ctx->user_ip4);
   if (kept && is_mapped(&kept->asked.address)) {
     ctx->user_ip4 = kept->asked.address.word[3];
     ctx->user_port = bpf_htons(kept->asked.port);
+  } else if (!kept && is_unknown_client(ctx, &peer)) {
+    ctx->user_ip4 = 0;
+    ctx->user_port = 0;
   }
   return 1;
 }
@@ -263,13 +257,12 @@ int outbound_getpeername6(struct bpf_sock_addr *ctx) {
   struct bpf_sock *sk = ctx->sk;
   struct na_original *kept = sk ? bpf_sk_storage_get(&original, sk, 0, 0) : 0;
 
-  if (kept) {
-    ctx->user_ip6[0] = kept->asked.address.word[0];
-    ctx->user_ip6[1] = kept->asked.address.word[1];
-    ctx->user_ip6[2] = kept->asked.address.word[2];
-    ctx->user_ip6[3] = kept->asked.address.word[3];
-    ctx->user_port = bpf_htons(kept->asked.port);
-  }
+  struct na_address peer = {{ctx->user_ip6[0], ctx->user_ip6[1], ctx->user_ip6[2], ctx->user_ip6[3]}}, none = {};
+
+  if (kept)
+    write_ip6(ctx, &kept->asked.address, kept->asked.port);
+  else if (is_unknown_client(ctx, &peer))
+    write_ip6(ctx, &none, 0);
   return 1;
 }
 
@@ -304,8 +297,10 @@ static __always_inline void begin(struct bpf_sock_ops *ops, struct bpf_sock *sk)
   __u64 cookie = bpf_get_netns_cookie(ops);
   struct na_workload_entry *workload;
 
-  if (!kept)
+  if (!kept) {
+    announce_client(ops, sk);
     return;
+  }
   if (!kept->life) {
     publish_destination(ops, kept);
     return;
@@ -318,21 +313,10 @@ static __always_inline void begin(struct bpf_sock_ops *ops, struct bpf_sock *sk)
 static __always_inline void follow(struct bpf_sock_ops *ops, struct bpf_sock *sk) {
   struct na_original *kept = bpf_sk_storage_get(&original, sk, 0, 0);
 
-  if (kept && kept->life)
+  if (!kept)
+    retract_client(ops, sk);
+  else if (kept->life)
     follow_flow(ops, sk, kept);
-}
-
-// The application's end of a connection that join_loopback() saw begin: by its mark, which tcp_fwmark_accept hands on.
-static __always_inline void keep_on_loopback(struct bpf_sock_ops *ops, struct bpf_sock *sk) {
-  __u64 cookie = bpf_get_netns_cookie(ops);
-  const struct na_workload_entry *workload;
-  char lo[] = "lo";
-
-  if (sk->mark != NA_RETURN_MARK)
-    return;
-  workload = bpf_map_lookup_elem(&workloads, &cookie);
-  if (workload && !(workload->flags & NA_WORKLOAD_SHARED))
-    bpf_setsockopt(ops, SOL_SOCKET, SO_BINDTODEVICE, lo, sizeof(lo));
 }
 
 SEC("sockops")
@@ -346,7 +330,7 @@ int outbound_sockops(struct bpf_sock_ops *ops) {
   else if (ops->op == BPF_SOCK_OPS_STATE_CB)
     follow(ops, sk);
   else if (ops->op == BPF_SOCK_OPS_PASSIVE_ESTABLISHED_CB)
-    keep_on_loopback(ops, sk);
+    take_client(ops, sk, &original);
   return 1;
 }
 
@@ -460,5 +444,56 @@ int agent_getsockopt(struct bpf_sockopt *ctx) {
   ctx->optlen = size;
   asm volatile("" : "+r"(ctx));
   ctx->retval = 0;
+  return 1;
+}
+
+// Bindings of the agent's to clients' addresses. Attached to its cgroup only, as what follows.
+SEC("cgroup/bind4")
+int agent_bind4(struct bpf_sock_addr *ctx) {
+  __u64 cookie = bpf_get_netns_cookie(ctx);
+  const struct na_workload_entry *workload = bpf_map_lookup_elem(&workloads, &cookie);
+  struct na_address address;
+
+  if (!workload || workload->flags & NA_WORKLOAD_SHARED)
+    return 1;
+  set_mapped(&address, ctx->user_ip4);
+  if (!bind_for_client(ctx, &address, workload))
+    return 0;
+  ctx->user_ip4 = address.word[3];
+  return 1;
+}
+
+SEC("cgroup/bind6")
+int agent_bind6(struct bpf_sock_addr *ctx) {
+  struct na_address address = {{ctx->user_ip6[0], ctx->user_ip6[1], ctx->user_ip6[2], ctx->user_ip6[3]}};
+  __u64 cookie = bpf_get_netns_cookie(ctx);
+  const struct na_workload_entry *workload = bpf_map_lookup_elem(&workloads, &cookie);
+
+  if (!workload || workload->flags & NA_WORKLOAD_SHARED)
+    return 1;
+  if (!bind_for_client(ctx, &address, workload))
+    return 0;
+  write_ip6(ctx, &address, bpf_ntohs((__u16)ctx->user_port));
+  return 1;
+}
+
+// The agent finds what it has bound to.
+SEC("cgroup/getsockname4")
+int agent_getsockname4(struct bpf_sock_addr *ctx) {
+  struct bpf_sock *sk = ctx->sk;
+  const struct na_destination *client = sk ? bpf_sk_storage_get(&clients, sk, 0, 0) : 0;
+
+  if (client)
+    ctx->user_ip4 = client->address.word[3];
+  return 1;
+}
+
+SEC("cgroup/getsockname6")
+int agent_getsockname6(struct bpf_sock_addr *ctx) {
+  struct bpf_sock *sk = ctx->sk;
+  const struct na_destination *client = sk ? bpf_sk_storage_get(&clients, sk, 0, 0) : 0;
+
+  if (client)
+    write_ip6(ctx, &client->address, bpf_ntohs((__u16)ctx->user_port));
   return 1;
 }

@@ -255,7 +255,9 @@ def check_capture(place: str, container: Object, spec: Object, findings: Finding
     if values.get("NODEAGENT_CAPTURE", "auto") == "nft":
         return
     if not container.get("securityContext", {}).get("privileged"):
-        findings.add(place, "captures by eBPF, but is not privileged: /proc/sys is read-only")
+        findings.add(
+            place, "captures by eBPF, but is not privileged: its bpf filesystem does not reach the host"
+        )
     if not spec.get("hostPID") or not {"nsenter", "--cgroup=/proc/1/ns/cgroup"} <= set(
         container.get("command", ())
     ):

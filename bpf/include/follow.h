@@ -13,6 +13,7 @@
 
 #include "address.h"
 #include "counters.h"
+#include "ends.h"
 #include "events.h"
 #include "flows.h"
 #include "kernel_types.h"
@@ -26,22 +27,6 @@
 #define TCP_KEEPIDLE     4
 #define TCP_KEEPINTVL    5
 #define TCP_USER_TIMEOUT 18
-
-static __always_inline void read_ends(struct bpf_sock_ops *ops, struct na_bypass_key *out) {
-  if (ops->family == AF_INET) {
-    set_mapped(&out->source, ops->local_ip4);
-    KEEP_BRANCH();
-    set_mapped(&out->destination, ops->remote_ip4);
-    KEEP_BRANCH();
-  } else {
-    out->source = (struct na_address){{ops->local_ip6[0], ops->local_ip6[1], ops->local_ip6[2], ops->local_ip6[3]}};
-    out->destination =
-        (struct na_address){{ops->remote_ip6[0], ops->remote_ip6[1], ops->remote_ip6[2], ops->remote_ip6[3]}};
-  }
-  out->source_port = (__u16)ops->local_port;
-  out->destination_port = (__u16)bpf_ntohl(ops->remote_port);
-  out->reserved = 0;
-}
 
 /* Before the SYN leaves. Without an entry the connection gets to the engine where it arrives: for want of room, or when
  * the kernel has chosen a source that is none of the workload's own, for which there is no verdict. */

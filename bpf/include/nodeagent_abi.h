@@ -28,9 +28,6 @@
 /* Workloads that are cgroups may be so deep in the hierarchy; the root is 0. */
 #define NA_GROUP_LEVELS 16
 
-/* Mark of the agent's connections to applications in the name of their clients: leads the answers back. */
-#define NA_RETURN_MARK 0x6e61
-
 /* Of a workload's own addresses this many are known. */
 #define NA_OWN_ADDRESSES 16
 
@@ -121,6 +118,13 @@ enum na_shared_listener {
 
 /* Keys of the map of listeners: the outbound one, and the inbound one of each device by its index. */
 #define NA_LISTENER_KEY_OUTBOUND 0
+#define NA_LISTENER_KEY_HBONE    0x80000000u
+#define NA_LISTENER_KEY_DNS4     0x80000001u
+#define NA_LISTENER_KEY_DNS6     0x80000002u
+
+/* Further ports that are the agent's there; those that are not are applications'. */
+#define NA_GUARD_HBONE 1u
+#define NA_GUARD_DNS   2u
 
 /* ---- connections within the node that need no engine (bypass.h) ---- */
 
@@ -208,10 +212,10 @@ struct na_bypass {
   __u32 reserved;
 };
 
-/* What a socket keeps of its connect(). */
+/* What a socket keeps of its connect(); that of an application, of the client in whose name the agent has connected. */
 struct na_original {
-  struct na_destination asked;
-  __u32 life; /* 0: the connection goes to the engine, or is over; else as in na_bypass */
+  struct na_destination asked; /* what getpeername() tells */
+  __u32 life;                  /* 0: the connection goes to the engine, or is over; else as in na_bypass */
   __u32 source;
   __u32 destination;
   __u32 service;
@@ -266,7 +270,8 @@ enum na_bpf_counter {
   NA_COUNT_RAW = 9,         /* connections refused that no connect() has let go */
   NA_COUNT_WITHDRAWN = 10,  /* connections past the engine refused where they arrive: not allowed any more */
   NA_COUNT_ASTRAY = 11,     /* connections past the engine ended: not with the workload that they were for */
-  NA_COUNTERS = 12,
+  NA_COUNT_NO_CLIENT = 12,  /* connections of clients whose address an application could not be told */
+  NA_COUNTERS = 13,
 };
 
 _Static_assert(sizeof(struct na_destination) == 24, "ABI");

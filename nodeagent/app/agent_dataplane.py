@@ -82,7 +82,7 @@ class KernelDataplane:
             callout_max_channels=self._config.callout_connections,
             dns_flows=self._mode.dns_flows,
         )
-        self._engine = EngineOwner(settings, self._mode.opener)
+        self._engine = EngineOwner(settings, self._mode.opener, self._mode.dns_opener)
         return self._engine
 
     def capture(self, namespace: NetworkNamespace) -> Capture:

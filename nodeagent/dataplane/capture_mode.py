@@ -21,13 +21,12 @@ from nodeagent.dataplane.datagrams import Datagrams
 from nodeagent.dataplane.ebpf_capture import EbpfCapture, EbpfListeners, end_all
 from nodeagent.dataplane.ebpf_node import EbpfNode, netns_cookie
 from nodeagent.dataplane.ebpf_shared import SharedCapture, SharedNamespaces
-from nodeagent.dataplane.listeners import Opener, open_listeners
+from nodeagent.dataplane.listeners import Opener, open_dns_sockets, open_listeners
 from nodeagent.dataplane.netns import NetworkNamespace
 from nodeagent.dataplane.node_bypass import NodeBypass, NoteLocal
 from nodeagent.dataplane.ruleset import CaptureRules
 from nodeagent.dataplane.share import NamespaceShare
 from nodeagent.dataplane.sock_diag import probe_destroy
-from nodeagent.dataplane.sysctls import require_writable_sysctls
 from nodeagent.errors import CapabilityError, DataplaneError, NetnsError
 
 logger = logging.getLogger(__name__)
@@ -63,6 +62,8 @@ class Mode(Protocol):
     name: str
     opener: Opener
     """Opens the listeners of captured workloads."""
+    dns_opener: Opener
+    """Opens those that their DNS is led to."""
 
     @property
     def dns_flows(self) -> int:
@@ -95,6 +96,7 @@ class NftMode:
 
     def __init__(self, rules: CaptureRules, pins: Path | None = None) -> None:
         self.opener: Opener = open_listeners
+        self.dns_opener: Opener = open_dns_sockets
         self._rules = rules
         self._pins = pins
 
@@ -135,12 +137,13 @@ class EbpfMode:
         self._node = EbpfNode(pins, group, dns=rules.dns, limits=limits)
         self._rules = replace(rules, steered=True)
         self._shared = SharedNamespaces(self._node, self._rules)
-        self.opener: Opener = EbpfListeners(self._node, self._shared)
+        listeners = EbpfListeners(self._node, self._shared, hbone=rules.hbone)
+        self.opener: Opener = listeners
+        self.dns_opener: Opener = listeners.open_dns
         self._bypass: NodeBypass | None = None
 
     def start(self) -> None:
         """Load and attach, or take over from an earlier agent."""
-        require_writable_sysctls()
         self._node.start()
 
     @property

@@ -48,6 +48,7 @@ from nodeagent.dataplane.bypass_maps import (
 )
 from nodeagent.dataplane.cgroup import Cgroup, find_mount
 from nodeagent.dataplane.datagrams import SOCKET_MAPS, Datagrams, detach_datagrams, lookup_link
+from nodeagent.dataplane.device_watch import DeviceWatch
 from nodeagent.dataplane.ebpf_dns import EbpfDns, detach_dns
 from nodeagent.dataplane.liveness import LIVENESS, Liveness
 from nodeagent.dataplane.netns import NetworkNamespace
@@ -75,6 +76,7 @@ COUNTERS: Final = (
     "raw",
     "withdrawn",
     "astray",
+    "no_client",
 )
 _ENTRY: Final = struct.Struct("=QII16s16s256sI4x")
 _GROUP_KEY: Final = struct.Struct("=QQ")
@@ -89,14 +91,17 @@ SHARED_MAPS: Final = (
     "groups",
     "original",
     "destinations",
+    "clients",
+    "calls",
     "counters",
     LIVENESS,
     *LASTING,
     *PER_LIFE,
 )
-INBOUND_MAPS: Final = ("counters", LIVENESS, *INBOUND)
+INBOUND_MAPS: Final = ("calls", "counters", LIVENESS, *INBOUND)
 """Those that listener lookup in workloads' namespaces has, too."""
 LISTENERS: Final = "listeners"
+GUARDED: Final = "guarded"
 PORTS: Final = "ports"
 """Of a namespace that workloads share."""
 _HOOKS: Final = (
@@ -107,6 +112,14 @@ _HOOKS: Final = (
     "outbound_connect6",
 )
 """Programs at the root, in the order in which they are attached: those that redirect come last."""
+_AGENT_HOOKS: Final = (
+    "agent_getsockopt",
+    "agent_bind4",
+    "agent_bind6",
+    "agent_getsockname4",
+    "agent_getsockname6",
+)
+"""Programs in the agent's own cgroup, which end with it."""
 LOCK_SECONDS: Final = 6.0
 """How long a predecessor may take to drain and end."""
 _SO_NETNS_COOKIE: Final = 71  # asm-generic/socket.h, Linux 5.14
@@ -227,13 +240,15 @@ class EbpfNode:
         self._limits = limits or BypassLimits()
         self._lock = -1
         self.dns = EbpfDns(self.folder) if dns else None
-        self._hook: BpfLink | None = None
+        self._hooks: list[BpfLink] = []
         self._workloads: BpfMap | None = None
         self._groups: BpfMap | None = None
         self._counters: BpfMap | None = None
         self._liveness: Liveness | None = None
         self._bypass: BypassMaps | None = None
         self.raw_guard: RawGuard | None = None
+        self.devices = DeviceWatch()
+        """Of captured namespaces."""
         self.bypass_lacks = ""
         """Why no connection may pass the engine on this machine; "" if they may."""
         self._unread: list[BpfMap] = []  # maps of which only the size is asked
@@ -285,14 +300,16 @@ class EbpfNode:
         self._counters = outbound.map("counters", 4, 8 * possible_cpus())
         self._unread = [
             outbound.map("destinations", _FLOW_SIZE, _DESTINATION_SIZE),
+            outbound.map("calls", ENDS_SIZE, _DESTINATION_SIZE),
             outbound.map("original", 4, _ORIGINAL_SIZE),
+            outbound.map("clients", 4, _DESTINATION_SIZE),
         ]
         self._bypass = BypassMaps.of(outbound)
 
     def _attach(self, outbound: BpfObject, root: Path) -> None:
         group = os.open(self._group.directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
         try:
-            self._hook = outbound.attach("agent_getsockopt", group)
+            self._hooks = [outbound.attach(program, group) for program in _AGENT_HOOKS]
         finally:
             os.close(group)
         top = os.open(root, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
@@ -431,12 +448,12 @@ class EbpfNode:
         """What the maps take; those of listeners, one a workload, together."""
         assert self._counters is not None, "start() comes first"
         assert self._groups is not None
-        destinations, original = self._unread
+        destinations, calls, original, clients = self._unread
         bypass = self.bypass_maps()
         passing = self._limits != NO_ROOM
-        full = (self.workloads, self._groups, destinations, *(bypass.counted() if passing else ()))
+        full = (self.workloads, self._groups, destinations, calls, *(bypass.counted() if passing else ()))
         found = [self._usage(each, counted=True) for each in full]
-        rest = (original, self._counters, *((bypass.redirected, bypass.events) if passing else ()))
+        rest = (original, clients, self._counters, *((bypass.redirected, bypass.events) if passing else ()))
         found += [self._usage(each, counted=False) for each in rest]
         return [*found, self._listeners()]
 
@@ -469,14 +486,16 @@ class EbpfNode:
     def close(self) -> None:
         """Let go. While workloads are enrolled capture stays, and refuses until an agent runs again; after
         the last one nothing stays."""
+        self.devices.close()
         # Also when start() has failed: what an earlier agent captured stays so until another mode has taken it over.
         workloads = self._workloads or pinned_workloads(self._pins)
         idle = not self._other_versions() and (workloads is None or not any(True for _ in workloads))
         shared = (workloads, self._groups, self._counters, self._bypass, *self._unread)
-        for each in (self.dns, self.raw_guard, self._liveness, self._hook, *shared):
+        for each in (self.dns, self.raw_guard, self._liveness, *self._hooks, *shared):
             if each is not None:
                 each.close()
-        self._liveness = self._hook = self.raw_guard = self._bypass = None
+        self._liveness = self.raw_guard = self._bypass = None
+        self._hooks = []
         self._workloads = self._groups = self._counters = None
         self._unread = []
         if idle and self._lock >= 0:

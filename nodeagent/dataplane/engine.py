@@ -119,10 +119,16 @@ DNS_LISTENER: Final = Listener(lib.NA_LISTENER_DNS, DNS_PORT)
 class EngineOwner:
     """The engine of this process. Create, start(), use, stop(), close()."""
 
-    def __init__(self, settings: EngineSettings, opener: Opener = open_listeners) -> None:
-        """`opener` makes the listening sockets. EngineError if a limit is out of range."""
+    def __init__(
+        self,
+        settings: EngineSettings,
+        opener: Opener = open_listeners,
+        dns_opener: Opener = open_dns_sockets,
+    ) -> None:
+        """`opener` makes the listening sockets, `dns_opener` those for DNS. EngineError if a limit is out of range."""
         self._lock = threading.Lock()
         self._open = opener
+        self._open_dns = dns_opener
         self._workers = settings.workers
         self._engine = self._create(settings)
         self._stopping = False
@@ -277,7 +283,7 @@ class EngineOwner:
 
     def _open_listeners(self, namespace: NetworkNamespace | None, listeners: Sequence[Listener]) -> Opened:
         wanted = [
-            (each.kind, open_dns_sockets if each is DNS_LISTENER else self._open, each.port)
+            (each.kind, self._open_dns if each is DNS_LISTENER else self._open, each.port)
             for each in listeners
         ]
         return open_each(wanted, namespace, self._workers)

@@ -85,13 +85,14 @@ def open_dns_sockets(namespace: NetworkNamespace | None, port: int, workers: int
     """Datagram and listening sockets on `port` of both loopback addresses, where captured DNS is led; otherwise as
     open_listeners(). Nobody outside of the namespace can ask there."""
     try:
-        opened = _bind_dns(port) if namespace is None else namespace.run(lambda: _bind_dns(port))
+        opened = bind_dns(port) if namespace is None else namespace.run(lambda: bind_dns(port))
     except OSError as error:
         raise open_failed(port, error) from error
     return [fd for each in opened for fd in duplicate(each, port, workers)]
 
 
-def _bind_dns(port: int) -> list[socket.socket]:
+def bind_dns(port: int) -> list[socket.socket]:
+    """The sockets of open_dns_sockets(), in the calling thread's namespace."""
     opened: list[socket.socket] = []
     try:
         for family, address in ((socket.AF_INET, "127.0.0.1"), (socket.AF_INET6, "::1")):

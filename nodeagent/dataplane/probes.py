@@ -23,7 +23,6 @@ from nodeagent.dataplane.nft import apply_ruleset
 from nodeagent.dataplane.raw_guard import RAW
 from nodeagent.dataplane.ruleset import CaptureRules
 from nodeagent.dataplane.sock_diag import probe_destroy
-from nodeagent.dataplane.sysctls import require_writable_sysctls
 from nodeagent.errors import CapabilityError, NodeagentError
 
 _DESCRIPTORS: Final = 16_384
@@ -152,13 +151,9 @@ def _bpffs() -> str:
     return f"not mounted; the agent mounts it at {USUAL_MOUNT}"
 
 
-def _sysctls() -> str:
-    require_writable_sysctls()
-    return "can be set"
-
-
 def _guard(scratch: Scratch) -> str:
-    apply_ruleset(scratch.namespace, replace(CaptureRules.for_agent(scratch.group, hbone=True), steered=True))
+    rules = replace(CaptureRules.for_agent(scratch.group), steered=True, behind=True)
+    apply_ruleset(scratch.namespace, rules)
     return "transparent proxying, and the agent's cgroup"
 
 
@@ -205,7 +200,6 @@ _BASIC: Final[tuple[tuple[str, tuple[str, ...], Callable[[], str]], ...]] = (
     ("descriptors", (), _descriptors),
     ("root of cgroups", ("ebpf",), _root_group),
     ("bpf filesystem", ("ebpf",), _bpffs),
-    ("sysctls of namespaces", ("ebpf",), _sysctls),
 )
 _CAPTURE: Final[tuple[tuple[str, tuple[str, ...], Callable[[Scratch], str]], ...]] = (
     ("ruleset", ("nft",), _ruleset),

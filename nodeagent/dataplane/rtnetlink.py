@@ -74,8 +74,8 @@ class Rule:
 
 @dataclass(frozen=True, slots=True, order=True)
 class LocalRoute:
-    """`ip route add local`: packets to `destination` (one address; b"": all) on interface `link` stay
-    here."""
+    """`ip route add local`: packets to `destination` (one address, or all with the same first `length` bits; b"": to
+    all) on interface `link` stay here."""
 
     family: int
     table: int
@@ -83,6 +83,8 @@ class LocalRoute:
     metric: int
     """Differs between routes of several interfaces to one destination."""
     destination: bytes = b""
+    length: int = 0
+    """0: all bits."""
 
 
 def _u32(value: int) -> bytes:
@@ -156,16 +158,18 @@ class RouteSocket(NetlinkSocket):
         """Local routes of this family, in any table, that carry our protocol number."""
         found = set()
         for body in self._list(_GET_ROUTE, family, _ROUTE.size):
-            _, _, _, _, table, protocol, _, kind, _ = _ROUTE.unpack_from(body)
+            _, bits, _, _, table, protocol, _, kind, _ = _ROUTE.unpack_from(body)
             if protocol == self._protocol and kind == _TYPE_LOCAL:
                 attributes = unpack_attributes(body[_ROUTE.size :])
+                destination = attributes.get(_ROUTE_DESTINATION, b"")
                 found.add(
                     LocalRoute(
                         family,
                         _number(attributes, _ROUTE_TABLE, table),
                         _number(attributes, _ROUTE_INTERFACE),
                         _number(attributes, _ROUTE_PRIORITY),
-                        attributes.get(_ROUTE_DESTINATION, b""),
+                        destination,
+                        bits if bits < len(destination) * 8 else 0,
                     )
                 )
         return found
@@ -219,9 +223,8 @@ class RouteSocket(NetlinkSocket):
         if route.destination:
             attributes[_ROUTE_DESTINATION] = route.destination
         scope = _SCOPE_HOST if route.family == socket.AF_INET else _SCOPE_UNIVERSE
-        header = _ROUTE.pack(
-            route.family, len(route.destination) * 8, 0, 0, 0, self._protocol, scope, _TYPE_LOCAL, 0
-        )
+        bits = route.length or len(route.destination) * 8
+        header = _ROUTE.pack(route.family, bits, 0, 0, 0, self._protocol, scope, _TYPE_LOCAL, 0)
         return header + pack_attributes(attributes)
 
     def _request(self, kind: int, flags: int, body: bytes, what: str, accepted: int) -> None:

@@ -43,7 +43,8 @@ class CaptureRules:
     captured. `steered`: connections are captured by eBPF (ebpf_capture.py), and the ruleset only guards, without NAT
     and conntrack. `groups`: the namespace is shared (ebpf_shared.py), and only these cgroups of it are guarded. `open`:
     what is steered passes while the agent does not listen, so that what was not made by connect() is not refused
-    either. `past`: it is the ruleset that refuses that; raw_guard.py does it better where it can.
+    either. `past`: it is the ruleset that refuses that; raw_guard.py does it better where it can. `behind`: something
+    may send through the namespace (routing.py).
     """
 
     agent_path: str
@@ -60,6 +61,7 @@ class CaptureRules:
     groups: tuple[Cgroup, ...] | None = None
     open: bool = False
     past: bool = True
+    behind: bool = False
 
     @classmethod
     def for_agent(cls, group: Cgroup, *, hbone: bool = False, dns: bool = False) -> CaptureRules:
@@ -106,12 +108,13 @@ def chains_of(rules: CaptureRules) -> tuple[Chain, ...]:
     if rules.groups is not None:
         return (_groups_chain(rules.groups),)
     agent = f'socket cgroupv2 level {rules.agent_level} "{rules.agent_path}"'
-    also = ((HBONE_PORT,) if rules.hbone else ()) + ((DNS_PORT,) if rules.dns else ())
     if rules.steered:
-        # Its own two ports the agent has by listener lookup (bpf/inbound.bpf.c).
-        guard = (_guard_chain(rules, agent, also),) if also else ()
+        # Its own ports the agent has by listener lookup (bpf/inbound.bpf.c). No chain is met by packets to and from the
+        # workload itself where that can be: each costs all of them.
+        behind = (_behind_chain(rules),) if rules.behind else ()
         past = (_past_chain(rules, agent),) if rules.past else ()
-        return (_behind_chain(rules), *past, *guard)
+        return (*behind, _forward_chain(rules), *past)
+    also = ((HBONE_PORT,) if rules.hbone else ()) + ((DNS_PORT,) if rules.dns else ())
     return (
         *((_answer_zone_chain(),) if rules.dns else ()),
         _zone_chain(rules, agent),
@@ -226,6 +229,15 @@ def _behind_chain(rules: CaptureRules) -> Chain:
             Rule(f"meta l4proto tcp tproxy to :{rules.outbound_port}", "outbound from behind the pod"),
         )
     return Chain("prerouting_behind", "filter", "prerouting", -150, chain)
+
+
+def _forward_chain(rules: CaptureRules) -> Chain:
+    """The same before routing.py knows of it: dropped, so that the SYN that is sent again after a second is
+    captured."""
+    chain: tuple[Rule, ...] = ()
+    if rules.redirect:
+        chain = (*_NEW_TCP_ONLY, Rule("meta l4proto tcp drop", "from behind the pod, past the agent"))
+    return Chain("forward_past", "filter", "forward", 0, chain)
 
 
 def _past_chain(rules: CaptureRules, agent: str) -> Chain:

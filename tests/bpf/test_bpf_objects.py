@@ -142,7 +142,16 @@ def test_a_node_counts_the_workloads_that_it_has_no_room_for(folder: Path) -> No
             with pytest.raises(BpfMapFullError):
                 node.put(node.workloads, _no_namespace(4096), entry)
             usage = {each.name: each for each in node.maps()}
-            capture = {"workloads", "groups", "destinations", "original", "counters", "listeners"}
+            capture = {
+                "workloads",
+                "groups",
+                "destinations",
+                "original",
+                "calls",
+                "clients",
+                "counters",
+                "listeners",
+            }
             bypass = {"sources", "services", "backends", "access", "bypassed", "redirected", "events"}
             assert set(usage) == capture | bypass
             workloads = usage["workloads"]

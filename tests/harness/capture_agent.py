@@ -95,7 +95,7 @@ class Service:
 
         self._mode, _ = choose_mode(wanted, own_group(), pins, dns=dns)
         settings = EngineSettings(workers=2, dns_flows=self._mode.dns_flows)
-        self._engine = EngineOwner(settings, self._mode.opener)
+        self._engine = EngineOwner(settings, self._mode.opener, self._mode.dns_opener)
         self._engine.start()
         self._search = SEARCH if dns else ""
         self._pods: dict[str, tuple[Any, Any]] = {}

@@ -16,6 +16,7 @@ import pytest
 from dnslib import QTYPE, RR, A, DNSRecord
 from harness import Network, require, scratch_cgroup
 from harness.capture_agent import CaptureAgent, Captured
+from harness.peer import dial, peer_server
 
 from nodeagent.dataplane.ebpf_dns import detach_dns
 from nodeagent.dataplane.ebpf_node import ABI, unload
@@ -287,6 +288,13 @@ def test_without_an_agent_ebpf_lets_datagrams_pass_and_nft_has_them_refused(aski
                 sock.recv(4096)
         else:
             assert addresses(sock.recv(4096)) == [FROM_SERVER]
+
+
+def test_nobody_answers_in_a_dead_agents_place(asking: Captured) -> None:
+    """Of those who ask by TCP: a program of the pod that listens where the agent did gets no connection."""
+    asking.agent.kill()
+    with peer_server(asking.pod, 15053), pytest.raises(ConnectionRefusedError):
+        dial(asking.pod, asking.outside.v4, 53)
 
 
 def test_the_next_agent_may_leave_dns_alone() -> None:

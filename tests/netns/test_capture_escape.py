@@ -159,6 +159,43 @@ def test_the_dead_agent_is_not_passed_under_load(captured: Captured, family: str
     assert seen["direct"] == 0
 
 
+@pytest.mark.parametrize("pins", ["ebpf"], indirect=True)
+def test_an_address_that_stands_for_clients_is_no_way_in(captured: Captured) -> None:
+    """As the agent has for its connections to applications: from outside it is refused, before an application's
+    listener hears of it."""
+    source = "fd16:9254:7127:6::2"
+    captured.outside.ip("addr", "add", f"{source}/128", "dev", "eth0", "nodad")
+    with peer_server(captured.pod, 8080):
+        with pytest.raises(OSError, match="timed out"):
+            dial(captured.outside, captured.pod.v6, 8080, source=(source, 20_000), timeout=0.3)
+        table = captured.pod.run(lambda: Path("/proc/thread-self/net/tcp6").read_text())
+        assert f":{20_000:04X} " not in table, "no handshake has begun"
+
+
+@families
+@pytest.mark.parametrize("pins", ["ebpf"], indirect=True)
+def test_what_is_forwarded_does_not_get_past(captured: Captured, family: str) -> None:
+    """By a device that has just come: whatever gets to the other side is the agent's."""
+    inner, source, target = _behind(captured, family)
+    captured.pod.check(["sysctl", "-qw", "net.ipv4.ip_forward=1", "net.ipv6.conf.all.forwarding=1"])
+    with peer_server(captured.outside, 8080), dial(inner, target, 8080, source=(source, 0)) as client:
+        assert read_line(client).split()[0] == captured.address(captured.pod, family)
+    assert captured.connections() == 1
+
+
+def _behind(captured: Captured, family: str) -> tuple[Namespace, str, str]:
+    """A namespace behind the pod, its address, and one that it can ask for."""
+    pod, inner = captured.pod, captured.network._create(f"{captured.pod.name}-in")
+    near, far, length = ("192.168.7.1", "192.168.7.2", 24) if family == "v4" else ("fd07::1", "fd07::2", 64)
+    inner.ip("link", "add", "eth0", "type", "veth", "peer", "name", "inner", "netns", pod.name)
+    pod.ip("addr", "add", f"{near}/{length}", "dev", "inner", *(["nodad"] if family == "v6" else []))
+    inner.ip("addr", "add", f"{far}/{length}", "dev", "eth0", *(["nodad"] if family == "v6" else []))
+    inner.ip("link", "set", "eth0", "up")
+    pod.ip("link", "set", "inner", "up")
+    inner.ip("route", "add", "default", "via", near)
+    return inner, far, captured.address(captured.outside, family)
+
+
 # -- honest, but awkward ---------------------------------------------------------------------------------------
 
 

@@ -196,7 +196,7 @@ def test_a_pod_without_ipv6(captured: Captured) -> None:
 
 
 def test_changes_by_others_are_noticed_and_mended(captured: Captured) -> None:
-    chain = "output_capture" if captured.agent.pins is None else "prerouting_behind"
+    chain = "output_capture" if captured.agent.pins is None else "forward_past"
     subprocess.run(captured.pod.command(["nft", "flush", "chain", "inet", "nodeagent", chain]), check=True)
     rules = read_rules(captured.pod.handle)
     assert rules is not None

@@ -23,6 +23,7 @@ pytestmark = pytest.mark.netns
 
 families = pytest.mark.parametrize("family", ["v4", "v6"])
 SO_MARK = 36
+IPPROTO_MPTCP = 262
 
 
 @families
@@ -41,6 +42,24 @@ def test_inbound_is_captured_and_keeps_the_source_address(shared: Captured, fami
             assert read_line(client).split()[0] == shared.address(shared.outside, family)
             assert exchange(client, b"x" * 300_000) == b"x" * 300_000
         assert shared.connections() == 1
+
+
+@families
+@pytest.mark.parametrize("protocol", [0, IPPROTO_MPTCP], ids=["TCP", "MPTCP"])
+def test_an_app_hears_of_its_client_however_it_asks(shared: Captured, family: str, protocol: int) -> None:
+    version = socket.AF_INET if family == "v4" else socket.AF_INET6
+    with shared.pod.run(lambda: socket.socket(version, socket.SOCK_STREAM, protocol)) as listener:
+        listener.bind((shared.address(shared.pod, family), 0))
+        listener.listen()
+        listener.settimeout(5)
+        target, port = listener.getsockname()[:2]
+        with dial(shared.outside, target, port) as client:
+            client.sendall(b"hello")
+            connection, peer = listener.accept()
+            with connection:
+                assert peer[0] == shared.address(shared.outside, family)
+                assert connection.getpeername() == peer
+                assert connection.recv(5) == b"hello"
 
 
 @families
