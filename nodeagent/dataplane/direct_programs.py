@@ -21,6 +21,7 @@ from nodeagent.dataplane.bpf import (
     BpfObject,
     MapUsage,
     detach_pinned,
+    pinned_map,
     possible_cpus,
 )
 from nodeagent.dataplane.bpffs import make_folder, remove_pins
@@ -219,7 +220,23 @@ class DirectPrograms:
 
 
 def unload(folder: Path) -> None:
-    """End what is pinned in a folder of DirectPrograms. Data that waits beside TCP's queue is lost: sweep before."""
+    """End what is pinned in a folder of DirectPrograms, of any version. Sockets that are left send by TCP from now on;
+    with them the kernel keeps a program and its maps until they are closed, so that what waits there is still read."""
+    _withdraw_all(folder / "maps")
     for name in _ATTACHED:
         detach_pinned(folder / "links" / name)
     remove_pins(folder)
+
+
+def _withdraw_all(maps: Path) -> None:
+    """Opt all workloads out; both maps have been the same in all versions."""
+    workloads = pinned_map(maps / "direct_workloads", COOKIE.size, _WORKLOAD.size)
+    settings = pinned_map(maps / "direct_settings", len(_FIRST), _SETTINGS.size)
+    if workloads is not None and settings is not None:
+        for cookie in set(workloads):
+            workloads.discard(cookie)
+        limit, generation, flags, _ = _SETTINGS.unpack(settings.get(_FIRST) or bytes(_SETTINGS.size))
+        settings[_FIRST] = _SETTINGS.pack(limit, (generation + 1) % 2**32, flags, 0)
+    for each in (workloads, settings):
+        if each is not None:
+            each.close()

@@ -6,6 +6,7 @@ import contextlib
 import json
 import logging
 import socket
+import struct
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -161,6 +162,34 @@ def test_a_crash_leaves_it_in_force_and_the_next_agent_takes_over(pods: DirectPo
     pods.admit(pods.one)
     pods.direct.settle([netns_cookie(pods.one.handle)])
     assert _bytes(pods, pods.one, pods.two) == 0, "who did not come again is forgotten"
+
+
+def _acknowledged(sock: socket.socket) -> int:
+    """Bytes that TCP has carried, by struct tcp_info, with the SYN."""
+    found: int = struct.unpack_from("=Q", sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 256), 120)[0]
+    return found
+
+
+def test_connections_of_another_version_go_on_by_tcp(pods: DirectPods) -> None:
+    """An upgrade, or the way back."""
+    near, far = connect(pods.one, pods.two)
+    with near, far:
+        near.sendall(b"first ")
+        assert (pods.counted("bytes"), _acknowledged(near)) == (6, 1)
+        before = _ids(pods)
+        pods.direct.close()
+        folder = pods.pins / "direct"
+        (folder / f"v{direct_programs.ABI}").rename(folder / "v0")
+        pods.direct.start()
+        assert [entry.name for entry in folder.iterdir()] == [f"v{direct_programs.ABI}"]
+        near.sendall(b"second")
+        wait_until(lambda: _acknowledged(near) == 7, "the second goes by TCP")
+        with far.makefile("rb") as whole:
+            assert whole.read(12) == b"first second"
+        pods.admit(pods.one, pods.two)
+        assert _bytes(pods, pods.one, pods.two) == 5
+        assert pods.counted("joined") == 2, "the other connection is no matter"
+    wait_until(lambda: not _all_ids() & before, "the other version's programs and maps are gone")
 
 
 def _joined_of_agent(pods: DirectPods) -> int:
