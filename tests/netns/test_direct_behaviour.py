@@ -24,6 +24,7 @@ import pytest
 from harness import require
 from harness.direct import DirectPods, connect, dial, direct_pods, listen
 from harness.io_uring import Ring
+from harness.processes import wait_until
 
 from nodeagent.dataplane.direct_probes import send_by_tcp, unread
 
@@ -195,6 +196,8 @@ def receive_beside_send(client: Socket, server: Socket) -> Any:
     sender.start()
     _arrived(server)
     receiver.start()
+    kernel = Path(f"/proc/self/task/{receiver.native_id}/wchan")
+    wait_until(lambda: kernel.read_text() == "wait_woken", "the receiver waits in the kernel")
     while size:
         size -= len(server.recv(min(size, 1 << 16)))
     sender.join()
