@@ -63,6 +63,9 @@ def test_http(tmp_path: Path) -> None:
         assert 1 < mine["worker_cpu"] <= mine["cpu"] < 1000
         assert direct["rate"] > 500
         assert mine["rate"] > 500
+        # Whatever else the machine does: requests, their cost and the time that a proxy was busy fit together.
+        shares = [peer["busy"] / (peer["cpu"] * peer["rate"]) for peer in (mine, floor)]
+        assert shares[0] == pytest.approx(shares[1], rel=0.02)
         assert "cpu" not in direct
         assert 10 < mine["peak_rss"] < 500
 
