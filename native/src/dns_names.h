@@ -8,7 +8,7 @@
 #ifndef NODEAGENT_DNS_NAMES_H
 #define NODEAGENT_DNS_NAMES_H
 
-#include <nodeagent/dns.h>
+#include <nodeagent/engine.h>
 #include <stdatomic.h>
 #include <stdbool.h>
 #include <stdint.h>

@@ -2,11 +2,15 @@
  *
  * Names that the engine answers to workloads whose DNS is captured (NA_LISTENER_DNS). Questions for other names, and
  * for other records than addresses, go on to the name server that the workload asked, from its own namespace.
+ *
+ * Part of the engine's interface: include <nodeagent/engine.h>, which tells its conventions.
  */
 #ifndef NODEAGENT_DNS_H
 #define NODEAGENT_DNS_H
 
-#include <nodeagent/engine.h>
+#ifndef NODEAGENT_ENGINE_H
+#error "include <nodeagent/engine.h>"
+#endif
 
 #ifdef __cplusplus
 extern "C" {
