@@ -21,7 +21,7 @@ from nodeagent.dataplane._native._engine import ffi, lib
 
 ROOT = Path(__file__).parents[3]
 DOCUMENTS = {name: (ROOT / name).read_text() for name in ("README.md", "ARCHITECTURE.md")}
-FOREIGN = {"--no-deps", "--now", "--net"}
+FOREIGN = {"--no-deps", "--now", "--net", "--system-site-packages"}
 """Options of other programs, in commands that people are told to type."""
 
 
