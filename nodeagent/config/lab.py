@@ -98,6 +98,16 @@ class LabFile:
     """None: no certificates, and all in plain text."""
 
 
+def check_capture(lab: LabFile, options: AgentOptions) -> None:
+    """Raise ConfigError if agents with these options could never take on a pod of the lab."""
+    shared = [pod.key for pod in lab.pods if pod.mesh and pod.host_network]
+    if options.capture == "nft" and shared:
+        raise ConfigError(
+            f"pod {shared[0]} has hostNetwork, which needs capture by eBPF: "
+            "leave out --capture nft, or set the pod's `mesh: false`"
+        )
+
+
 def load_lab_file(path: Path) -> LabFile:
     """Read and check a lab file; errors name file, line and field."""
     members = Field.document(path).mapping({"nodes", "pods", "config", "identity"})

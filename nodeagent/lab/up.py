@@ -12,7 +12,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Final
 
-from nodeagent.config.lab import AgentOptions, load_lab_file
+from nodeagent.config.lab import AgentOptions, check_capture, load_lab_file
 from nodeagent.config.yaml_fields import read_text
 from nodeagent.errors import CapabilityError, LabError
 from nodeagent.lab import cgroups, down, rpc
@@ -40,6 +40,8 @@ def bring_up(
     """Bring a lab up and return its status once all is ready; on any failure nothing of it is left."""
     require_root()
     lab = load_lab_file(file)
+    if not plain:
+        check_capture(lab, options)
     manifests = read_manifests(lab.config)
     check_manifests(manifests, [pod.key for pod in lab.pods])
     _require_machine()

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from nodeagent.config.lab import check_lab_name, load_lab_file
+from nodeagent.config.lab import AgentOptions, check_capture, check_lab_name, load_lab_file
 from nodeagent.errors import ConfigError
 
 GOOD = """
@@ -163,3 +163,13 @@ def test_a_missing_file_is_named(tmp_path: Path) -> None:
 def test_lab_names_that_cannot_be(name: str) -> None:
     with pytest.raises(ConfigError, match="--name"):
         check_lab_name(name)
+
+
+def test_what_no_agent_could_take_on_is_told_at_once(tmp_path: Path) -> None:
+    """Not after a minute of waiting for it."""
+    pod = "nodes: [{name: a}]\npods: [{name: one, node: a, hostNetwork: true%s}]"
+    lab = load_lab_file(write(tmp_path, pod % ""))
+    check_capture(lab, AgentOptions("auto"))
+    with pytest.raises(ConfigError, match=r"pod default/one has hostNetwork.*leave out --capture nft"):
+        check_capture(lab, AgentOptions("nft"))
+    check_capture(load_lab_file(write(tmp_path, pod % ", mesh: false")), AgentOptions("nft"))
