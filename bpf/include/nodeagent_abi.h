@@ -56,7 +56,8 @@ struct na_flow {
   __u16 reserved[3];
 };
 
-/* An enrolled workload, by the cookie of its network namespace. */
+/* An enrolled workload, by the cookie of its network namespace. Up to its flags it
+ * stays as it is in each ABI: the next one's agent goes by them. */
 struct na_workload_entry {
   __u64 agent_cgroup; /* id of the cgroup whose connections are the agent's own */
   __u32 agent_level;  /* its depth in the hierarchy */
@@ -189,7 +190,7 @@ struct na_access_entry {
   __u32 policy; /* number of the deciding policy's name; 0: none */
 };
 
-/* The exact ends of a connection, the client's first. */
+/* The exact ends of a connection, the client's first. As the key of `bypassed` it stays as it is in each ABI. */
 struct na_bypass_key {
   struct na_address source;
   struct na_address destination;

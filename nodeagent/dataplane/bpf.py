@@ -87,6 +87,16 @@ class BpfMap:
         """The descriptor; stays this object's."""
         return self._fd
 
+    @property
+    def key_size(self) -> int:
+        """Bytes of a key."""
+        return self._key_size
+
+    @property
+    def value_size(self) -> int:
+        """Bytes of a value."""
+        return self._value_size
+
     def __setitem__(self, key: bytes, value: bytes) -> None:
         assert (len(key), len(value)) == (self._key_size, self._value_size)
         code = lib.na_bpf_map_update(self._fd, key, value)
@@ -309,6 +319,16 @@ def pinned_map(pin: Path, key_size: int, value_size: int) -> BpfMap | None:
     if fd == -errno.ENOENT:
         return None
     return BpfMap(_check(fd, f"get the BPF map pinned at {pin}"), pin.name, key_size, value_size)
+
+
+def pinned_map_of_any_size(pin: Path) -> BpfMap | None:
+    """The same, of another version: with the sizes that it has."""
+    found = pinned_map(pin, 0, 0)
+    if found is None:
+        return None
+    lines = Path(f"/proc/self/fdinfo/{found.fd}").read_text().splitlines()
+    sizes = dict(line.split(":", 1) for line in lines if ":" in line)
+    return BpfMap(found.fd, found.name, int(sizes["key_size"]), int(sizes["value_size"]))
 
 
 def detach_pinned(pin: Path) -> None:

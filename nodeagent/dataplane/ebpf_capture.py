@@ -18,7 +18,6 @@ from typing import Final
 
 from nodeagent.dataplane.bpf import BpfMap, BpfObject, detach_pinned
 from nodeagent.dataplane.bpffs import lock_folder, make_folder
-from nodeagent.dataplane.bypass_end import end_flows
 from nodeagent.dataplane.bypass_maps import HERE
 from nodeagent.dataplane.datagrams import lookup_link
 from nodeagent.dataplane.ebpf_node import (
@@ -33,7 +32,6 @@ from nodeagent.dataplane.ebpf_node import (
     flags_of,
     inbound_link,
     netns_cookie,
-    pinned_flows,
     unload,
 )
 from nodeagent.dataplane.ebpf_shared import SharedNamespaces
@@ -47,6 +45,7 @@ from nodeagent.dataplane.listeners import (
 )
 from nodeagent.dataplane.netns import NetworkNamespace
 from nodeagent.dataplane.nft import apply_ruleset, is_in_force, remove_ruleset
+from nodeagent.dataplane.other_abi import end_flows_of, restore_sysctls
 from nodeagent.dataplane.raw_guard import detach_raw_guard, is_raw_guarded
 from nodeagent.dataplane.routing import (
     apply_steered_routing,
@@ -102,7 +101,7 @@ class EbpfCapture:
             self._attach(flags)
             # Last: should another ruleset capture here until now, nothing gets past in between.
             apply_ruleset(self._namespace, self._ruleset(flags))
-            self._node.take_over(self._cookie)
+            self._node.take_over(self._cookie, self._namespace)
 
     def _watch_devices(self) -> None:
         if self._watch is None:
@@ -193,10 +192,11 @@ def end_all(pins: Path, namespaces: Iterable[NetworkNamespace]) -> None:
     """End all capture by eBPF that is pinned below a folder: another mode has taken these namespaces over, with their
     ruleset and routing. What has passed the engine ends. CapabilityError while an agent captures so."""
     lock = lock_folder(pins, 0)
-    flows = pinned_flows(pins)
-    if flows is not None:
-        end_flows(flows, namespaces)
-        flows.close()
+    namespaces = list(namespaces)
+    for version in pins.glob("v*"):
+        end_flows_of(version, namespaces)
+        for namespace in namespaces:
+            restore_sysctls(version, netns_cookie(namespace), namespace)
     unload(pins)
     os.close(lock)
 

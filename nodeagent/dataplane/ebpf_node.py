@@ -35,7 +35,7 @@ from nodeagent.dataplane.bpf import (
     possible_cpus,
 )
 from nodeagent.dataplane.bpffs import ensure_bpffs, lock_folder, make_folder, remove_pins
-from nodeagent.dataplane.bypass_layout import ENDS_SIZE, FLOW_SIZE, Here
+from nodeagent.dataplane.bypass_layout import ENDS_SIZE, Here
 from nodeagent.dataplane.bypass_maps import (
     INBOUND,
     LASTING,
@@ -52,6 +52,7 @@ from nodeagent.dataplane.device_watch import DeviceWatch
 from nodeagent.dataplane.ebpf_dns import EbpfDns, detach_dns
 from nodeagent.dataplane.liveness import LIVENESS, Liveness
 from nodeagent.dataplane.netns import NetworkNamespace
+from nodeagent.dataplane.other_abi import end_flows_of, restore_sysctls, workloads_of
 from nodeagent.dataplane.raw_guard import RawGuard, detach_raw_guard
 from nodeagent.errors import BpfError, BpfMapFullError, CapabilityError
 
@@ -183,11 +184,6 @@ class GroupEntry:
 def pinned_workloads(pins: Path) -> BpfMap | None:
     """The map of workloads that an agent of this version has pinned; None if there is none."""
     return pinned_map(pins / f"v{ABI}" / "maps" / "workloads", _COOKIE.size, _ENTRY.size)
-
-
-def pinned_flows(pins: Path) -> BpfMap | None:
-    """The map of connections past the engine of such an agent; None if there is none."""
-    return pinned_map(pins / f"v{ABI}" / "maps" / "bypassed", ENDS_SIZE, FLOW_SIZE)
 
 
 def flags_of(entry: bytes) -> int:
@@ -336,10 +332,13 @@ class EbpfNode:
         """What they have pinned. It captures, and refuses for want of their listeners, what is not taken from them."""
         return [each for each in self._pins.glob("v*") if each != self.folder]
 
-    def take_over(self, cookie: int) -> None:
-        """Take a namespace that these programs capture from those of other versions."""
+    def take_over(self, cookie: int, namespace: NetworkNamespace) -> None:
+        """Take a namespace that these programs capture from those of other versions. What has passed the engine there
+        ends, and sysctls return to what they were."""
         for version in self._other_versions():
-            workloads = pinned_map(version / "maps" / "workloads", _COOKIE.size, _ENTRY.size)
+            end_flows_of(version, (namespace,))
+            restore_sysctls(version, cookie, namespace)
+            workloads = workloads_of(version)
             if workloads is not None:
                 workloads.discard(_COOKIE.pack(cookie))
                 workloads.close()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import struct
 import subprocess
 import threading
 import time
@@ -12,12 +13,13 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
-from harness import scratch_cgroup
+from harness import Namespace, scratch_cgroup
 from harness.bypass_scene import CLIENT, LIFE, SERVER, BypassScene, PinnedMaps, bypass_scene
 from harness.capture_agent import CaptureAgent
 from harness.peer import dial, exchange, peer_server, read_line
 from harness.processes import wait_until
 
+from nodeagent.dataplane.bpf import pinned_map_of_any_size
 from nodeagent.dataplane.bypass_layout import NO_BYPASS, Ends, EventKind, Flow, Life
 from nodeagent.dataplane.ebpf_node import ABI, netns_cookie
 from nodeagent.snapshot.address import parse_address
@@ -115,6 +117,35 @@ def test_an_agent_with_another_abi_opens_nothing(scene: BypassScene) -> None:
         agent.ask("settle")
         assert [each.name for each in pins.glob("v*")] == [f"v{ABI}"]
         assert not _is_direct(scene), "the engine's"
+
+
+def test_what_an_agent_with_another_abi_has_left_is_known(scene: BypassScene) -> None:
+    """Connections past the engine, which nobody would judge, end; sysctls that it had set return to what they were."""
+    pins = scene.agent.pins
+    assert pins is not None
+    with dial(scene.client, scene.server.v4, 8080) as live:
+        read_line(live)
+        scene.agent.kill()
+        (pins / f"v{ABI}").rename(pins / "v1")
+        scene.server.check(["sysctl", "-qw", "net.ipv4.fwmark_reflect=1"])
+        _add_flag(pins / "v1", scene.server, 0x200)
+        with _next_agent(scene) as (agent, _):
+            assert exchange(live, b"before") == b"before"
+            agent.enrol(scene.server, "server")
+            with pytest.raises(ConnectionError):
+                live.recv(1)
+            assert scene.server.check(["sysctl", "-n", "net.ipv4.fwmark_reflect"]).strip() == "0"
+
+
+def _add_flag(version: Path, namespace: Namespace, flag: int) -> None:
+    workloads = pinned_map_of_any_size(version / "maps" / "workloads")
+    assert workloads is not None
+    key = struct.pack("=Q", netns_cookie(namespace.handle))
+    entry = workloads.get(key)
+    assert entry is not None
+    cgroup, level, flags = struct.unpack_from("=QII", entry)
+    workloads[key] = struct.pack("=QII", cgroup, level, flags | flag) + entry[16:]
+    workloads.close()
 
 
 @pytest.mark.parametrize("mode", ["ebpf", "nft"])
