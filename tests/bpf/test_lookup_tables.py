@@ -32,6 +32,9 @@ HERE = layout.Here(LIFE, SERVER)
 V4, V6 = Arrival(), Arrival("fd00::1", "fd00::2")
 OPEN = "inbound_lookup_open"
 ALLOW, DENY, ENGINE = layout.Access.ALLOW, layout.Access.DENY, layout.Access.ENGINE
+HBONE, DNS = 1, 2
+_KEYS = (0, 0x80000000, 0x80000001, 0x80000002)
+"""Of listeners: of no device, of tunnels, of DNS."""
 _NO_KEY = bytes(4)  # also of what comes by no device
 
 
@@ -55,6 +58,10 @@ class Case:
     access: dict[int, layout.Access] = field(default_factory=lambda: {CLIENT: ALLOW})
     """By source."""
     access_port: int = 8080
+    guards: int = 0
+    """Which further ports are the agent's."""
+    called: bool = False
+    """The agent connects in a client's name."""
     counted: str = ""
 
 
@@ -88,6 +95,26 @@ CASES = [
     Case("the inbound port of nobody", REFUSED, _at(15006), listener="", counted="no_listener"),
     Case("the inbound port, open", REFUSED, _at(15006), OPEN, listener="", counted="no_listener"),
     Case("the tunnels' port", APPLICATION, _at(15008)),
+    Case("the tunnels' port, the agent's", AGENT, _at(15008), guards=HBONE | DNS),
+    Case(
+        "the agent's tunnels' port of nobody",
+        REFUSED,
+        _at(15008),
+        OPEN,
+        "",
+        guards=HBONE,
+        counted="no_listener",
+    ),
+    Case("the port for DNS, an application's", AGENT, _at(15053), counted="steered"),
+    Case("the port for DNS", REFUSED, _at(15053), guards=DNS, counted="no_listener"),
+    Case("the port for DNS, from within", AGENT, _at(15053, replace(V4, remote=V4.local)), guards=DNS),
+    Case("the port for DNS over IPv6", AGENT, _at(15053, replace(V6, remote=V6.local)), guards=DNS),
+    Case("a client's stand-in", APPLICATION, replace(V4, remote="127.6.0.9"), called=True),
+    Case(
+        "a client's stand-in over IPv6", APPLICATION, replace(V6, remote="fd16:9254:7127:6::9"), called=True
+    ),
+    Case("somebody else's stand-in", REFUSED, replace(V4, remote="127.6.0.9"), counted="no_listener"),
+    Case("somebody's over IPv6", REFUSED, replace(V6, remote="fd16:9254:7127:6::9"), counted="no_listener"),
     Case("to itself", APPLICATION, replace(V4, remote=V4.local)),
     Case("to itself over IPv6", APPLICATION, replace(V6, remote=V6.local)),
     Case("from loopback", APPLICATION, replace(V4, remote="127.9.9.9")),
@@ -154,6 +181,8 @@ class Inbound:
         self._listeners = programs.map("listeners", 4, 8)
         self._life = programs.map("life", 4, layout.LIFE_SIZE)
         self._here = programs.map("here", 4, layout.HERE_SIZE)
+        self._guarded = programs.map("guarded", 4, 4)
+        self._calls = programs.map("calls", layout.ENDS_SIZE, 24)
         self._sources = programs.map("sources", 8, layout.SOURCE_SIZE)
         self._access = programs.map("access", layout.ACCESS_KEY_SIZE, layout.ACCESS_SIZE)
         self.flows = programs.map("bypassed", layout.ENDS_SIZE, layout.FLOW_SIZE)
@@ -161,11 +190,17 @@ class Inbound:
     @contextlib.contextmanager
     def as_in(self, case: Case) -> Iterator[None]:
         """With what there is in a case."""
-        self._listeners.discard(_NO_KEY)
-        for table in (self._sources, self._access, self.flows):
+        for key in _KEYS:
+            self._listeners.discard(struct.pack("=I", key))
+        for table in (self._sources, self._access, self.flows, self._calls):
             clear(table)
         if case.listener:
-            self._listeners[_NO_KEY] = struct.pack("=Q", self._sockets[case.listener].fileno())
+            for key in _KEYS:
+                number = self._sockets[case.listener].fileno()
+                self._listeners[struct.pack("=I", key)] = struct.pack("=Q", number)
+        self._guarded[_NO_KEY] = struct.pack("=I", case.guards)
+        if case.called:
+            self._calls[_ends(case.arrival)] = bytes(24)
         self._life[_NO_KEY] = layout.Life(case.life).pack()
         self._here[_NO_KEY] = case.here.pack()
         if case.source:
@@ -181,7 +216,8 @@ class Inbound:
             yield
 
     def close(self) -> None:
-        maps = (self._listeners, self._life, self._here, self._sources, self._access, self.flows)
+        state = (self._life, self._here, self._guarded)
+        maps = (self._listeners, *state, self._calls, self._sources, self._access, self.flows)
         for each in (*maps, self.counters):
             each.close()
 

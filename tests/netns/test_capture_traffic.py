@@ -15,6 +15,7 @@ import pytest
 from harness import require
 from harness.capture_agent import Captured
 from harness.peer import END, dial, exchange, peer_server, read_line
+from harness.processes import wait_until
 
 from nodeagent.dataplane.bpf import pinned_map
 from nodeagent.dataplane.ebpf_node import ABI
@@ -227,12 +228,19 @@ def test_what_comes_from_behind_the_pod_is_its_outbound(captured: Captured) -> N
     assert captured.agent.ask("stats")[0]["inbound"] is False
 
 
+def _is_stopped(pid: int) -> bool:
+    """All of its threads: a signal takes a while to get to them."""
+    stats = [(task / "stat").read_text() for task in Path(f"/proc/{pid}/task").iterdir()]
+    return all(stat.rpartition(")")[2].split()[0] == "T" for stat in stats)
+
+
 @families
 @pytest.mark.parametrize("pins", ["ebpf"], indirect=True)
 def test_destinations_of_reset_connections_do_not_stay(captured: Captured, family: str) -> None:
     """A socket that was reset before it was accepted has no port any more by which to know what captured it."""
     target = captured.address(captured.outside, family)
     os.kill(captured.agent.pid, signal.SIGSTOP)
+    wait_until(lambda: _is_stopped(captured.agent.pid), "the agent accepts nothing")
     try:
         for _ in range(20):
             with dial(captured.pod, target, 8080) as client:
