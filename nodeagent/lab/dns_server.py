@@ -216,8 +216,9 @@ def _soa(domain: str) -> Any:
 
 
 def _refusal(query: Any, code: int) -> Any:
+    asked = query.header
     return DNSRecord(
-        DNSHeader(id=query.header.id, qr=1, rd=query.header.rd, rcode=code), questions=query.questions
+        DNSHeader(id=asked.id, qr=1, opcode=asked.opcode, rd=asked.rd, rcode=code), questions=query.questions
     )
 
 
@@ -226,6 +227,6 @@ def _format_error(packet: bytes) -> bytes | None:
     if len(packet) < 12 or packet[2] & 0x80:
         return None
     reply: bytes = DNSRecord(
-        DNSHeader(id=int.from_bytes(packet[:2], "big"), qr=1, rcode=RCODE.FORMERR)
+        DNSHeader(id=int.from_bytes(packet[:2], "big"), qr=1, opcode=packet[2] >> 3, rcode=RCODE.FORMERR)
     ).pack()
     return reply

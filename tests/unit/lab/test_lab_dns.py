@@ -141,6 +141,7 @@ def test_edns_is_answered_with_edns(zone: Zone) -> None:
         (b"\x12\x34\x81\x00\x00\x01\x00\x00\x00\x00\x00\x00\xc0", None),  # a reply is not replied to
         (DNSRecord(DNSHeader(id=7, opcode=4), q=DNSQuestion("x.")).pack(), RCODE.NOTIMP),
         (DNSRecord(DNSHeader(id=7)).pack(), RCODE.FORMERR),
+        (b"\x12\x34\x20\x00\x00\x01\x00\x00\x00\x00\x00\x00\xc0", RCODE.FORMERR),
     ],
 )
 def test_odd_packets(zone: Zone, packet: bytes, rcode: int | None) -> None:
@@ -149,3 +150,4 @@ def test_odd_packets(zone: Zone, packet: bytes, rcode: int | None) -> None:
     if reply is not None:
         parsed = DNSRecord.parse(reply)
         assert (parsed.header.rcode, parsed.header.id) == (rcode, int.from_bytes(packet[:2], "big"))
+        assert parsed.header.opcode == packet[2] >> 3, "else resolvers take it for no answer to them"
