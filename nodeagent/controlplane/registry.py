@@ -320,7 +320,7 @@ class Registry:
         if first.zone and not locality.zone:
             locality = Locality(locality.region, first.zone, locality.subzone)
         ready = service.publish_not_ready or any(item.ready for item in group)
-        return Endpoint(addresses[0], port, ready, workload, locality, addresses[1:])
+        return Endpoint(addresses[0], port, ready, workload, locality, addresses[1:], first.weight)
 
 
 def _account_of(workload: Workload) -> tuple[str, str, str]:
@@ -360,4 +360,4 @@ def _from_pods(service: Service, port: ServicePort, pods: Iterable[Workload]) ->
             continue
         ready = service.publish_not_ready or (pod.ready and not pod.terminating)
         addresses = _of_families(service, pod.addresses)
-        yield Endpoint(addresses[0], number, ready, pod, pod.locality, addresses[1:])
+        yield Endpoint(addresses[0], number, ready, pod, pod.locality, addresses[1:], pod.capacity)

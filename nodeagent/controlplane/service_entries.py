@@ -58,7 +58,9 @@ class ServiceEntries:
             if entry is not None and number < len(new):
                 endpoint = new[number]
                 ports = {port.name: endpoint.ports.get(port.name, int(port.target)) for port in entry.ports}
-                listed = SliceEndpoint(endpoint.address, ready=True, pod=None, zone=endpoint.locality.zone)
+                listed = SliceEndpoint(
+                    endpoint.address, True, None, endpoint.locality.zone, weight=endpoint.weight
+                )
                 made = EndpointSlice((key.namespace, f"ServiceEntry/{key.name}"), ports, (listed,))
             slice_key = ObjectKey(key.group, key.kind, key.namespace, f"{key.name}/{number:06}")
             self._registry.put_slice(slice_key, made, change)
@@ -87,6 +89,7 @@ class ServiceEntries:
                 canonical_revision="latest",
                 service_ports=endpoint.ports,
                 locality=endpoint.locality,
+                capacity=endpoint.weight,
                 is_pod=False,
                 is_listed=True,
             )

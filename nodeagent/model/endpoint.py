@@ -20,6 +20,9 @@ class Endpoint:
     additional_addresses: tuple[str, ...] = ()
     """The same instance's addresses of the other family."""
 
+    weight: int = 1
+    """Its share of what the service gets."""
+
     @property
     def labels(self) -> Mapping[str, str]:
         """Labels of the workload behind it, by which subsets select; none if it is not known."""

@@ -64,6 +64,8 @@ class Workload:
     locality: Locality = field(default_factory=Locality)
     service_ports: Mapping[str, int] = field(default_factory=dict)
     """Of a WorkloadEntry: its port by the name of a service's port."""
+    capacity: int = 1
+    """Its share of what its services get (WorkloadEntry.weight)."""
     is_pod: bool = True
     is_listed: bool = False
     """An endpoint that a ServiceEntry lists: told of only while nobody else is known at its address."""

@@ -13,6 +13,8 @@ from nodeagent.controlplane.report import Severity
 from nodeagent.model.header_commands import unsupported
 from nodeagent.model.names import canonical_address, resolve_host
 
+_MOST_WEIGHT: Final = 1_000_000
+"""Of an endpoint: Envoy adds up those of a locality in 32 bits."""
 _LABEL: Final = r"[a-z0-9]([-a-z0-9_]{0,61}[a-z0-9])?"
 _HOST: Final = re.compile(rf"^{_LABEL}(\.{_LABEL})*\.?$", re.IGNORECASE)
 # RFC 9110, section 5.6.2.
@@ -29,6 +31,11 @@ _AUTHORITY: Final = re.compile(r"^(\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9!$%&'()*+\-.;=_~
 _CONNECTION_HEADERS: Final = frozenset(
     {"connection", "content-length", "keep-alive", "proxy-connection", "te", "transfer-encoding", "upgrade"}
 )
+
+
+def endpoint_weight(fields: Fields) -> int:
+    """`weight` of a WorkloadEntry: a share of what its service gets; 0 is as none (Istio), which is 1."""
+    return fields.integer("weight", low=0, high=_MOST_WEIGHT) or 1
 
 
 def check_host(fields: Fields, path: str, host: str, *, wildcard: bool) -> bool:

@@ -39,6 +39,7 @@ class EntryEndpoint:
     address: str
     ports: Mapping[str, int]
     locality: Locality = field(default_factory=Locality)
+    weight: int = 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -179,7 +180,8 @@ def _members(spec: Fields, resolution: Resolution) -> tuple[tuple[EntryEndpoint,
 
 def _endpoint(item: Fields) -> EntryEndpoint | None:
     with item:
-        item.unsupported("network", "weight", "labels")
+        item.unsupported("network", "labels")
+        weight = read.endpoint_weight(item)
         item.ignore("serviceAccount")
         text = item.string("address", required=True)
         ports = item.message("ports")
@@ -191,4 +193,4 @@ def _endpoint(item: Fields) -> EntryEndpoint | None:
             item.error("address", f"{text!r} is not an IP address; resolution STATIC needs one")
         return None
     known = {name: number for name, number in numbers.items() if number is not None}
-    return EntryEndpoint(address, known, Locality(region, zone, subzone))
+    return EntryEndpoint(address, known, Locality(region, zone, subzone), weight)

@@ -11,6 +11,7 @@ from __future__ import annotations
 from typing import Final
 
 from nodeagent.controlplane.decode import Fields, Problems
+from nodeagent.controlplane.istio import fields as read
 from nodeagent.controlplane.kubernetes.metadata import REDIRECTION, Metadata, read_metadata
 from nodeagent.controlplane.kubernetes.objects import MeshScope
 from nodeagent.controlplane.sources.base import RawObject
@@ -39,7 +40,7 @@ def decode_workload_entry(raw: RawObject, problems: Problems, scope: MeshScope) 
             return None
         with spec:
             address = _address(spec)
-            spec.unsupported("network", "weight")
+            spec.unsupported("network")
             labels = metadata.labels | spec.string_map("labels")
             return Workload(
                 uid=names.workload_entry_uid(scope.cluster_id, raw.key.namespace, raw.key.name),
@@ -57,6 +58,7 @@ def decode_workload_entry(raw: RawObject, problems: Problems, scope: MeshScope) 
                 captured=_is_captured(metadata, labels),
                 service_ports=_ports(spec),
                 locality=_locality(spec),
+                capacity=read.endpoint_weight(spec),
                 is_pod=False,
             )
 

@@ -67,6 +67,7 @@ class SliceEndpoint:
     pod: tuple[str, str] | None
     """Namespace and name of the pod behind it."""
     zone: str = ""
+    weight: int = 1
 
 
 @dataclass(frozen=True, slots=True)

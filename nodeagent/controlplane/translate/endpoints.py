@@ -38,7 +38,7 @@ def _assignment(
             by_locality[endpoint.locality].append(endpoint)
     for locality, group in by_locality.items():
         added = found.endpoints.add()
-        added.load_balancing_weight.value = len(group)
+        added.load_balancing_weight.value = sum(endpoint.weight for endpoint in group)
         # Present also when unknown: gRPC refuses endpoints without it.
         added.locality.SetInParent()
         added.locality.region = locality.region
@@ -58,7 +58,7 @@ def _lb_endpoint(view: View, endpoint: Endpoint) -> endpoint_components_pb2.LbEn
     for other in endpoint.additional_addresses:
         host.additional_addresses.add(address=socket_address(other, endpoint.port))
     found = endpoint_components_pb2.LbEndpoint(endpoint=host, health_status=health_check_pb2.HEALTHY)
-    found.load_balancing_weight.value = 1
+    found.load_balancing_weight.value = endpoint.weight
     if endpoint.workload is not None:
         found.metadata.CopyFrom(_workload_metadata(view, endpoint))
     return found

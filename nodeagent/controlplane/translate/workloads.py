@@ -88,6 +88,8 @@ def workload_address(view: View, workload: Workload) -> pb.Address:
         cluster_id=settings.cluster_id,
         network_mode=pb.HOST_NETWORK if workload.host_network else pb.STANDARD,
     )
+    if workload.capacity != 1:
+        found.capacity.value = workload.capacity
     # Addresses of the host's network belong to many pods: they do not identify one.
     if not workload.host_network:
         found.addresses.extend(map(_packed, workload.addresses))

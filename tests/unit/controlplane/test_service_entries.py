@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 from envoy.config.cluster.v3 import cluster_pb2
+from envoy.config.endpoint.v3 import endpoint_pb2
 
 from nodeagent.controlplane import auto_addresses
 from nodeagent.controlplane.auto_addresses import AutoAddresses
@@ -81,6 +82,30 @@ def test_endpoints_have_ports_of_their_own_and_change(configured: Any) -> None:
     )
     found = configured.world.registry.endpoints("a.example.com")
     assert [each.address for each in found[80]] == ["192.0.2.9"]
+
+
+def test_endpoints_get_their_share_by_weight(configured: Any) -> None:
+    """In EDS, where localities have the sum of theirs, and as capacity of workloads; 0 is as none."""
+    listed = "{address: 10.0.0.1, weight: 3}, {address: 10.0.0.2, weight: 0}, {address: 10.0.0.3, locality: r, weight: 2}"
+    configured.put(entry("api", f"hosts: [a.example.com], resolution: STATIC, {HTTP}, endpoints: [{listed}]"))
+    name = "outbound|80||a.example.com"
+    body = resources(configured, EndpointKind(), "a.example.com")[name]
+    found = endpoint_pb2.ClusterLoadAssignment.FromString(body)
+    weights = [
+        (group.load_balancing_weight.value, [each.load_balancing_weight.value for each in group.lb_endpoints])
+        for group in found.endpoints
+    ]
+    assert weights == [(4, [3, 1]), (2, [2])]
+    workload = told(configured, ENDPOINT)
+    assert workload is not None
+    assert workload.capacity.value == 3
+    configured.put(
+        entry(
+            "api",
+            f"hosts: [a.example.com], resolution: STATIC, {HTTP}, endpoints: [{{address: 10.0.0.1, weight: -1}}]",
+        )
+    )
+    assert "weight: must be between 0 and 1000000, got -1" in configured.messages()[0]
 
 
 def test_an_endpoint_that_is_a_pod_is_known_as_that(configured: Any) -> None:

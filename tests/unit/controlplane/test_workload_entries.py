@@ -74,7 +74,6 @@ def test_what_has_no_effect_yet_is_warned_of(configured: Any) -> None:
     configured.put(entry(spec="address: 10.0.0.5, weight: 5, network: far"))
     assert [(issue.path, issue.severity) for issue in configured.report] == [
         ("spec.network", Severity.WARNING),
-        ("spec.weight", Severity.WARNING),
     ]
 
 
