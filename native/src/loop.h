@@ -79,8 +79,8 @@ int na_loop_watch(na_loop *loop, na_watch *watch, int fd, uint32_t interest);
 /* The same for a socket that workers may share, each by a descriptor of its own: one of them shall wake for what comes,
  * not all. Makes the descriptor fit for a loop: it does not block, and is closed on exec. */
 int na_loop_watch_shared(na_loop *loop, na_watch *watch, int fd);
-/* As na_loop_watch(), but tell epoll only when it has to be: by na_loop_settle(), or NA_LOOP_LATE_MS later. Until then nothing is
- * heard of the descriptor. Spares two calls for one that is closed before. */
+/* As na_loop_watch(), but tell epoll only when it has to be: by na_loop_settle(), or NA_LOOP_LATE_MS later. Until then
+ * nothing is heard of the descriptor. Spares two calls for one that is closed before. */
 int na_loop_watch_late(na_loop *loop, na_watch *watch, int fd);
 /* Hear of it from now on. A failure is told as EPOLLERR. */
 void na_loop_settle(na_loop *loop, na_watch *watch);
