@@ -380,7 +380,7 @@ static inquiry *inquiry_new(const na_callout *callout, const na_subject *subject
 /* The client may wait for this before it sends the body (RFC 9110 10.1.1). */
 static void invite(inquiry *q) {
   const na_response response = {.status = 100, .reason = na_str_of("Continue")};
-  if (!na_request_head(q->request)->expect_continue)
+  if (q->request->invited || !na_request_head(q->request)->expect_continue)
     return;
   q->request->invited = true;
   (void)q->request->responder->head(q->request, &response, NULL, 0, false);

@@ -86,7 +86,8 @@ def test_endpoints_have_ports_of_their_own_and_change(configured: Any) -> None:
 
 def test_endpoints_get_their_share_by_weight(configured: Any) -> None:
     """In EDS, where localities have the sum of theirs, and as capacity of workloads; 0 is as none."""
-    listed = "{address: 10.0.0.1, weight: 3}, {address: 10.0.0.2, weight: 0}, {address: 10.0.0.3, locality: r, weight: 2}"
+    here = "{address: 10.0.0.1, weight: 3}, {address: 10.0.0.2, weight: 0}"
+    listed = f"{here}, {{address: 10.0.0.3, locality: r, weight: 2}}"
     configured.put(entry("api", f"hosts: [a.example.com], resolution: STATIC, {HTTP}, endpoints: [{listed}]"))
     name = "outbound|80||a.example.com"
     body = resources(configured, EndpointKind(), "a.example.com")[name]

@@ -416,8 +416,13 @@ async def test_a_slow_body_is_waited_for(pod: GuardedPod, service: GrpcAuthorize
     assert len(service.requests[0].attributes.request.http.body) == 75000
 
 
-async def test_a_client_that_expects_to_be_invited_is(pod: GuardedPod, service: GrpcAuthorizer) -> None:
-    await pod.guard(replace(BY_GRPC, body_bytes=100), authorizers=(GRPC,))
+@pytest.mark.parametrize("sizes", [(100,), (1, 100)], ids=["one", "two"])
+async def test_a_client_that_expects_to_be_invited_is(
+    pod: GuardedPod, service: GrpcAuthorizer, sizes: tuple[int, ...]
+) -> None:
+    """Once, however many want the body."""
+    asked = (replace(BY_GRPC, body_bytes=size, body_partial=True) for size in sizes)
+    await pod.guard(*asked, authorizers=(GRPC,))
     head = (
         "POST / HTTP/1.1\r\nHost: a\r\nConnection: close\r\nExpect: 100-continue\r\nContent-Length: 2\r\n\r\n"
     )
@@ -428,7 +433,11 @@ async def test_a_client_that_expects_to_be_invited_is(pod: GuardedPod, service: 
         with socket.create_connection((HERE, WEB), 5, (CLIENT, 0)) as connection:
             connection.sendall(head.encode())
             first = connection.recv(1000)
-            connection.sendall(b"hi")
+            connection.sendall(b"h")
+            while len(service.requests) < len(sizes) - 1:
+                time.sleep(0.005)
+            time.sleep(0.05)  # for the second one to invite, if it would
+            connection.sendall(b"i")
             rest = b""
             while chunk := connection.recv(65536):
                 rest += chunk
