@@ -153,15 +153,15 @@ class GuardedPod:
         """Send bytes from the client and read until the end; b"reset" if it ends so."""
 
         def exchange() -> bytes:
-            with socket.create_connection((HERE, port), 10, (CLIENT, 0)) as connection:
-                received = b""
-                try:
+            received = b""
+            try:  # a refusal may come before connect() returns
+                with socket.create_connection((HERE, port), 10, (CLIENT, 0)) as connection:
                     connection.sendall(data)
                     while chunk := connection.recv(65536):
                         received += chunk
-                except ConnectionResetError:
-                    return received or b"reset"
-                return received
+            except ConnectionResetError:
+                return received or b"reset"
+            return received
 
         return await asyncio.to_thread(self.namespace.run, exchange)
 
