@@ -30,6 +30,7 @@ from nodeagent.dataplane.builder import (
 from nodeagent.dataplane.bypass_services import Place
 from nodeagent.dataplane.flow_names import FlowDirectory, FlowNamer
 from nodeagent.dataplane.flow_reader import FlowLimits, FlowReader
+from nodeagent.dataplane.listener_kinds import CAPTURE_LISTENERS, DNS_LISTENER, HBONE_LISTENER, Listener
 from nodeagent.dataplane.listeners import (
     KeptListeners,
     Opened,
@@ -42,7 +43,6 @@ from nodeagent.dataplane.netns import NetworkNamespace
 from nodeagent.dataplane.report import AccessRecord, Connection, Counter, Decision, LineFormat, Lines, StatRow
 from nodeagent.dataplane.report_reader import ReportReader
 from nodeagent.dataplane.route_choice import RouteChoice, RouteQuestion, explain_route
-from nodeagent.dataplane.ruleset import DNS_PORT, HBONE_PORT, INBOUND_PORT, OUTBOUND_PORT
 from nodeagent.dataplane.share import NamespaceShare
 from nodeagent.dataplane.tags import TagTable
 from nodeagent.dataplane.virtual_host import c_string
@@ -98,22 +98,6 @@ class EngineSettings:
     callout_max_channels: int = 0
     dns_flows: int = 0
     """Descriptor of the map of a capture mode (capture_mode.Mode.dns_flows)."""
-
-
-@dataclass(frozen=True, slots=True)
-class Listener:
-    """A port on which a workload's captured connections arrive; `kind` is NA_LISTENER_*."""
-
-    kind: int
-    port: int
-
-
-CAPTURE_LISTENERS: Final = (
-    Listener(lib.NA_LISTENER_OUTBOUND, OUTBOUND_PORT),
-    Listener(lib.NA_LISTENER_INBOUND, INBOUND_PORT),
-)
-HBONE_LISTENER: Final = Listener(lib.NA_LISTENER_HBONE, HBONE_PORT)
-DNS_LISTENER: Final = Listener(lib.NA_LISTENER_DNS, DNS_PORT)
 
 
 class EngineOwner:

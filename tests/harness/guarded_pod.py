@@ -19,7 +19,8 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any, Final
 
 from harness.netns import Namespace
-from nodeagent.dataplane.engine import EngineOwner, EngineSettings, Listener
+from nodeagent.dataplane.engine import EngineOwner, EngineSettings
+from nodeagent.dataplane.listener_kinds import Listener
 from nodeagent.dataplane.report import AccessRecord
 from nodeagent.snapshot.address import parse_address
 from nodeagent.snapshot.policies import ConnectionStage, Guards, RequestStage

@@ -13,7 +13,8 @@ from typing import Any
 import pytest
 from harness import Namespace, require
 
-from nodeagent.dataplane.engine import EngineOwner, EngineSettings, Listener
+from nodeagent.dataplane.engine import EngineOwner, EngineSettings
+from nodeagent.dataplane.listener_kinds import Listener
 from nodeagent.dataplane.report import ConnectionState, StatKind, StatRow, WireProtocol
 from nodeagent.dataplane.route_choice import RouteChoice, RouteQuestion
 from nodeagent.errors import EngineError, NetnsError

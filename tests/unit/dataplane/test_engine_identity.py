@@ -11,7 +11,8 @@ from pathlib import Path
 import pytest
 from harness import Namespace, pki, require
 
-from nodeagent.dataplane.engine import EngineOwner, EngineSettings, Listener
+from nodeagent.dataplane.engine import EngineOwner, EngineSettings
+from nodeagent.dataplane.listener_kinds import Listener
 from nodeagent.dataplane.report import StatRow
 from nodeagent.errors import EngineError
 from nodeagent.snapshot.address import parse_address
