@@ -49,7 +49,7 @@ static __always_inline const struct na_backend *draw_backend(struct na_destinati
   if (!service || !service->slots)
     return 0;
   *service_id = slot.service = service->id;
-  slot.slot = bpf_get_prandom_u32() % service->slots;
+  slot.slot = service->slots == 1 ? 0 : bpf_get_prandom_u32() % service->slots;
   backend = bpf_map_lookup_elem(&backends, &slot);
   asked->drawn = backend ? backend->workload : NA_DRAWN_ELSEWHERE;
   return backend;
