@@ -233,7 +233,7 @@ static __always_inline int insert(struct bpf_sock_ops *ops, struct na_direct_end
     return 0;
   }
   // Other programs may want events of this socket, too.
-  bpf_sock_ops_cb_flags_set(ops, ops->bpf_sock_ops_cb_flags | BPF_SOCK_OPS_STATE_CB_FLAG);
+  bpf_sock_ops_cb_flags_set(ops, ops->bpf_sock_ops_cb_flags | BPF_SOCK_OPS_STATE_CB_FLAG | REDIRECTED_CB_FLAG);
   return 1;
 }
 

@@ -106,7 +106,8 @@ static __always_inline void tell_closed(struct bpf_sock_ops *ops, struct bpf_soc
     return;
   event->sent = payload_sent(ops, tcp, state);
   event->received = payload_received(ops, (struct sock *)tcp);
-  add_redirected(event);
+  if (ops->bpf_sock_ops_cb_flags & REDIRECTED_CB_FLAG)
+    add_redirected(event);
   event->end = end_of(ops, tcp, (struct sock *)tcp, state);
   event->error = ((struct sock *)tcp)->sk_err;
 }

@@ -10,6 +10,11 @@
 
 #include "direct_abi.h"
 
+/* A socket's own mark that it may have a cell: most have none, and to find that out takes 150 ns, as cells are all over
+ * the cache. One of the flags that a program sets for callbacks, which the socket keeps until its end; this one has
+ * programs run after a retransmission timeout, which both here ignore. Set by whoever else, it costs a search. */
+#define REDIRECTED_CB_FLAG BPF_SOCK_OPS_RTO_CB_FLAG
+
 /* A cell for each connection, for as long as its client is connected. An array, since each message is counted: a cell
  * is found without a call, where a hash map takes 40 ns. */
 struct {
