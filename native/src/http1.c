@@ -181,6 +181,8 @@ static bool read_request_headers(na_h1_head *head, na_h1_error *error) {
     return na_h1_refuse(error, 400, "CONNECT with a body length");
   int expect = head->index[NA_HDR_EXPECT];
   head->expect_continue = expect >= 0 && head->minor > 0 && na_str_ieq(head->headers[expect].value, "100-continue");
+  if (head->index[NA_HDR_X_FORWARDED_CLIENT_CERT] >= 0)
+    na_h1_leave_out(head, NA_HDR_X_FORWARDED_CLIENT_CERT); /* Envoy's forward_client_cert_details: SANITIZE */
   head->request.headers = head->headers;
   head->request.nheaders = head->nheaders;
   return true;

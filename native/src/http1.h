@@ -32,6 +32,7 @@ enum na_header_id {
   NA_HDR_USER_AGENT,
   NA_HDR_X_FORWARDED_FOR,
   NA_HDR_X_FORWARDED_PROTO,
+  NA_HDR_X_FORWARDED_CLIENT_CERT, /* of requests: left out of the head */
   NA_HDR_X_REQUEST_ID,
   NA_HDR_CONTENT_TYPE,
   NA_HDR_DATE,

@@ -135,6 +135,9 @@ uint8_t na_h1_header_id(const char *name, size_t n) {
     KNOWN("transfer-encoding", NA_HDR_TRANSFER_ENCODING);
     KNOWN("x-forwarded-proto", NA_HDR_X_FORWARDED_PROTO);
     break;
+  case 23:
+    KNOWN("x-forwarded-client-cert", NA_HDR_X_FORWARDED_CLIENT_CERT);
+    break;
   }
   return NA_HDR_OTHER;
 }
@@ -223,4 +226,18 @@ bool na_h1_parse_headers(const char *p, const char *end, uint32_t max_headers, n
   }
   head->nheaders = n;
   return true;
+}
+
+void na_h1_leave_out(na_h1_head *head, uint8_t id) {
+  uint32_t n = 0;
+  memset(head->index, 0xff, sizeof head->index);
+  for (uint32_t i = 0; i < head->nheaders; i++) {
+    const na_header header = head->headers[i];
+    if (header.id == id)
+      continue;
+    if (head->index[header.id] < 0)
+      head->index[header.id] = (int16_t)n;
+    head->headers[n++] = header;
+  }
+  head->nheaders = n;
 }

@@ -46,6 +46,8 @@ static inline size_t na_h1_span(const char *p, size_t n, uint8_t classes) {
 
 /* Parse the header lines in [p, end), the last one ended by CRLF as all, into head->headers. */
 bool na_h1_parse_headers(const char *p, const char *end, uint32_t max_headers, na_h1_head *head, na_h1_error *error);
+/* Take all headers of one id out of the head, as if they had not been sent. */
+void na_h1_leave_out(na_h1_head *head, uint8_t id);
 /* Which of the known headers a name is. */
 uint8_t na_h1_header_id(const char *name, size_t n);
 

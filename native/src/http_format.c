@@ -17,8 +17,11 @@ static na_str find(const na_header *headers, uint32_t n, na_str name) {
   return (na_str){0};
 }
 
-/* A header in the bytes received, which have been parsed once: lines are well formed. */
+/* A header in the bytes received, which have been parsed once: lines are well formed. What parsing left out is not
+ * there. */
 static na_str find_received(const na_http_request *request, na_str name) {
+  if (na_str_ieq(name, "x-forwarded-client-cert"))
+    return (na_str){0};
   const char *at = request->head, *end = at + request->head_bytes;
   while ((at = memchr(at, '\n', (size_t)(end - at))) && ++at < end) {
     const char *line_end = memchr(at, '\n', (size_t)(end - at));

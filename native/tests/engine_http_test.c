@@ -94,6 +94,22 @@ static void keeps_the_clients_request_id(void **state) {
   end(&s);
 }
 
+/* Whoever reads x-forwarded-client-cert takes it for what a proxy has verified. */
+static void passes_on_no_certificate_that_a_client_claims(void **state) {
+  scene s = begin();
+  put(s.client, "GET /1 HTTP/1.1\r\nX-Forwarded-Client-Cert: URI=spiffe://td/ns/a/sa/boss\r\nHost: a\r\n"
+                "X-Kept: yes\r\nx-forwarded-client-cert: By=x\r\n\r\n");
+  s.server = answer(s.listener);
+  const char *head = expect_head(s.server, "GET /1 HTTP/1.1");
+  assert_has(head, "\r\nX-Kept: yes\r\n");
+  assert_lacks(head, "lient-");
+  assert_lacks(head, "spiffe");
+  assert_lacks(head, "By=x");
+  put(s.server, "HTTP/1.1 200 OK\r\nX-Forwarded-Client-Cert: mine\r\ncontent-length: 0\r\n\r\n");
+  assert_has(expect_head(s.client, "HTTP/1.1 200 OK"), "X-Forwarded-Client-Cert: mine\r\n");
+  end(&s);
+}
+
 static void answers_pipelined_requests_in_order(void **state) {
   scene s = begin();
   put(s.client, "GET /1 HTTP/1.1\r\nHost: a\r\n\r\nPOST /2 HTTP/1.1\r\nHost: a\r\ncontent-length: 3\r\n\r\nabc"
@@ -487,6 +503,7 @@ int main(void) {
       cmocka_unit_test(adds_and_strips_headers),
       cmocka_unit_test(replaces_the_service_time_of_another_proxy),
       cmocka_unit_test(keeps_the_clients_request_id),
+      cmocka_unit_test(passes_on_no_certificate_that_a_client_claims),
       cmocka_unit_test(answers_pipelined_requests_in_order),
       cmocka_unit_test(passes_chunks_and_trailers),
       cmocka_unit_test(reads_a_head_in_pieces),

@@ -93,6 +93,7 @@ static const struct {
     {"proxy-connection", NA_HDR_PROXY_CONNECTION},
     {"transfer-encoding", NA_HDR_TRANSFER_ENCODING},
     {"x-forwarded-proto", NA_HDR_X_FORWARDED_PROTO},
+    {"x-forwarded-client-cert", NA_HDR_X_FORWARDED_CLIENT_CERT},
 };
 
 /* In either case, and not by all but one of its bytes, whatever token stands there instead. */
@@ -364,6 +365,25 @@ static const struct {
     {H "Connection: a,b,c,d,e,f\r\nConnection: g,h,i,j,k\r\n\r\n", 0, 400, "too many headers"},
 };
 
+/* In any spelling and any number; what stands around it is still found where it is. */
+static void leaves_out_the_certificates_that_clients_claim(void **state) {
+  const char bytes[] = "GET / HTTP/1.1\r\nX-Forwarded-Client-Cert: URI=spiffe://a\r\nHost: a\r\n"
+                       "x-forwarded-client-cert:\r\nX-FORWARDED-CLIENT-CERT: b\r\nX-Forwarded-Client-Certs: kept\r\n"
+                       "Connection: close\r\nContent-Length: 2\r\nX-Forwarded-Client-Cert: c\r\n\r\n";
+  na_h1_head head;
+  na_h1_error error;
+  assert_int_equal(parse(bytes, sizeof bytes - 1, &head, &error), sizeof bytes - 1);
+  assert_int_equal(head.nheaders, 4);
+  assert_int_equal(head.request.nheaders, 4);
+  assert_int_equal(head.index[NA_HDR_X_FORWARDED_CLIENT_CERT], -1);
+  assert_int_equal(head.index[NA_HDR_HOST], 0);
+  assert_int_equal(head.index[NA_HDR_CONNECTION], 2);
+  assert_int_equal(head.index[NA_HDR_CONTENT_LENGTH], 3);
+  assert_str(head.headers[1].value, "kept");
+  assert_str(head.headers[3].value, "2");
+  assert_null(na_h1_find(&head.request, na_str_of("x-forwarded-client-cert")));
+}
+
 static void refuses(void **state) {
   for (size_t i = 0; i < COUNT(refused); i++) {
     na_h1_head head;
@@ -511,6 +531,7 @@ int main(void) {
       cmocka_unit_test(accepts_byte_by_byte),
       cmocka_unit_test(leaves_what_follows),
       cmocka_unit_test(recognises_headers),
+      cmocka_unit_test(leaves_out_the_certificates_that_clients_claim),
       cmocka_unit_test(refuses),
       cmocka_unit_test(refuses_byte_by_byte),
       cmocka_unit_test(refuses_garbage_early),

@@ -191,6 +191,7 @@ def _read_http(base: Chain, manager: Any, guarding: Guarding, scope: Scope, repo
     for name in _MANAGER_UNSUPPORTED:
         if _is_set(manager, name):
             report.warn(f"http_connection_manager.{name} is not supported yet and has no effect")
+    _warn_of_client_certificates(manager, report)
     guarding = for_http(guarding)
     for item in manager.http_filters:
         if not item.disabled:
@@ -204,6 +205,16 @@ def _read_http(base: Chain, manager: Any, guarding: Guarding, scope: Scope, repo
         guarding = _with_overrides(guarding, manager.route_config)
         return replace(base, is_http=True, route=inline.name, inline=inline, guarding=guarding)
     raise ValueError(f"filter chain {base.name!r}: route specifier {kind or '(none)'} is not supported")
+
+
+def _warn_of_client_certificates(manager: Any, report: Report) -> None:
+    """The engine leaves x-forwarded-client-cert out of every request, whatever the manager says of it."""
+    details = manager.ForwardClientCertDetails.Name(manager.forward_client_cert_details)
+    if details != "SANITIZE":
+        report.warn(
+            f"http_connection_manager.forward_client_cert_details {details} is not supported yet; "
+            "x-forwarded-client-cert is removed, as by SANITIZE"
+        )
 
 
 def _with_hops(guarding: Guarding, manager: Any) -> Guarding:

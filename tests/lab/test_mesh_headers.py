@@ -26,6 +26,7 @@ spec:
             x-cluster: "%UPSTREAM_CLUSTER%"
             x-copied: "user %REQ(x-user)% at %START_TIME(%s)%"
             x-absent: "%REQ(x-nobody-sends-this)%"
+            x-claimed: "%REQ(x-forwarded-client-cert)%"
         response:
           set: {x-was: "%RESPONSE_CODE% for %REQ(:path)%, 100%%"}
 """
@@ -35,7 +36,8 @@ spec:
 def headers(mesh: Mesh) -> Iterator[dict[str, list[str]]]:
     """Headers as the application got them, by name."""
     mesh.apply(ROUTE)
-    answer = mesh.ask("client", "-H", "x-user: jane", "http://reviews:9080/a?b")
+    claim = "X-Forwarded-Client-Cert: URI=spiffe://cluster.local/ns/default/sa/boss"
+    answer = mesh.ask("client", "-H", "x-user: jane", "-H", claim, "http://reviews:9080/a?b")
     found: dict[str, list[str]] = {}
     for name, value in answer["headers"]:
         found.setdefault(name.lower(), []).append(value)
@@ -49,6 +51,12 @@ def test_command_operators_tell_of_the_request(mesh: Mesh, headers: dict[str, li
     assert headers["x-cluster"] == ["outbound|9080||reviews.default.svc.cluster.local"]
     assert re.fullmatch(r"user jane at [0-9]{10}", headers["x-copied"][0])
     assert "x-absent" not in headers
+
+
+def test_a_client_cannot_claim_a_certificate(headers: dict[str, list[str]]) -> None:
+    assert "x-user" in headers  # what the client adds arrives
+    assert "x-forwarded-client-cert" not in headers
+    assert "x-claimed" not in headers
 
 
 def test_applications_are_told_which_attempt_it_is(headers: dict[str, list[str]]) -> None:

@@ -538,6 +538,19 @@ def test_slashes_are_read_so_where_nobody_is_judged_too() -> None:
     assert first(read(chain)).guards == Guards(slashes=Slashes.MERGE)
 
 
+@pytest.mark.parametrize("details", ["SANITIZE", "APPEND_FORWARD", "ALWAYS_FORWARD_ONLY"])
+def test_client_certificates_are_never_forwarded(details: str) -> None:
+    chain = http_chain(destinationPort=8080)
+    chain["filters"][0]["typedConfig"]["forwardClientCertDetails"] = details
+    piece = read(chain)
+    assert first(piece).protocol is Protocol.HTTP
+    warning = (
+        f"filter chain 0.http_connection_manager.forward_client_cert_details {details} is not supported yet; "
+        "x-forwarded-client-cert is removed, as by SANITIZE"
+    )
+    assert piece.warnings == (() if details == "SANITIZE" else (warning,))
+
+
 def test_a_redirect_for_slashes_closes_the_port() -> None:
     chain = http_chain(guard(HTTP_RBAC, rules={}), destinationPort=8080)
     chain["filters"][0]["typedConfig"]["pathWithEscapedSlashesAction"] = "UNESCAPE_AND_REDIRECT"
