@@ -181,9 +181,9 @@ class BpfMap:
 
     def close(self) -> None:
         """Let go of the descriptor; may be called again."""
-        if self._fd >= 0:
-            os.close(self._fd)
-            self._fd = -1
+        fd, self._fd = self._fd, -1  # before it is closed: another thread may close, too
+        if fd >= 0:
+            os.close(fd)
 
 
 class BpfLink:
@@ -201,9 +201,9 @@ class BpfLink:
 
     def close(self) -> None:
         """Let go of the descriptor; may be called again."""
-        if self._fd >= 0:
-            os.close(self._fd)
-            self._fd = -1
+        fd, self._fd = self._fd, -1  # before it is closed: another thread may close, too
+        if fd >= 0:
+            os.close(fd)
 
 
 class BpfObject:

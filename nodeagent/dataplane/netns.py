@@ -99,9 +99,9 @@ class NetworkNamespace:
 
     def close(self) -> None:
         """Let go of the namespace; may be called again."""
-        if self._fd >= 0:
-            os.close(self._fd)
-            self._fd = -1
+        fd, self._fd = self._fd, -1  # before it is closed: another thread may close, too
+        if fd >= 0:
+            os.close(fd)
 
     def __enter__(self) -> NetworkNamespace:
         return self
