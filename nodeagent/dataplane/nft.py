@@ -24,9 +24,15 @@ _libc = ctypes.CDLL(None, use_errno=True)
 _library: Final = threading.Lock()
 
 
-def _command(text: str, *, as_json: bool = False) -> tuple[int, str, str]:
-    """Run nft commands in the calling thread's namespace: return code, output, error text. The thread must end
-    after that: it has lost the process's descriptors."""
+def _command(namespace: NetworkNamespace, text: str, *, as_json: bool = False) -> tuple[int, str, str]:
+    """Run nft commands in a namespace: return code, output, error text. Blocks."""
+    with _library, _nothing_collected():
+        return namespace.run(lambda: _command_here(text, as_json=as_json))
+
+
+def _command_here(text: str, *, as_json: bool) -> tuple[int, str, str]:
+    """The same in the calling thread's namespace. The thread must end after that: it has lost the process's
+    descriptors."""
     try:
         import nftables
     except ImportError as error:
@@ -34,28 +40,36 @@ def _command(text: str, *, as_json: bool = False) -> tuple[int, str, str]:
             "Python's nftables module is missing; install python3-nftables, and use Debian's Python "
             "(/usr/bin/python3, or a venv of it with system site packages)"
         ) from error
-    with _library, _descriptors_of_its_own():
-        # Its netlink socket belongs to the namespace in which the context is made.
-        context = nftables.Nftables()
+    _leave_descriptors()
+    # Its netlink socket belongs to the namespace in which the context is made.
+    context = nftables.Nftables()
+    try:
         context.set_json_output(as_json)
         code, output, error_text = context.cmd(text)
+    finally:
+        del context  # here: a traceback would take it to a thread where its descriptor is another one's
     return code, output, error_text
 
 
-@contextlib.contextmanager
-def _descriptors_of_its_own() -> Iterator[None]:
+def _leave_descriptors() -> None:
     """Give the calling thread a table of descriptors of its own, with the standard ones only.
 
     libnftables waits for answers by select(2), which ends the process when a descriptor is beyond FD_SETSIZE, 1024:
-    an agent with a thousand connections could take on no workload any more. No garbage is collected meanwhile, for
-    what that closes would stay open in the other threads.
+    an agent with a thousand connections could take on no workload any more.
     """
+    if _libc.unshare(_CLONE_FILES) != 0:
+        raise NftError(f"cannot leave the process's descriptors: {os.strerror(ctypes.get_errno())}")
+    os.closerange(3, _NR_OPEN)
+
+
+@contextlib.contextmanager
+def _nothing_collected() -> Iterator[None]:
+    """Collect no garbage until a thread without the process's descriptors has ended. What it collected would stay open
+    in the other threads; and gRPC's calls, when they end, write to a descriptor, and end the process if it is not
+    there."""
     collects = gc.isenabled()
     gc.disable()
     try:
-        if _libc.unshare(_CLONE_FILES) != 0:
-            raise NftError(f"cannot leave the process's descriptors: {os.strerror(ctypes.get_errno())}")
-        os.closerange(3, _NR_OPEN)
         yield
     finally:
         if collects:
@@ -73,14 +87,14 @@ def _explain(error_text: str) -> str:
 
 
 def _transact(namespace: NetworkNamespace, batch: str) -> None:
-    code, _, error_text = namespace.run(lambda: _command(batch))
+    code, _, error_text = _command(namespace, batch)
     if code != 0:
         raise NftError(f"nftables refused the capture ruleset: {_explain(error_text)}")
 
 
 def read_rules(namespace: NetworkNamespace) -> list[tuple[str, str]] | None:
     """What is in force: (chain, comment) of each rule in order; None if the table is not there. Blocks."""
-    code, output, error_text = namespace.run(lambda: _command(f"list table inet {TABLE}", as_json=True))
+    code, output, error_text = _command(namespace, f"list table inet {TABLE}", as_json=True)
     if code != 0:
         if "No such file or directory" in error_text:
             return None
